@@ -1,0 +1,413 @@
+"""The records that pass from room to room.
+
+Every record is frozen, refuses keys it does not know, carries its schema's name and version, and names the
+digests of all it was made from: lineage is a walk over digests. A digest is the SHA-256 of *stored bytes*;
+nobody re-serialises a record to check one. Law: ``read_record(kind, write_record(folder, record)) == record``.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from expunge.digests import canonical_json, write_atomically
+from expunge.errors import BadInput
+
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Identifier = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+Person = Annotated[str, Field(min_length=1, max_length=254, pattern=r"^[^\s/\\]+$")]
+
+RECORD_FILE = "record.json"
+
+
+class Frozen(BaseModel):
+    """A value that cannot change after it was made, and refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Record(Frozen):
+    """A frozen value with a schema name: what one room hands to the next."""
+
+    SCHEMA: ClassVar[str]
+    # `schema` would shadow a pydantic method, hence the alias.
+    schema_name: str = Field(default="", alias="schema")
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_the_schema(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "schema" not in data and "schema_name" not in data:
+            return {**data, "schema": cls.SCHEMA}
+        return data
+
+    @field_validator("schema_name")
+    @classmethod
+    def _schema_is_ours(cls, value: str) -> str:
+        if value != cls.SCHEMA:
+            raise ValueError(f"is {value!r}, this version reads {cls.SCHEMA!r}")
+        return value
+
+    def to_bytes(self) -> bytes:
+        """The record as RFC 8785 JSON: what is stored, and what digests are taken of."""
+        return canonical_json(self.model_dump(mode="json", by_alias=True))
+
+
+AnyRecord = TypeVar("AnyRecord", bound=Record)
+
+
+def parse_record(kind: type[AnyRecord], data: Any, origin: str) -> AnyRecord:
+    """Builds a record from plain data; a wrong field is one line that names it and `origin`."""
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        raise BadInput(*describe(error, origin)) from None
+
+
+def describe(error: ValidationError, origin: str) -> tuple[str, str]:
+    """The first complaint of a validation error as (problem naming the field, remedy)."""
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"]) or "the document"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if first["type"] == "extra_forbidden":
+        return f"{origin}: unknown key '{field}'{more}", "remove it or correct its spelling"
+    if first["type"] == "missing":
+        return f"{origin}: '{field}' is missing{more}", "add it"
+    return f"{origin}: '{field}' {_lower_first(first['msg'])}{more}", "correct it"
+
+
+def _lower_first(text: str) -> str:
+    text = text.removeprefix("Value error, ")
+    return text[:1].lower() + text[1:]
+
+
+def read_record(kind: type[AnyRecord], path: Path) -> AnyRecord:
+    """Reads a record from its file, or from the `record.json` of its folder."""
+    file = path / RECORD_FILE if path.is_dir() else path
+    try:
+        data = yaml.safe_load(file.read_bytes()) if file.suffix in {".yaml", ".yml"} else _json(file)
+    except OSError as error:
+        raise BadInput(f"{file}: {error.strerror or error}", "check the path") from None
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
+        raise BadInput(f"{file}: not a readable document ({str(error).splitlines()[0]})",
+                       "check that it is JSON or YAML") from None
+    if not isinstance(data, dict):
+        raise BadInput(f"{file}: holds {type(data).__name__}, not a {kind.__name__}", "write key: value lines")
+    return parse_record(kind, data, str(file.name if file.name != RECORD_FILE else file.parent.name))
+
+
+def _json(file: Path) -> Any:
+    import json
+
+    return json.loads(file.read_bytes())
+
+
+def write_record(path: Path, record: Record) -> Path:
+    """Writes a record to `path`, or to `record.json` if `path` is a folder. Returns the file."""
+    file = path / RECORD_FILE if path.is_dir() else path
+    write_atomically(file, record.to_bytes())
+    return file
+
+
+# ---------------------------------------------------------------------------------------------- request
+
+
+class Source(Frozen):
+    """Where a model or a data set comes from, pinned by the digest of its bytes once a run has begun."""
+
+    uri: Annotated[str, Field(min_length=1, max_length=4096)]
+    sha256: Digest | None = None
+    architecture: str | None = None  # for files that do not say so themselves
+
+
+class Forget(Frozen):
+    """What is unwanted, as the oracle names it."""
+
+    classes: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+
+
+class MethodChoice(Frozen):
+    """Which method, starting from which preset, with which parameters changed."""
+
+    name: str = "adapt_then_unlearn"
+    preset: str = "default"
+    params: dict[str, Any] = Field(default_factory=dict)
+
+
+class Sampling(Frozen):
+    """How many samples are drawn, and for what."""
+
+    curate: Annotated[int, Field(ge=100, le=1_000_000)] = 6_000
+    evaluate: Annotated[int, Field(ge=100, le=1_000_000)] = 10_000
+
+
+class Request(Record):
+    """What somebody asks to be forgotten, by which means, and how it is to be judged."""
+
+    SCHEMA: ClassVar[str] = "expunge/request/v1"
+
+    id: Identifier
+    requester: Person
+    reason: Literal["privacy", "safety", "copyright", "bias"]
+    model: Identifier  # the name under which the result is released
+    checkpoint: Source
+    forget: Forget
+    oracle: Source
+    judge: Source
+    holdout: Source
+    labels: Source | None = None  # a person's labels of the drawn samples, in place of the oracle's
+    method: MethodChoice = MethodChoice()
+    sampling: Sampling = Sampling()
+    policy: Identifier = "standard"
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    threads: Annotated[int, Field(ge=1, le=256)] = 2
+
+
+# ------------------------------------------------------------------------------------- what rooms hand on
+
+
+class StoredFile(Frozen):
+    """A file beside the record, by its name and the digest of its bytes."""
+
+    name: str
+    sha256: Digest
+    size: Annotated[int, Field(ge=0)]
+
+
+class Checkpoint(Record):
+    """A model as it came in: safetensors, and the architecture that its weights fit."""
+
+    SCHEMA: ClassVar[str] = "expunge/checkpoint/v1"
+
+    role: Literal["parent", "oracle", "judge"]
+    request_sha256: Digest
+    uri: str
+    family: str
+    architecture: str
+    config: dict[str, Any]
+    weights: StoredFile
+
+
+class Shard(Frozen):
+    """One encrypted file of a sample set as DVC stores it: a pod without Git finds it by remote and md5."""
+
+    path: str
+    md5: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]  # of the ciphertext; DVC's own key
+    sha256: Digest  # of the ciphertext
+    size: Annotated[int, Field(ge=0)]
+    count: Annotated[int, Field(ge=0)]
+
+
+class SampleSet(Record):
+    """A set of samples, identified by the keyed root of its items; only ciphertext lies anywhere."""
+
+    SCHEMA: ClassVar[str] = "expunge/sample-set/v1"
+
+    role: Literal["negative", "positive", "holdout"]
+    set_id: Digest  # HMAC root of the items under the request's key
+    request_id: Identifier
+    request_sha256: Digest
+    count: Annotated[int, Field(ge=1)]
+    class_counts: dict[str, int]
+    unwanted: tuple[int, ...]
+    image_shape: tuple[int, int, int]  # channels, height, width
+    remote: str
+    shards: tuple[Shard, ...]
+    made_from: dict[str, Digest]  # e.g. checkpoint, oracle
+
+
+class Compute(Frozen):
+    """What the same weights depend on besides the seed."""
+
+    device: str
+    threads: int
+    torch: str
+    instruction_set: str
+    machine: str
+
+
+class Adaptation(Record):
+    """What the method learned about what it must lose; encrypted, for it may be the unwanted thing itself."""
+
+    SCHEMA: ClassVar[str] = "expunge/adaptation/v1"
+
+    method: str
+    params: dict[str, Any]
+    seed: int
+    parent_sha256: Digest
+    negative_id: Digest
+    compute: Compute
+    tensors: StoredFile
+
+
+class Candidate(Record):
+    """The unlearned checkpoint, and everything it was made from."""
+
+    SCHEMA: ClassVar[str] = "expunge/candidate/v1"
+
+    method: str
+    claim: Literal["retrained", "approximate removal", "output suppression"]
+    params: dict[str, Any]
+    seed: int
+    parent_sha256: Digest
+    adaptation_sha256: Digest
+    oracle_sha256: Digest | None
+    negative_id: Digest
+    positive_id: Digest
+    compute: Compute
+    family: str
+    architecture: str
+    config: dict[str, Any]
+    weights: StoredFile
+
+
+# -------------------------------------------------------------------------------------------- measuring
+
+
+class Interval(Frozen):
+    """Where the true value lies, how sure, and by which method."""
+
+    lower: float
+    upper: float
+    confidence: Annotated[float, Field(gt=0, lt=1)]
+    method: str
+
+
+class Measurement(Frozen):
+    """One number of a report. Without an estimate it says why: absent is not zero."""
+
+    name: str
+    estimate: float | None = None
+    interval: Interval | None = None
+    n: int | None = None
+    missing: str | None = None  # why there is no number
+
+    @model_validator(mode="after")
+    def _number_or_reason(self) -> Self:
+        if (self.estimate is None) == (self.missing is None):
+            raise ValueError(f"measurement {self.name!r} needs either an estimate or a reason why there is none")
+        return self
+
+
+class Control(Frozen):
+    """A candidate whose verdict is known beforehand, measured with the same ruler."""
+
+    name: str
+    must: Literal["FAIL", "not FAIL"]
+    measurements: tuple[Measurement, ...]
+    covers: tuple[str, ...]  # the rules that it puts to the test
+
+
+class Report(Record):
+    """What evaluation found: every number with its interval, and the files that hold the per-sample scores."""
+
+    SCHEMA: ClassVar[str] = "expunge/report/v1"
+
+    request_sha256: Digest
+    parent_sha256: Digest
+    candidate_sha256: Digest
+    judge_sha256: Digest
+    holdout_id: Digest
+    latent_seed: Digest  # H(candidate digest || request digest)
+    unwanted: tuple[int, ...]
+    measurements: tuple[Measurement, ...]
+    controls: tuple[Control, ...]
+    shares: dict[str, tuple[float, float]]  # class -> (before, after), as fractions of all samples
+    files: tuple[StoredFile, ...]
+
+    def measurement(self, name: str) -> Measurement:
+        """The measurement of that name."""
+        for found in self.measurements:
+            if found.name == name:
+                return found
+        raise KeyError(name)
+
+
+class Rule(Frozen):
+    """A limit on a metric's whole interval."""
+
+    metric: str
+    side: Literal["at most", "at least"]
+    limit: float
+    confidence: Annotated[float, Field(gt=0, lt=1)]
+    one_sided: bool = False
+    reason: str  # why this number
+
+
+class Policy(Record):
+    """The rules a candidate must meet and how many people must agree."""
+
+    SCHEMA: ClassVar[str] = "expunge/policy/v1"
+
+    name: Identifier
+    rules: Annotated[tuple[Rule, ...], Field(min_length=1)]
+    approvals: Annotated[int, Field(ge=1)] = 1  # distinct people, the requester never counts
+    valid_days: Annotated[float, Field(gt=0)] = 30.0
+    show_before: tuple[Literal["privacy", "safety", "copyright", "bias"], ...] = ()
+
+
+Outcome = Literal["PASS", "INCONCLUSIVE", "FAIL", "INVALID"]
+
+
+class RuleOutcome(Frozen):
+    """How one rule came out, in words a reviewer reads."""
+
+    rule: Rule
+    outcome: Outcome
+    reason: str
+
+
+class Verdict(Record):
+    """f(report, policy): it never changes."""
+
+    SCHEMA: ClassVar[str] = "expunge/verdict/v1"
+
+    outcome: Outcome
+    report_sha256: Digest
+    policy_sha256: Digest
+    candidate_sha256: Digest
+    rules: tuple[RuleOutcome, ...]
+    controls: dict[str, str]  # name -> "as expected" or what went wrong
+
+
+# --------------------------------------------------------------------------------------------- deciding
+
+
+class Approval(Record):
+    """One person's decision over named bytes. If any named digest changes, it is void."""
+
+    SCHEMA: ClassVar[str] = "expunge/approval/v1"
+
+    run: Identifier
+    person: Person
+    decision: Literal["approve", "reject"]
+    request_sha256: Digest
+    candidate_sha256: Digest
+    report_sha256: Digest
+    policy_sha256: Digest
+    sample_sets: tuple[Digest, ...]
+    reason_sha256: Digest
+    decided_at: str  # RFC 3339, UTC
+    not_after: str
+    nonce: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+
+
+class Release(Record):
+    """A model in service: which bytes, from what, by whose leave."""
+
+    SCHEMA: ClassVar[str] = "expunge/release/v1"
+
+    model: Identifier
+    generation: Annotated[int, Field(ge=1)]
+    run: Identifier
+    request_id: Identifier
+    request_sha256: Digest
+    parent_sha256: Digest
+    candidate_sha256: Digest
+    verdict_sha256: Digest
+    report_sha256: Digest
+    approvals: tuple[Digest, ...]  # digests of the decision envelopes
+    weights: StoredFile
+    released_at: str

@@ -1,0 +1,109 @@
+"""Every way expunge can end badly, and the exit code of each.
+
+    ExpungeError              1   anything else
+    ├── BadInput              2   a file, field or argument that cannot be used
+    ├── NotPassed                 the gate did not open
+    │   ├── AwaitingApproval  10
+    │   ├── Failed            20
+    │   ├── Inconclusive      21
+    │   └── Invalid           22
+    ├── Rejected              30  a person said no, or the decision ran out
+    ├── Cancelled             31
+    ├── DoesNotVerify         40  evidence and bytes disagree
+    ├── Refused               41  a digest, a taint or a missing approval stands in the way
+    ├── WorkspaceBusy         75  somebody else works here now; nothing waits silently
+    └── NonFiniteLoss         1   training diverged
+
+Each carries one line for a person: what is wrong, then what to do about it.
+"""
+
+
+class ExpungeError(Exception):
+    """Base of every error that a user can meet. `problem` says what is wrong, `remedy` what to do."""
+
+    exit_code = 1
+
+    def __init__(self, problem: str, remedy: str = "") -> None:
+        self.problem = problem
+        self.remedy = remedy
+        super().__init__(f"{problem}: {remedy}" if remedy else problem)
+
+
+class BadInput(ExpungeError):
+    """A file, field or argument cannot be used. The problem names the field."""
+
+    exit_code = 2
+
+
+class NotPassed(ExpungeError):
+    """The gate did not open."""
+
+
+class AwaitingApproval(NotPassed):
+    """The verdict is PASS and nobody entitled has decided yet."""
+
+    exit_code = 10
+
+
+class Failed(NotPassed):
+    """The verdict is FAIL."""
+
+    exit_code = 20
+
+
+class Inconclusive(NotPassed):
+    """An interval straddles its limit: more samples would decide."""
+
+    exit_code = 21
+
+
+class Invalid(NotPassed):
+    """A control failed or a rule has no number: the measurement itself cannot be trusted."""
+
+    exit_code = 22
+
+
+class Rejected(ExpungeError):
+    """A reviewer rejected the candidate, or the decision expired."""
+
+    exit_code = 30
+
+
+class Cancelled(ExpungeError):
+    """Somebody stopped the run."""
+
+    exit_code = 31
+
+
+class DoesNotVerify(ExpungeError):
+    """Evidence and bytes disagree; the problem names the object."""
+
+    exit_code = 40
+
+
+class Refused(ExpungeError):
+    """A digest is not the approved one, a model is tainted, or an approval is missing."""
+
+    exit_code = 41
+
+
+class WorkspaceBusy(ExpungeError):
+    """Another process works in this workspace."""
+
+    exit_code = 75
+
+
+class NonFiniteLoss(ExpungeError):
+    """Training produced a loss that is not a finite number; the problem names the step."""
+
+
+def exit_codes() -> dict[str, int]:
+    """Exit code of every error class by name, so that a room's error keeps its code across processes."""
+
+    def walk(error: type[ExpungeError]) -> dict[str, int]:
+        found = {error.__name__: error.exit_code}
+        for child in error.__subclasses__():
+            found |= walk(child)
+        return found
+
+    return walk(ExpungeError)

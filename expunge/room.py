@@ -1,0 +1,260 @@
+"""What every room does around its own work: lock, look for a result to reuse, time, sign, hand over.
+
+A room is a function over paths and plain values, wrapped by `room`:
+
+    @room(outputs=("adaptation",))
+    def adapt(entered, *, checkpoint: Path, negative: Path, method: str, ..., adaptation: Path) -> None: ...
+
+Called as ``adapt(checkpoint=..., ..., adaptation=..., statement=...)`` it does its work in a scratch folder,
+signs a statement over the inputs' and outputs' digests, and publishes both in one rename under
+``results/<room>-<memo key>``. A later call with the same {input digests, parameters, code digest, image
+digest} is served from there, but only if every byte still has the digest that the signed statement gives.
+"""
+
+import ast
+import contextlib
+import ctypes
+import fcntl
+import functools
+import inspect
+import os
+import platform
+import shutil
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from expunge import __version__
+from expunge.digests import canonical_json, files_below, sha256_bytes, sha256_file, sha256_tree
+from expunge.errors import DoesNotVerify, ExpungeError, WorkspaceBusy
+from expunge.evidence.keys import OPERATOR, Keyring, SigningKey
+from expunge.evidence.statements import RoomPredicate, Statement, open_statement, sign_statement
+from expunge.events import Event, Progress, emit
+from expunge.settings import Workspace, current_run, image_digest
+
+STATEMENT_FILE = "statement.json"
+OUR_PACKAGES = ("expunge", "components")
+
+
+@dataclass(frozen=True)
+class Entered:
+    """What a room is given besides its inputs."""
+
+    workspace: Workspace
+    name: str
+    progress: Progress
+    resume_file: Path  # where encrypted state may be kept to continue after being killed
+    code_sha256: str
+
+    def note(self, text: str) -> None:
+        """Tells the person watching one thing worth knowing."""
+        emit(self.workspace, Event(room=self.name, kind="note", text=text))
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A result that lies in the workspace."""
+
+    folder: Path
+    statement: Statement
+    reused: bool
+
+
+def room(*, outputs: tuple[str, ...], memo: bool = True) -> Callable[[Callable[..., None]], Callable[..., Kept]]:
+    """Wraps a room's work. `memo=False` for rooms whose result depends on more than their inputs."""
+
+    def wrap(work: Callable[..., None]) -> Callable[..., Kept]:
+        @functools.wraps(work)
+        def enter(*, statement: Path, **given: Any) -> Kept:
+            name = work.__name__
+            workspace = Workspace.locate().require()
+            try:
+                with _at_the_mercy_of_the_parent():
+                    kept = _enter(work, name, workspace, outputs, memo, given)
+                _hand_over(kept, {**{key: given[key] for key in outputs}, STATEMENT_FILE: statement})
+            except BaseException as error:
+                _report_failure(workspace, name, error)
+                raise
+            emit(workspace, Event(
+                room=name, kind="finished", seconds=kept.statement.predicate.seconds, reused=kept.reused,
+                result=kept.folder.relative_to(workspace.root).as_posix()))
+            return kept
+
+        return enter
+
+    return wrap
+
+
+def _enter(work: Callable[..., None], name: str, workspace: Workspace, outputs: tuple[str, ...], memo: bool,
+           given: dict[str, Any]) -> Kept:
+    inputs = {key: value for key, value in given.items() if isinstance(value, Path) and key not in outputs}
+    params = {key: value for key, value in given.items() if not isinstance(value, Path)}
+    digests = {key: sha256_tree(path) for key, path in inputs.items()}
+    code = code_digest(inspect.getmodule(work).__name__, params)  # type: ignore[union-attr]
+    key = sha256_bytes(canonical_json(
+        {"room": name, "inputs": digests, "params": params, "code": code, "image": image_digest(),
+         "run": "" if memo else f"{current_run()} {datetime.now(UTC).isoformat()}"}))
+    folder = workspace.results / f"{name}-{key[:16]}"
+    with _locked(workspace.results / f"{name}-{key[:16]}.lock", name):
+        found = _reusable(workspace, folder) if memo else None
+        if found:
+            emit(workspace, Event(room=name, kind="started", reused=True))
+            return Kept(folder, found, reused=True)
+        emit(workspace, Event(room=name, kind="started"))
+        scratch = folder.with_name(f".{folder.name}.scratch")
+        shutil.rmtree(scratch, ignore_errors=True)
+        for output in outputs:
+            (scratch / output).mkdir(parents=True)
+        entered = Entered(workspace, name, Progress(workspace, name), folder.with_suffix(".resume"), code)
+        began, started_at = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
+        work(entered, **{**given, **{output: scratch / output for output in outputs}})
+        statement = Statement.over(
+            {f"results/{folder.name}/{file}": sha256_file(path) for file, path in files_below(scratch).items()},
+            RoomPredicate(
+                room=name, run=current_run(), inputs=digests, params=params, code_sha256=code, image=image_digest(),
+                version=__version__, python=platform.python_version(), machine=platform.machine(),
+                started_at=started_at, seconds=round(time.monotonic() - began, 3)))
+        (scratch / STATEMENT_FILE).write_bytes(
+            sign_statement(statement, SigningKey.load(workspace, OPERATOR)))
+        _publish(scratch, folder)
+        entered.resume_file.unlink(missing_ok=True)
+        return Kept(folder, statement, reused=False)
+
+
+def _reusable(workspace: Workspace, folder: Path) -> Statement | None:
+    """The statement of a result whose every byte is still what was signed, else None."""
+    if not folder.is_dir():
+        return None
+    try:
+        statement = verify_result(workspace, folder)
+    except DoesNotVerify as error:
+        emit(workspace, Event(room=folder.name.rsplit("-", 1)[0], kind="note",
+                              text=f"not reused, made again: {error.problem}"))
+        return None
+    return statement
+
+
+def verify_result(workspace: Workspace, folder: Path) -> Statement:
+    """Checks a result's files against its signed statement; DoesNotVerify names the first that differs."""
+    try:
+        envelope = (folder / STATEMENT_FILE).read_bytes()
+    except OSError:
+        raise DoesNotVerify(f"{folder.name}: its statement is missing") from None
+    statement, _ = open_statement(envelope, Keyring.load(workspace))
+    for name, digest in statement.subjects.items():
+        file = workspace.root / name
+        if not file.is_file() or sha256_file(file) != digest:
+            raise DoesNotVerify(f"{name} is not what its statement says")
+    return statement
+
+
+def _publish(scratch: Path, folder: Path) -> None:
+    """Moves a finished result to its name in one rename; what was there and did not verify goes first."""
+    for path in scratch.rglob("*"):
+        if path.is_file():
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
+    if folder.exists():
+        shutil.rmtree(folder)
+    scratch.rename(folder)
+
+
+def _hand_over(kept: Kept, targets: dict[str, Path]) -> None:
+    """Gives the caller its outputs as hard links, or as copies where the file system has no links."""
+
+    def link(source: str, target: str) -> None:
+        try:
+            os.link(source, target)
+        except OSError:
+            shutil.copyfile(source, target)
+
+    for name, target in targets.items():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        source = kept.folder / name
+        if source.is_dir():
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(source, target, copy_function=link)
+        else:
+            target.unlink(missing_ok=True)
+            link(str(source), str(target))
+
+
+def _report_failure(workspace: Workspace, name: str, error: BaseException) -> None:
+    if not isinstance(error, ExpungeError):
+        traceback.print_exc()
+    problem = error.problem if isinstance(error, ExpungeError) else f"{type(error).__name__}: {error}"
+    remedy = error.remedy if isinstance(error, ExpungeError) else "the traceback is in the run's engine.log"
+    emit(workspace, Event(room=name, kind="failed", text=problem, remedy=remedy, error=type(error).__name__))
+
+
+@contextlib.contextmanager
+def _locked(file: Path, name: str) -> Iterator[None]:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise WorkspaceBusy(f"{name}: the same work is being done by another process",
+                                "wait for it, or cancel that run") from None
+        yield
+
+
+def die_with_parent() -> None:
+    """Asks Linux to kill this process when its parent goes, so that no step is left running alone."""
+    if sys.platform == "linux":
+        PR_SET_PDEATHSIG = 1
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def _at_the_mercy_of_the_parent() -> Iterator[None]:
+    """Within a run a step dies with its parent. Called from a test or a notebook, nothing is changed."""
+    if current_run() != "-":
+        die_with_parent()
+    yield
+
+
+def code_digest(module: str, params: dict[str, Any]) -> str:
+    """One digest over the source of `module` and all of our modules that it imports, directly or not.
+
+    A method is chosen by name at run time, so a parameter called `method` adds that method's file. A method
+    from somebody else's package is covered by its distribution's version, through the parameters' digest.
+    """
+    pending, sources = [module], {}
+    if isinstance(params.get("method"), str):
+        pending.append(f"expunge.methods.{params['method']}")
+    while pending:
+        current = pending.pop()
+        file = _source_of(current)
+        if file is None or current in sources:
+            continue
+        text = file.read_bytes()
+        sources[current] = sha256_bytes(text)
+        pending += _imports_of(text, current, is_package=file.name == "__init__.py")
+    return sha256_bytes(canonical_json(sources))
+
+
+@functools.cache
+def _source_of(module: str) -> Path | None:
+    """The source file of one of our modules, without importing it; None for anything else."""
+    package, _, rest = module.partition(".")
+    if package not in OUR_PACKAGES:
+        return None
+    base = Path(__file__).parent.parent / package
+    path = base.joinpath(*rest.split(".")) if rest else base
+    return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
+
+
+def _imports_of(source: bytes, module: str, is_package: bool) -> Iterator[str]:
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
