@@ -1,0 +1,193 @@
+"""What is said under signature: in-toto Statements v1, in DSSE envelopes, signed by the operator's key.
+
+The form is https://github.com/in-toto/attestation/blob/main/spec/v1/statement.md. A statement's subjects are
+files by their path relative to the workspace, with the SHA-256 of their stored bytes; its predicate says what
+happened to them. Law: ``open_statement(sign_statement(s, key), keyring) == (s, key's entry)``.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, Literal, TypeVar
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from expunge.contracts import Digest, Frozen, describe
+from expunge.digests import canonical_json
+from expunge.errors import DoesNotVerify
+from expunge.evidence.envelopes import open_envelope, seal
+from expunge.evidence.keys import Keyring, KeyringEntry, Role, SigningKey
+
+PAYLOAD_TYPE = "application/vnd.in-toto+json"
+STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+
+
+class Predicate(Frozen):
+    """What a statement says about its subjects."""
+
+    TYPE: ClassVar[str]
+
+
+class RoomPredicate(Predicate):
+    """A room made its subjects: from which inputs, with which parameters, code and image."""
+
+    TYPE: ClassVar[str] = "urn:expunge:predicate:room:v1"
+
+    room: str
+    run: str
+    inputs: dict[str, Digest]
+    params: dict[str, Any]
+    code_sha256: Digest
+    image: str
+    version: str
+    python: str
+    machine: str
+    started_at: str
+    seconds: float
+
+
+class RoomUse(Frozen):
+    """A room's part in a run: the statement it signed, and whether that is an earlier run's."""
+
+    statement_sha256: Digest  # of the envelope
+    reused: bool
+
+
+class RunPredicate(Predicate):
+    """A run came to a state, by way of these rooms. Its subjects are the run's own files."""
+
+    TYPE: ClassVar[str] = "urn:expunge:predicate:run:v1"
+
+    run: str
+    request_id: str
+    request_sha256: Digest
+    rooms: dict[str, RoomUse]
+    state: str
+    note: str = ""
+
+
+class DisposalPredicate(Predicate):
+    """Its subjects were destroyed on purpose. What is gone from here on is not missing."""
+
+    TYPE: ClassVar[str] = "urn:expunge:predicate:disposal:v1"
+
+    request_id: str
+    request_sha256: Digest
+    reason: str
+    by: str
+    at: str
+
+
+class ReleasePredicate(Predicate):
+    """A release went into service. Its subjects are the release's files."""
+
+    TYPE: ClassVar[str] = "urn:expunge:predicate:release:v1"
+
+    model: str
+    run: str
+    generation: int
+    weights_sha256: Digest
+    at: str
+
+
+class RollbackPredicate(Predicate):
+    """An earlier release is served again. Its subjects are that release's files."""
+
+    TYPE: ClassVar[str] = "urn:expunge:predicate:rollback:v1"
+
+    model: str
+    from_sha256: Digest | None
+    to_sha256: Digest
+    to_generation: int
+    by: str
+    reason: str
+    at: str
+
+
+class WithdrawalPredicate(Predicate):
+    """A model is served no longer."""
+
+    TYPE: ClassVar[str] = "urn:expunge:predicate:withdrawal:v1"
+
+    model: str
+    from_sha256: Digest | None
+    request_id: str | None  # the request that taints what could have been served instead
+    by: str
+    reason: str
+    at: str
+
+
+PREDICATES: tuple[type[Predicate], ...] = (
+    RoomPredicate, RunPredicate, DisposalPredicate, ReleasePredicate, RollbackPredicate, WithdrawalPredicate)
+
+P = TypeVar("P", bound=Predicate)
+
+
+@dataclass(frozen=True)
+class Statement(Generic[P]):
+    """Subjects by name and digest, and what is said about them."""
+
+    subjects: dict[str, str]
+    predicate: P
+
+    @classmethod
+    def over(cls, subjects: Mapping[str, str], predicate: P) -> "Statement[P]":
+        """A statement whose subjects are the files named, by path relative to the workspace."""
+        return cls(dict(sorted(subjects.items())), predicate)
+
+    def to_bytes(self) -> bytes:
+        """The in-toto Statement as RFC 8785 JSON."""
+        return canonical_json({
+            "_type": STATEMENT_TYPE,
+            "subject": [{"name": name, "digest": {"sha256": sha256}} for name, sha256 in self.subjects.items()],
+            "predicateType": self.predicate.TYPE,
+            "predicate": self.predicate.model_dump(mode="json")})
+
+
+class _Digests(Frozen):
+    sha256: Digest
+
+
+class _Subject(Frozen):
+    name: str
+    digest: _Digests
+
+
+class _Document(Frozen):
+    type_: Literal["https://in-toto.io/Statement/v1"] = Field(alias="_type")
+    subject: tuple[_Subject, ...]
+    predicateType: str
+    predicate: dict[str, Any]
+
+
+def sign_statement(statement: Statement[Any], key: SigningKey) -> bytes:
+    """The statement in an envelope signed by `key`."""
+    return seal(statement.to_bytes(), PAYLOAD_TYPE, key)
+
+
+def open_statement(envelope: bytes, keyring: Keyring, kind: type[P] = Predicate,  # type: ignore[assignment]
+                   role: Role = "operator") -> tuple[Statement[P], KeyringEntry]:
+    """The statement in an envelope, and whose key signed it.
+
+    Raises:
+        DoesNotVerify: the envelope does not, its signer lacks `role`, or it is no statement of that `kind`.
+    """
+    payload, entry = open_envelope(envelope, PAYLOAD_TYPE, keyring)
+    if role not in entry.roles:
+        raise DoesNotVerify(f"the statement is signed by {entry.person}, who is not {role}")
+    try:
+        document = TypeAdapter(_Document).validate_python(json.loads(payload))
+        predicate = next((found for found in PREDICATES if document.predicateType == found.TYPE), None)
+        if predicate is None:
+            raise DoesNotVerify(f"the statement says {document.predicateType}, unknown here")
+        said = predicate.model_validate(document.predicate)
+    except ValidationError as error:
+        raise DoesNotVerify(describe(error, "statement")[0]) from None
+    except (ValueError, RecursionError):
+        raise DoesNotVerify("the envelope holds no statement") from None
+    if not isinstance(said, kind):
+        raise DoesNotVerify(f"the statement says {said.TYPE}, not {kind.TYPE}")
+    subjects = {subject.name: subject.digest.sha256 for subject in document.subject}
+    if len(subjects) != len(document.subject):
+        raise DoesNotVerify("the statement names a subject twice")
+    return Statement(subjects, said), entry
