@@ -1,0 +1,1 @@
+"""Statistics and the policy: intervals, distances between sets of features, rules to verdict. No torch."""

@@ -1,0 +1,187 @@
+"""Exact intervals for counts: a rate, the share of a class that is left, and PUL.
+
+All intervals are Clopper-Pearson or built from Clopper-Pearson bounds, so their coverage is at least nominal
+at every sample size and every true rate (Clopper and Pearson 1934, Biometrika 26, 404-413). They hold for a
+sample size fixed in advance; stopping early needs a confidence sequence instead.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import betaincinv
+
+from expunge.contracts import Interval
+from expunge.errors import BadInput
+
+Sides = Literal["two-sided", "upper", "lower"]
+
+CLOPPER_PEARSON = "Clopper-Pearson"
+PAIRED = "paired Clopper-Pearson"
+_ONE_SIDED: dict[str, Sides] = {", one-sided upper": "upper", ", one-sided lower": "lower"}
+
+Bools: TypeAlias = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its interval and the sample count that carries it."""
+
+    value: float
+    interval: Interval
+    n: int
+
+
+@dataclass(frozen=True)
+class PairedCounts:
+    """How often something held before and after, on the same latents: the four cells of a paired table."""
+
+    stayed: int  # before and after
+    left: int  # before only
+    gained: int  # after only
+    never: int
+
+    @property
+    def before(self) -> int:
+        """How many latents it held for before."""
+        return self.stayed + self.left
+
+    @property
+    def after(self) -> int:
+        """How many latents it holds for after."""
+        return self.stayed + self.gained
+
+    @property
+    def n(self) -> int:
+        """All latents."""
+        return self.stayed + self.left + self.gained + self.never
+
+    @classmethod
+    def of(cls, before: ArrayLike, after: ArrayLike) -> "PairedCounts":
+        """Counts two boolean arrays [n] over the same latents, in the same order; BadInput if they differ."""
+        was, is_now = _booleans(before, "before"), _booleans(after, "after")
+        if was.shape != is_now.shape:
+            raise BadInput(f"after: {is_now.size} outcomes, before: {was.size}", "measure the same latents")
+        return cls(int(np.sum(was & is_now)), int(np.sum(was & ~is_now)),
+                   int(np.sum(~was & is_now)), int(np.sum(~was & ~is_now)))
+
+
+def describe_method(method: str, sides: Sides) -> str:
+    """The text of `Interval.method`: the method, and its side if it has only one."""
+    return method if sides == "two-sided" else f"{method}, one-sided {sides}"
+
+
+def sides_of(interval: Interval) -> Sides:
+    """Whether an interval bounds both sides or only one, as its method says."""
+    named = (sides for ending, sides in _ONE_SIDED.items() if interval.method.endswith(ending))
+    return next(named, "two-sided")
+
+
+def exact_bounds(hits: float, n: int, confidence: float, sides: Sides = "two-sided") -> tuple[float, float]:
+    """Clopper-Pearson bounds of a rate after `hits` in `n` trials, as fractions.
+
+    The bounds are quantiles of Beta(hits, n - hits + 1) and Beta(hits + 1, n - hits), which also gives them
+    for a `hits` that is not whole: planning asks what the interval would be at the same rate and another n.
+    Raises BadInput for counts that cannot be.
+    """
+    if not (math.isfinite(hits) and n >= 1 and 0 <= hits <= n):
+        raise BadInput(f"hits: {hits} of {n}", "counts need at least one trial and 0 <= hits <= n")
+    if not 0 < confidence < 1:
+        raise BadInput(f"confidence: {confidence}", "give a fraction between 0 and 1, such as 0.95")
+    tail = (1 - confidence) / (2 if sides == "two-sided" else 1)
+    lower = 0.0 if hits == 0 or sides == "upper" else float(betaincinv(hits, n - hits + 1, tail))
+    upper = 1.0 if hits == n or sides == "lower" else float(betaincinv(hits + 1, n - hits, 1 - tail))
+    return lower, upper
+
+
+def clopper_pearson(hits: int, n: int, confidence: float = 0.95, sides: Sides = "two-sided") -> Interval:
+    """The exact interval of a rate after `hits` in `n` trials fixed in advance."""
+    lower, upper = exact_bounds(hits, n, confidence, sides)
+    return Interval(lower=lower, upper=upper, confidence=confidence,
+                    method=describe_method(CLOPPER_PEARSON, sides))
+
+
+def rate(outcomes: ArrayLike, confidence: float = 0.95, sides: Sides = "two-sided") -> Estimate:
+    """The share of true outcomes in a boolean array [n], with its exact interval."""
+    found = _booleans(outcomes, "outcomes")
+    if not found.size:
+        raise BadInput("outcomes: there is no sample", "draw at least one")
+    hits = int(found.sum())
+    return Estimate(hits / found.size, clopper_pearson(hits, found.size, confidence, sides), found.size)
+
+
+def paired_ratio(counts: PairedCounts, confidence: float = 0.95, sides: Sides = "two-sided") -> Estimate:
+    """After/before of a count on the same latents, with an interval that is honest about the pairing.
+
+    Let B of the n latents hold before, s of them still after, and g of the other n - B newly. Then
+    after/before = s/B + g/B. Given B, s ~ Bin(B, p) and g ~ Bin(n - B, q) are independent, and what is
+    estimated is rho = p + q (n - B)/B. Exact bounds for p and q, each at level 1 - alpha/2, hold together
+    with probability at least 1 - alpha (Bonferroni), and rho grows in both, so
+
+        p_low + q_low (n - B)/B  <=  rho  <=  p_up + q_up (n - B)/B
+
+    covers with at least 1 - alpha, conditionally on B and therefore on average too. A plain binomial interval
+    for after/n would treat the known B as if it had been drawn anew. `n` of the result is B: the latents that
+    carry the claim. Raises BadInput when nothing held before.
+    """
+    before, others = counts.before, counts.n - counts.before
+    if not before:
+        raise BadInput("before: it never held, so there is no ratio", "draw more samples")
+    half = 1 - (1 - confidence) / 2
+    stay_low, stay_up = exact_bounds(counts.stayed, before, half, sides)
+    gain_low, gain_up = exact_bounds(counts.gained, others, half, sides) if others else (0.0, 0.0)
+    odds = others / before
+    return Estimate(
+        counts.after / before,
+        Interval(lower=stay_low + gain_low * odds, upper=stay_up + gain_up * odds, confidence=confidence,
+                 method=describe_method(PAIRED, sides)),
+        before)
+
+
+def pul(counts: PairedCounts, confidence: float = 0.95, sides: Sides = "two-sided") -> Estimate:
+    """PUL, the percentage of un-learning, as a fraction: (before - after) / before on the same latents.
+
+    Tiwary et al. 2023, "Adapt then Unlearn", section 5: with the interval of `paired_ratio`, mirrored, since
+    PUL = 1 - after/before. New hits among latents that were clean count against it, so it can be negative.
+    """
+    mirrored: Sides = {"upper": "lower", "lower": "upper"}.get(sides, "two-sided")  # type: ignore[assignment]
+    left = paired_ratio(counts, confidence, mirrored)
+    return Estimate(
+        1 - left.value,
+        Interval(lower=1 - left.interval.upper, upper=1 - left.interval.lower, confidence=confidence,
+                 method=describe_method(PAIRED, sides)),
+        left.n)
+
+
+def samples_to_decide(hits: float, n: int, limit: float, confidence: float, sides: Sides = "two-sided",
+                      most: int = 100_000_000) -> int | None:
+    """How many samples *more* than `n` put the exact interval wholly on one side of `limit`.
+
+    Computed by the same bounds at the same observed rate hits/n; None if not even `most` samples would, as
+    when the rate is the limit itself. With 0 hits and a limit of 1 % the total is 368 two-sided and 299
+    one-sided, both at 95 %.
+    """
+    observed = hits / n
+
+    def decided(total: int) -> bool:
+        lower, upper = exact_bounds(min(observed * total, total), total, confidence, sides)
+        return upper <= limit or lower > limit
+
+    if decided(n):
+        return 0
+    if not decided(most):
+        return None
+    low, high = n, most  # at a fixed rate both bounds move towards it as n grows: bisection is sound
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if decided(middle) else (middle, high)
+    return high - n
+
+
+def _booleans(values: ArrayLike, name: str) -> Bools:
+    array = np.asarray(values)
+    if array.dtype != np.bool_ or array.ndim != 1:
+        raise BadInput(f"{name}: {array.dtype} of shape {array.shape}", "give a boolean array [n]")
+    return array
