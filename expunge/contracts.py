@@ -5,13 +5,14 @@ digests of all it was made from: lineage is a walk over digests. A digest is the
 nobody re-serialises a record to check one. Law: ``read_record(kind, write_record(folder, record)) == record``.
 """
 
+import json
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from expunge.digests import canonical_json, write_atomically
+from expunge.digests import canonical_json, sha256_file, write_atomically
 from expunge.errors import BadInput
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -99,8 +100,6 @@ def read_record(kind: type[AnyRecord], path: Path) -> AnyRecord:
 
 
 def _json(file: Path) -> Any:
-    import json
-
     return json.loads(file.read_bytes())
 
 
@@ -119,7 +118,9 @@ class Source(Frozen):
 
     uri: Annotated[str, Field(min_length=1, max_length=4096)]
     sha256: Digest | None = None
-    architecture: str | None = None  # for files that do not say so themselves
+    # For files that do not say so themselves: a built-in name or `path/to/file.py:factory`, and its arguments.
+    architecture: str | None = None
+    config: dict[str, Any] = Field(default_factory=dict)
 
 
 class Forget(Frozen):
@@ -174,6 +175,11 @@ class StoredFile(Frozen):
     name: str
     sha256: Digest
     size: Annotated[int, Field(ge=0)]
+
+    @classmethod
+    def of(cls, file: Path) -> Self:
+        """Describes the file as it is now."""
+        return cls(name=file.name, sha256=sha256_file(file), size=file.stat().st_size)
 
 
 class Checkpoint(Record):

@@ -75,8 +75,9 @@ def room(*, outputs: tuple[str, ...], memo: bool = True) -> Callable[[Callable[.
             name = work.__name__
             workspace = Workspace.locate().require()
             try:
-                with _at_the_mercy_of_the_parent():
-                    kept = _enter(work, name, workspace, outputs, memo, given)
+                if current_run() != "-":  # called from a test or a notebook, nothing is changed
+                    die_with_parent()
+                kept = _enter(work, name, workspace, outputs, memo, given)
                 _hand_over(kept, {**{key: given[key] for key in outputs}, STATEMENT_FILE: statement})
             except BaseException as error:
                 _report_failure(workspace, name, error)
@@ -210,14 +211,6 @@ def die_with_parent() -> None:
     if sys.platform == "linux":
         PR_SET_PDEATHSIG = 1
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-@contextlib.contextmanager
-def _at_the_mercy_of_the_parent() -> Iterator[None]:
-    """Within a run a step dies with its parent. Called from a test or a notebook, nothing is changed."""
-    if current_run() != "-":
-        die_with_parent()
-    yield
 
 
 def code_digest(module: str, params: dict[str, Any]) -> str:

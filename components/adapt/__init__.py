@@ -1,0 +1,1 @@
+"""Learns what it is that must be lost."""

@@ -1,0 +1,21 @@
+"""The door of `curate_forget_set`."""
+
+from kfp import dsl
+from kfp.dsl import Artifact, Dataset, Input, Model, Output
+
+from components import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def curate_forget_set(  # noqa: D103 - its description is in README.md
+    request: Input[Artifact], checkpoint: Input[Model], oracle: Input[Model], negative: Output[Dataset],
+    positive: Output[Dataset], holdout: Output[Dataset], statement: Output[Artifact],
+) -> None:
+    from pathlib import Path
+
+    from components.curate_forget_set.step import curate_forget_set
+
+    curate_forget_set(
+        request=Path(request.path), checkpoint=Path(checkpoint.path), oracle=Path(oracle.path),
+        negative=Path(negative.path), positive=Path(positive.path), holdout=Path(holdout.path),
+        statement=Path(statement.path))

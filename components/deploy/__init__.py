@@ -1,0 +1,1 @@
+"""Puts the approved bytes into service."""

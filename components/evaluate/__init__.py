@@ -1,0 +1,1 @@
+"""Measures parent and candidate with the same ruler."""

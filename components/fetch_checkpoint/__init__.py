@@ -1,0 +1,1 @@
+"""Brings the models in, checked against their pinned digests."""

@@ -1,0 +1,1 @@
+"""Turns a report, a policy and signed decisions into a verdict and a token."""

@@ -1,0 +1,1 @@
+"""Makes the candidate: the parent that has been made to forget."""

@@ -1,0 +1,84 @@
+"""Writing and reading sample sets: the records of `expunge.contracts` on one side, ciphertext on the other."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from expunge.contracts import Request, SampleSet, Shard
+from expunge.digests import sha256_bytes
+from expunge.errors import BadInput, DoesNotVerify
+from expunge.samples.encryption import RequestKey
+from expunge.samples.table import SampleTable
+from expunge.samples.versioning import fetch_ciphertext, store_ciphertext
+from expunge.settings import Workspace
+
+SHARD_SIZE = 16_384  # items; ten thousand small objects cost an object store minutes, a few large ones do not
+
+
+@dataclass(frozen=True)
+class NewSampleSet:
+    """A set that is about to be written."""
+
+    role: Literal["negative", "positive", "holdout"]
+    table: SampleTable
+    made_from: dict[str, str]
+
+
+def write_sample_sets(workspace: Workspace, key: RequestKey, request: Request, request_sha256: str,
+                      sets: Sequence[NewSampleSet]) -> list[SampleSet]:
+    """Encrypts, versions and pushes sets in one commit. Plaintext stays in memory."""
+    sealed: dict[str, bytes] = {}
+    counts: dict[str, int] = {}
+    for new in sets:
+        for number, first in enumerate(range(0, len(new.table), SHARD_SIZE)):
+            part = new.table[first : first + SHARD_SIZE]
+            name = f"{request.id}/{new.role}-{number:04d}.parquet.sealed"
+            sealed[name], counts[name] = key.seal(part.to_parquet()), len(part)
+    total = sum(len(new.table) for new in sets)
+    md5s = store_ciphertext(workspace, sealed, f"{request.id}: {total} samples in {len(sets)} sets")
+    return [
+        SampleSet(
+            role=new.role, set_id=_root(key, new.table), request_id=request.id, request_sha256=request_sha256,
+            count=len(new.table), class_counts=new.table.class_counts(), unwanted=request.forget.classes,
+            image_shape=new.table.images.shape[1:], remote=workspace.sample_remote.name, made_from=new.made_from,
+            shards=tuple(
+                Shard(path=name, md5=md5s[name], sha256=sha256_bytes(data), size=len(data), count=counts[name])
+                for name, data in sealed.items() if name.startswith(f"{request.id}/{new.role}-")))
+        for new in sets
+    ]
+
+
+def read_samples(workspace: Workspace, record: SampleSet) -> SampleTable:
+    """Fetches, decrypts and checks a set: ciphertext digests first, then the keyed root of its items."""
+    key = RequestKey.load(workspace, record.request_id)
+    tables = []
+    for shard in record.shards:
+        sealed = fetch_ciphertext(workspace, record.remote, shard.md5)
+        if sha256_bytes(sealed) != shard.sha256:
+            raise DoesNotVerify(f"{shard.path} is not the file its record names",
+                                "restore the sample remote, or run the request again")
+        tables.append(SampleTable.from_parquet(key.open(sealed, shard.path)))
+    table = SampleTable.concatenate(tables)
+    if _root(key, table) != record.set_id:
+        raise DoesNotVerify(f"the {record.role} set of request '{record.request_id}' is not the one recorded",
+                            "run the request again")
+    return table
+
+
+def refuse_overlap(key: RequestKey, sets: Sequence[NewSampleSet]) -> None:
+    """BadInput if any image stands in two sets, judged by its pixels."""
+    seen: dict[str, str] = {}
+    for new in sets:
+        for pixels in new.table.pixels:
+            other = seen.setdefault(key.digest(pixels.tobytes()), new.role)
+            if other != new.role:
+                raise BadInput(f"samples: the same image is in the {other} and the {new.role} set",
+                               "take it out of one of them")
+
+
+def _root(key: RequestKey, table: SampleTable) -> str:
+    """The keyed digest of all items in order: what identifies a set without showing it."""
+    shape = repr(table.images.shape[1:]).encode()
+    items = (bytes.fromhex(key.digest(shape, pixels.tobytes(), str(label).encode()))
+             for pixels, label in zip(table.pixels, table.labels, strict=True))
+    return key.digest(b"".join(items))

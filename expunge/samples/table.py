@@ -1,0 +1,96 @@
+"""Images in memory, and their Parquet form: the Hugging Face image convention, so other tools can read it."""
+
+import io
+import json
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from expunge.errors import BadInput
+
+_FEATURES = {
+    "image": {"_type": "Image"},
+    "label": {"dtype": "int64", "_type": "Value"},
+    "latent": {"feature": {"dtype": "float32", "_type": "Value"}, "_type": "Sequence"},
+}
+
+
+@dataclass(frozen=True)
+class SampleTable:
+    """A batch of images with what is known of each."""
+
+    images: NDArray[np.float32]  # [N, C, H, W] in [-1, 1], C is 1 or 3
+    labels: NDArray[np.int64]  # [N]
+    latents: NDArray[np.float32] | None = None  # [N, D], for generated images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, rows: slice | NDArray[np.bool_] | NDArray[np.int64]) -> "SampleTable":
+        return SampleTable(self.images[rows], self.labels[rows], None if self.latents is None else self.latents[rows])
+
+    @property
+    def pixels(self) -> NDArray[np.uint8]:
+        """The images as they are stored: [N, C, H, W], 0 to 255."""
+        return np.clip(np.rint((self.images + 1) * 127.5), 0, 255).astype(np.uint8)
+
+    def class_counts(self) -> dict[str, int]:
+        """How many images each class has, by its number."""
+        found, counts = np.unique(self.labels, return_counts=True)
+        return {str(label): int(count) for label, count in zip(found, counts, strict=True)}
+
+    def to_parquet(self) -> bytes:
+        """One Parquet file: images as PNG bytes, label, and latent where there is one."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        columns = {
+            "image": pa.array([{"bytes": _png(image), "path": None} for image in self.pixels],
+                              pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
+            "label": pa.array(self.labels),
+        }
+        if self.latents is not None:
+            columns["latent"] = pa.FixedSizeListArray.from_arrays(
+                pa.array(np.ascontiguousarray(self.latents, np.float32).ravel()), self.latents.shape[1]
+            ).cast(pa.list_(pa.float32()))
+        features = {name: _FEATURES[name] for name in columns}
+        table = pa.table(columns).replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+        out = io.BytesIO()
+        pq.write_table(table, out, compression="none")  # PNG is compressed already
+        return out.getvalue()
+
+    @classmethod
+    def from_parquet(cls, data: bytes) -> "SampleTable":
+        """Reads what `to_parquet` wrote. Pixel values are those stored: 256 levels over [-1, 1]."""
+        import pyarrow.parquet as pq
+        from PIL import Image
+
+        table = pq.read_table(io.BytesIO(data))
+        decoded = [np.asarray(Image.open(io.BytesIO(cell["bytes"]))) for cell in table["image"].to_pylist()]
+        pixels = np.stack([image[None] if image.ndim == 2 else image.transpose(2, 0, 1) for image in decoded])
+        latents = np.asarray(table["latent"].to_pylist(), np.float32) if "latent" in table.column_names else None
+        return cls(from_pixels(pixels), np.asarray(table["label"], np.int64), latents)
+
+    @classmethod
+    def concatenate(cls, tables: list["SampleTable"]) -> "SampleTable":
+        """One table from several of the same kind, in order."""
+        latents = [table.latents for table in tables if table.latents is not None]
+        return cls(np.concatenate([table.images for table in tables]), np.concatenate([table.labels for table in tables]),
+                   np.concatenate(latents) if len(latents) == len(tables) else None)
+
+
+def from_pixels(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Stored pixels [N, C, H, W] as the images that models take: float32 in [-1, 1]."""
+    return cast(NDArray[np.float32], pixels.astype(np.float32) / 127.5 - 1)
+
+
+def _png(pixels: NDArray[np.uint8]) -> bytes:
+    from PIL import Image
+
+    if pixels.shape[0] not in (1, 3):
+        raise BadInput(f"images: {pixels.shape[0]} channels", "use images of one channel (grey) or three (RGB)")
+    out = io.BytesIO()
+    Image.fromarray(pixels[0] if pixels.shape[0] == 1 else pixels.transpose(1, 2, 0)).save(out, "PNG")
+    return out.getvalue()

@@ -1,0 +1,1 @@
+"""The plans, the supervisor that runs them on one machine, and the command line."""

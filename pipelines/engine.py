@@ -1,0 +1,31 @@
+"""Runs one plan with kfp.local, as a process of its own that dies with the supervisor which started it.
+
+    python -m pipelines.engine PLAN ARGUMENTS.json PIPELINE_ROOT
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from expunge.room import die_with_parent
+
+
+def main() -> None:
+    """Compiles and runs the plan named on the command line; a failing room ends it with status 1."""
+    die_with_parent()
+    plan, arguments, root = sys.argv[1], json.loads(Path(sys.argv[2]).read_text()), sys.argv[3]
+    from kfp import local
+
+    if plan == "unlearning":
+        from pipelines.unlearning import unlearning as pipeline
+    else:
+        from pipelines.release import release as pipeline
+    local.init(local.SubprocessRunner(use_venv=False), pipeline_root=root)
+    try:
+        pipeline(**arguments)
+    except RuntimeError as error:  # kfp has printed the step's own output above
+        sys.exit(f"{plan} stopped: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""The plan: a trained model and a request come in; a candidate, a report and a verdict come out.
+
+    1. fetch checkpoint     the parent, the oracle and the judge, against their pinned digests
+    2. curate forget set    what is unwanted, what is wanted, what is held back
+    3. adapt                learn what it is that must be lost
+    4. unlearn              make the candidate
+    5. evaluate             measure parent and candidate with the same ruler
+    6. gate                 verdict, and whether the door is open
+    7. deploy               only if it is
+
+Holdout and judge go to `evaluate` and nowhere else: training cannot reach what it is measured with.
+"""
+
+from kfp import dsl
+from kfp.dsl import Artifact
+
+from components.adapt.component import adapt
+from components.curate_forget_set.component import curate_forget_set
+from components.deploy.component import deploy
+from components.evaluate.component import evaluate
+from components.fetch_checkpoint.component import fetch_checkpoint
+from components.gate.component import gate
+from components.unlearn.component import unlearn
+from pipelines.caching import never_cached
+
+
+@dsl.pipeline(name="unlearning", description="Make a trained image model forget, and measure what that did.")
+def unlearning(
+    request_uri: str, policy_uri: str, method: str, preset: str, overrides: str, seed: int, threads: int
+) -> None:
+    """`overrides` is a JSON object: the method's parameters that differ from the preset."""
+    request = dsl.importer(artifact_uri=request_uri, artifact_class=Artifact, reimport=True).output
+    policy = dsl.importer(artifact_uri=policy_uri, artifact_class=Artifact, reimport=True).output
+    recipe = {"method": method, "preset": preset, "overrides": overrides, "seed": seed, "threads": threads}
+
+    fetched = never_cached(fetch_checkpoint(request=request), "1. fetch checkpoint")
+    parent, oracle, judge = (fetched.outputs[name] for name in ("checkpoint", "oracle", "judge"))
+
+    curated = never_cached(
+        curate_forget_set(request=request, checkpoint=parent, oracle=oracle), "2. curate forget set")
+    negative, positive, holdout = (curated.outputs[name] for name in ("negative", "positive", "holdout"))
+
+    adapted = never_cached(adapt(checkpoint=parent, negative=negative, **recipe), "3. adapt")
+
+    unlearned = never_cached(
+        unlearn(checkpoint=parent, oracle=oracle, adaptation=adapted.outputs["adaptation"], negative=negative,
+                positive=positive, **recipe), "4. unlearn")
+    candidate = unlearned.outputs["candidate"]
+
+    evaluated = never_cached(
+        evaluate(request=request, checkpoint=parent, candidate=candidate, judge=judge, holdout=holdout), "5. evaluate")
+    report = evaluated.outputs["report"]
+
+    decided = never_cached(gate(request=request, candidate=candidate, report=report, policy=policy), "6. gate")
+
+    with dsl.If(decided.outputs["token"] == "open", name="the gate is open"):
+        never_cached(
+            deploy(request=request, candidate=candidate, report=report, policy=policy,
+                   verdict=decided.outputs["verdict"]), "7. deploy")
