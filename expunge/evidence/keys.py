@@ -81,7 +81,7 @@ class Keyring(Record):
         for entry in self.entries:
             if entry.key_id == key_id:
                 return entry
-        raise DoesNotVerify(f"key {key_id[:12]} is in nobody's name", "is this the keyring it was signed under?")
+        raise DoesNotVerify(f"key {key_id[:12]} is in nobody's name", "was another keyring meant?")
 
     def people(self) -> tuple[str, ...]:
         """Everybody with a key, sorted."""

@@ -78,18 +78,6 @@ class DisposalPredicate(Predicate):
     at: str
 
 
-class ReleasePredicate(Predicate):
-    """A release went into service. Its subjects are the release's files."""
-
-    TYPE: ClassVar[str] = "urn:expunge:predicate:release:v1"
-
-    model: str
-    run: str
-    generation: int
-    weights_sha256: Digest
-    at: str
-
-
 class RollbackPredicate(Predicate):
     """An earlier release is served again. Its subjects are that release's files."""
 
@@ -118,7 +106,7 @@ class WithdrawalPredicate(Predicate):
 
 
 PREDICATES: tuple[type[Predicate], ...] = (
-    RoomPredicate, RunPredicate, DisposalPredicate, ReleasePredicate, RollbackPredicate, WithdrawalPredicate)
+    RoomPredicate, RunPredicate, DisposalPredicate, RollbackPredicate, WithdrawalPredicate)
 
 P = TypeVar("P", bound=Predicate)
 
@@ -139,7 +127,8 @@ class Statement(Generic[P]):
         """The in-toto Statement as RFC 8785 JSON."""
         return canonical_json({
             "_type": STATEMENT_TYPE,
-            "subject": [{"name": name, "digest": {"sha256": sha256}} for name, sha256 in self.subjects.items()],
+            "subject": [{"name": name, "digest": {"sha256": digest}}
+                        for name, digest in self.subjects.items()],
             "predicateType": self.predicate.TYPE,
             "predicate": self.predicate.model_dump(mode="json")})
 
