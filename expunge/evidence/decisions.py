@@ -1,0 +1,236 @@
+"""Who agreed to what: one signed envelope per person and decision, over the digests decided on.
+
+A decision names request, candidate, report, policy and sample sets by digest; if any of these bytes change it
+no longer counts. What counts is people, not keys, and never the requester. A rejection does not expire.
+"""
+
+import secrets
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Literal
+
+from expunge.contracts import (
+    Approval,
+    Candidate,
+    Digest,
+    Frozen,
+    Identifier,
+    Policy,
+    Report,
+    Verdict,
+    parse_record,
+    read_record,
+)
+from expunge.digests import sha256_bytes, sha256_file, write_atomically
+from expunge.errors import BadInput, DoesNotVerify, Refused
+from expunge.evidence.envelopes import open_envelope, seal
+from expunge.evidence.keys import Keyring, KeyringEntry, SigningKey
+from expunge.settings import Workspace
+
+PAYLOAD_TYPE = "application/vnd.expunge.approval+json"
+CLOCK_SKEW = timedelta(minutes=5)  # between two machines that keep time; more is a wrong clock or a forgery
+
+Token = Literal["open", "waiting", "closed"]
+
+
+class Subject(Frozen):
+    """The digests that a decision is about."""
+
+    request_sha256: Digest  # of the stored request file
+    candidate_sha256: Digest  # of the candidate's weights: the bytes that would be served
+    report_sha256: Digest  # of the stored record
+    policy_sha256: Digest  # of the stored policy file
+    sample_sets: tuple[Digest, ...]
+
+    @classmethod
+    def of(cls, *, request: Path, candidate: Path, report: Path, policy: Path) -> "Subject":
+        """The digests of these files; `candidate` and `report` are folders with a record, or the records."""
+        made, found = read_record(Candidate, candidate), read_record(Report, report)
+        return cls(
+            request_sha256=sha256_file(request), candidate_sha256=made.weights.sha256,
+            report_sha256=sha256_file(report / "record.json" if report.is_dir() else report),
+            policy_sha256=sha256_file(policy),
+            sample_sets=(made.negative_id, made.positive_id, found.holdout_id))
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A decision whose signature verified, and where it lies."""
+
+    file: Path
+    sha256: str  # of the envelope
+    approval: Approval
+    signer: KeyringEntry
+
+    @property
+    def reason(self) -> str:
+        """Why, in the person's own words; DoesNotVerify if the text is not the one signed."""
+        text = reason_file(self.file)
+        if not text.is_file() or sha256_file(text) != self.approval.reason_sha256:
+            raise DoesNotVerify(f"{text.name}: not the reason that was signed")
+        return text.read_text()
+
+
+class Void(Frozen):
+    """A decision that does not count, and why."""
+
+    person: str
+    decision: Literal["approve", "reject"]
+    reason: str
+
+
+class Tally(Frozen):
+    """What the decisions on one subject amount to at one moment."""
+
+    needed: int
+    approved_by: tuple[str, ...] = ()
+    approvals: tuple[Digest, ...] = ()  # envelopes, in the order of `approved_by`
+    rejected_by: tuple[str, ...] = ()
+    void: tuple[Void, ...] = ()
+
+
+def reason_file(envelope: Path) -> Path:
+    """Where the plain text of a decision's reason lies."""
+    return envelope.with_suffix(".reason.txt")
+
+
+def decide(workspace: Workspace, run: Identifier, person: str, decision: Literal["approve", "reject"],
+           subject: Subject, reason: str, valid_days: float, *, requester: str,
+           now: datetime | None = None) -> Path:
+    """Signs a person's decision with that person's key and stores it. Returns the envelope's file.
+
+    Raises:
+        Refused: the requester approves their own request, or the person is no reviewer.
+        BadInput: the person has no key here, or no reason is given.
+    """
+    if decision == "approve" and same_person(person, requester):
+        raise Refused(f"approve: {person} made this request", "somebody else must sign")
+    if not reason.strip():
+        raise BadInput(f"{decision}: a decision needs a reason", "say it with --reason")
+    key = SigningKey.load(workspace, person)
+    entry = Keyring.load(workspace).by_id(key.key_id)
+    if not same_person(entry.person, person):
+        raise Refused(f"{decision}: this key is {entry.person}'s by the keyring", f"sign as {entry.person}")
+    if "reviewer" not in entry.roles:
+        raise Refused(f"{decision}: {person} is {' and '.join(entry.roles)}, not reviewer",
+                      "somebody with a reviewer's key must sign")
+    moment = now or datetime.now(UTC)
+    approval = parse_record(Approval, {
+        **subject.model_dump(mode="json"), "run": run, "person": entry.person, "decision": decision,
+        "reason_sha256": sha256_bytes(reason.encode()), "decided_at": _written(moment),
+        "not_after": _written(moment + timedelta(days=valid_days)), "nonce": secrets.token_hex(16)}, decision)
+    envelope = seal(approval.to_bytes(), PAYLOAD_TYPE, key)
+    file = workspace.approvals / run / f"{sha256_bytes(envelope)}.json"
+    write_atomically(reason_file(file), reason.encode())
+    write_atomically(file, envelope)
+    return file
+
+
+def decisions_of(workspace: Workspace, run: str) -> tuple[Decision, ...]:
+    """Every decision on a run, oldest first.
+
+    Raises:
+        DoesNotVerify: one of them does not. It is not skipped: it may have been a rejection.
+    """
+    keyring = Keyring.load(workspace)
+    found = [open_decision(file, run, keyring) for file in sorted((workspace.approvals / run).glob("*.json"))]
+    return tuple(sorted(found, key=lambda decision: (decision.approval.decided_at, decision.sha256)))
+
+
+def open_decision(file: Path, run: str, keyring: Keyring) -> Decision:
+    """Reads and verifies one stored decision on `run`; DoesNotVerify names the file."""
+    data = file.read_bytes()
+    try:
+        approval, entry = open_approval(data, keyring)
+    except DoesNotVerify as error:
+        raise DoesNotVerify(f"{_name(file)}: {error.problem}") from None
+    if file.stem != sha256_bytes(data):
+        raise DoesNotVerify(f"{_name(file)}: it does not go by its own digest")
+    if approval.run != run:
+        raise DoesNotVerify(f"{_name(file)}: it decides on run {approval.run}")
+    return Decision(file, file.stem, approval, entry)
+
+
+def open_approval(envelope: bytes, keyring: Keyring) -> tuple[Approval, KeyringEntry]:
+    """The approval in an envelope and whose key signed it; DoesNotVerify unless it is the named person's."""
+    payload, entry = open_envelope(envelope, PAYLOAD_TYPE, keyring)
+    try:
+        approval = Approval.model_validate_json(payload)
+    except ValueError:
+        raise DoesNotVerify("the envelope holds no approval") from None
+    if approval.person != entry.person:
+        raise DoesNotVerify(f"{entry.person} signed in the name of {approval.person}")
+    return approval, entry
+
+
+def count_valid(decisions: Iterable[Decision], subject: Subject, policy: Policy, requester: str,
+                now: datetime) -> Tally:
+    """Counts distinct people whose decision names exactly these digests, may be theirs and has not run out.
+
+    `decisions` have verified signatures (`decisions_of`). The requester's approval never counts. An approval
+    holds until its own end or the policy's, whichever comes first.
+    """
+    approved: dict[str, Decision] = {}
+    rejected: dict[str, str] = {}
+    void: list[Void] = []
+    for decision in decisions:
+        approval = decision.approval
+        why_not = _why_not(decision, subject, policy, requester, now)
+        if why_not:
+            void.append(Void(person=approval.person, decision=approval.decision, reason=why_not))
+        elif approval.decision == "reject":
+            rejected.setdefault(_folded(approval.person), approval.person)
+        else:
+            approved.setdefault(_folded(approval.person), decision)
+    return Tally(
+        needed=policy.approvals, approved_by=tuple(found.approval.person for found in approved.values()),
+        approvals=tuple(found.sha256 for found in approved.values()), rejected_by=tuple(rejected.values()),
+        void=tuple(void))
+
+
+def _why_not(decision: Decision, subject: Subject, policy: Policy, requester: str, now: datetime) -> str:
+    approval = decision.approval
+    differing = [name for name in Subject.model_fields if getattr(approval, name) != getattr(subject, name)]
+    if differing:
+        return f"it names another {differing[0].removesuffix('_sha256').replace('_', ' ')}"
+    if "reviewer" not in decision.signer.roles:
+        return "the key is no reviewer's"
+    try:
+        decided, ends = (datetime.fromisoformat(at) for at in (approval.decided_at, approval.not_after))
+        if decided > now + CLOCK_SKEW:
+            return f"it is dated {approval.decided_at}, which has not come yet"
+        if approval.decision == "approve" and same_person(approval.person, requester):
+            return "the requester never counts"
+        ends = min(ends, decided + timedelta(days=policy.valid_days))
+        if approval.decision == "approve" and now >= ends:
+            return f"it ran out on {ends:%Y-%m-%d %H:%M} UTC"
+    except (ValueError, TypeError, OverflowError):
+        return "its dates cannot be read"
+    return ""
+
+
+def token(verdict: Verdict, tally: Tally) -> Token:
+    """Whether the door is open: f(verdict, valid approvals, time), time being the tally's."""
+    if verdict.outcome != "PASS" or tally.rejected_by:
+        return "closed"
+    return "open" if len(tally.approved_by) >= tally.needed else "waiting"
+
+
+def same_person(one: str, other: str) -> bool:
+    """Whether two names are one person's: letter case and Unicode form make no second person."""
+    return _folded(one) == _folded(other)
+
+
+def _folded(person: str) -> str:
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", person).casefold())
+
+
+def _written(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="seconds")
+
+
+def _name(file: Path) -> str:
+    return f"approvals/{file.parent.name}/{file.name}"

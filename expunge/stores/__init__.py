@@ -1,0 +1,1 @@
+"""One file per outside service or place: what the rooms keep, serve and tell."""
