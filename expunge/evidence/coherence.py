@@ -1,0 +1,73 @@
+"""Whether request, candidate, report and policy speak of the same things: what gate and deploy both ask first."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from expunge.contracts import RECORD_FILE, Candidate, Policy, Report, Request, parse_record, read_record
+from expunge.digests import sha256_file
+from expunge.errors import BadInput, DoesNotVerify
+from expunge.evidence.decisions import Subject
+
+
+@dataclass(frozen=True)
+class Case:
+    """The evidence on one candidate, found to add up."""
+
+    request: Request
+    candidate: Candidate
+    report: Report
+    policy: Policy
+    weights: Path
+    subject: Subject
+
+
+def open_case(*, request: Path, candidate: Path, report: Path, policy: Path) -> Case:
+    """Reads the evidence; `candidate` and `report` are folders with a record.
+
+    Raises:
+        DoesNotVerify: two of them disagree, or a file is not what its record says. Names what differs.
+        BadInput: one of them cannot be read.
+    """
+    asked, judged_by = read_record(Request, request), read_policy(policy)
+    made, found = read_record(Candidate, candidate), read_record(Report, report)
+    weights = candidate / made.weights.name
+    agree = [
+        ("report: it measured the candidate", found.candidate_sha256, made.weights.sha256),
+        ("report: it answers the request", found.request_sha256, sha256_file(request)),
+        ("report: it compares with the parent", found.parent_sha256, made.parent_sha256),
+        ("candidate: its weights are", _digest_of(weights), made.weights.sha256),
+        ("candidate: it was made by", made.method, asked.method.name),
+        ("policy: the one at hand is", judged_by.name, asked.policy),
+        ("report: unwanted are", str(sorted(found.unwanted)), str(sorted(asked.forget.classes))),
+        *((f"report: {file.name} is", _digest_of(report / file.name), file.sha256) for file in found.files)]
+    for what, is_, should_be in agree:
+        if is_ != should_be:
+            raise DoesNotVerify(f"{what} {_short(is_)}, not {_short(should_be)}", "run the request again")
+    subject = Subject.of(request=request, candidate=candidate, report=report, policy=policy)
+    return Case(asked, made, found, judged_by, weights, subject)
+
+
+def read_policy(file: Path) -> Policy:
+    """A policy from YAML or JSON, whatever the file is called: pipelines hand on files without their suffix."""
+    try:
+        data = yaml.safe_load(file.read_bytes())  # JSON is YAML
+    except OSError as error:
+        raise BadInput(f"policy: {error.strerror or error}", "check the path") from None
+    except (ValueError, yaml.YAMLError, RecursionError):
+        raise BadInput("policy: not a readable document", "check that it is JSON or YAML") from None
+    return parse_record(Policy, data, "policy")
+
+
+def record_sha256(folder: Path) -> str:
+    """Digest of the stored record of a folder."""
+    return sha256_file(folder / RECORD_FILE)
+
+
+def _digest_of(file: Path) -> str:
+    return sha256_file(file) if file.is_file() else "missing"
+
+
+def _short(value: str) -> str:
+    return value[:12] if len(value) == 64 else value
