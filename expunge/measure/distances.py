@@ -131,13 +131,14 @@ def compare_kid(before: ArrayLike, after: ArrayLike, reals: ArrayLike, *,
     is_now, _ = _alike(after, reals)
     if was.shape != is_now.shape:
         raise BadInput(f"after: features {is_now.shape}, before: {was.shape}", "measure the same latents")
-    masks = [_all_of(was) if mask is None else np.asarray(mask, dtype=bool) for mask in (kept_before, kept_after)]
+    masks = [_all_of(was) if mask is None else np.asarray(mask, dtype=bool)
+             for mask in (kept_before, kept_after)]
     for name, mask in zip(("kept_before", "kept_after"), masks, strict=True):
         if mask.shape != (len(was),) or mask.sum() < 2:
-            raise BadInput(f"{name}: {int(mask.sum())} of {len(was)} samples", "a distance needs at least two")
+            raise BadInput(f"{name}: {int(mask.sum())} of {len(was)} samples", "keep at least two")
     sides = _Sides(masks, [was, is_now], real_table, seed)
-    return KidComparison(_half_sampled(sides, [1.0, 0.0], confidence), _half_sampled(sides, [0.0, 1.0], confidence),
-                         _half_sampled(sides, [-1.0, 1.0], confidence))
+    return KidComparison(*(_half_sampled(sides, signs, confidence)
+                           for signs in ([1.0, 0.0], [0.0, 1.0], [-1.0, 1.0])))
 
 
 # ------------------------------------------------------------------------------- kernel sums over blocks
@@ -259,5 +260,5 @@ def _within(x: Floats, x_block: NDArray[np.intp], blocks: int) -> Floats:
 def _alike(first: ArrayLike, second: ArrayLike) -> tuple[Floats, Floats]:
     a, b = features(first, "generated"), features(second, "reals")
     if a.shape[1] != b.shape[1]:
-        raise BadInput(f"generated: {a.shape[1]} dimensions, reals: {b.shape[1]}", "use one extractor for both")
+        raise BadInput(f"generated: {a.shape[1]} dimensions, reals: {b.shape[1]}", "use the same extractor")
     return a, b

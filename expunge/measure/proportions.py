@@ -161,13 +161,17 @@ def samples_to_decide(hits: float, n: int, limit: float, confidence: float, side
 
     Computed by the same bounds at the same observed rate hits/n; None if not even `most` samples would, as
     when the rate is the limit itself. With 0 hits and a limit of 1 % the total is 368 two-sided and 299
-    one-sided, both at 95 %.
+    one-sided, both at 95 %. One-sided, either side is allowed its own full alpha.
     """
     observed = hits / n
+    below: Sides
+    above: Sides
+    below, above = ("two-sided", "two-sided") if sides == "two-sided" else ("upper", "lower")
 
     def decided(total: int) -> bool:
-        lower, upper = exact_bounds(min(observed * total, total), total, confidence, sides)
-        return upper <= limit or lower > limit
+        expected = min(observed * total, total)
+        return (exact_bounds(expected, total, confidence, below)[1] <= limit
+                or exact_bounds(expected, total, confidence, above)[0] > limit)
 
     if decided(n):
         return 0

@@ -1,0 +1,131 @@
+import numpy as np
+import pytest
+from scipy.linalg import sqrtm
+
+from expunge.errors import BadInput
+from expunge.measure.distances import compare_kid, fid, fid_floor, kid, kid_difference, unit_scale
+
+
+def cloud(n, d, seed, shift=0.0, scale=1.0):
+    return np.random.default_rng(seed).normal(size=(n, d)) * scale + shift
+
+
+def fid_by_sqrtm(x, y):
+    a, b = np.cov(x.T), np.cov(y.T)
+    return ((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(a + b - 2 * np.real(sqrtm(a @ b)))
+
+
+def kid_by_loops(x, y):
+    def k(u, v):
+        return (float(np.dot(u, v)) / len(u) + 1) ** 3
+
+    n, m = len(x), len(y)
+    xx = sum(k(x[i], x[j]) for i in range(n) for j in range(n) if i != j) / (n * (n - 1))
+    yy = sum(k(y[i], y[j]) for i in range(m) for j in range(m) if i != j) / (m * (m - 1))
+    return xx + yy - 2 * sum(k(u, v) for u in x for v in y) / (n * m)
+
+
+def test_fid_agrees_with_the_general_matrix_root():
+    x, y = cloud(300, 12, 1), cloud(250, 12, 2, shift=0.3, scale=1.4)
+    assert fid(x, y) == pytest.approx(fid_by_sqrtm(x, y), rel=1e-8)
+
+
+def test_fid_of_two_gaussians_has_a_closed_form():
+    x = cloud(20_000, 1, 3)
+    x = (x - x.mean()) / x.std(ddof=1)
+    assert fid(x, 3 * x + 2) == pytest.approx(2**2 + (3 - 1) ** 2, rel=1e-9)
+
+
+def test_fid_is_symmetric_zero_on_itself_and_stands_fewer_samples_than_dimensions():
+    x, y = cloud(20, 64, 1), cloud(25, 64, 2)
+    assert fid(x, x) == pytest.approx(0, abs=1e-6)
+    assert fid(x, y) == pytest.approx(fid(y, x), rel=1e-6)
+
+
+def test_fid_stays_stable_far_from_the_origin():
+    x, y = cloud(300, 8, 1), cloud(300, 8, 2)
+    assert fid(x + 1e5, y + 1e5) == pytest.approx(fid(x, y), rel=1e-4)
+
+
+def test_the_floor_is_the_mean_over_random_halves():
+    x = cloud(100, 6, 4)
+    rng = np.random.default_rng(0)
+    orders = [rng.permutation(100) for _ in range(10)]
+    assert fid_floor(x) == pytest.approx(np.mean([fid_by_sqrtm(x[o[:50]], x[o[50:]]) for o in orders]), rel=1e-6)
+    assert fid_floor(x) == fid_floor(x)
+
+
+def test_kid_agrees_with_plain_loops():
+    x, y = cloud(23, 5, 1), cloud(17, 5, 2, shift=0.4)
+    assert kid(x, y).value == pytest.approx(kid_by_loops(x, y), rel=1e-10)
+
+
+def test_kid_is_unbiased_where_the_sets_are_alike():
+    values = [kid(cloud(30, 4, 2 * s), cloud(30, 4, 2 * s + 1)).value for s in range(200)]
+    assert abs(np.mean(values)) < 3 * np.std(values) / np.sqrt(200)
+
+
+def test_the_difference_counts_only_what_is_kept():
+    before, after, real = cloud(40, 5, 1), cloud(40, 5, 2, shift=0.5), cloud(20, 5, 3)
+    was, is_now = np.arange(40) % 3 > 0, np.arange(40) % 4 > 0
+    found = compare_kid(before, after, real, kept_before=was, kept_after=is_now)
+    assert found.before.value == pytest.approx(kid_by_loops(before[was], real), rel=1e-9)
+    assert found.after.value == pytest.approx(kid_by_loops(after[is_now], real), rel=1e-9)
+    assert found.difference.value == pytest.approx(found.after.value - found.before.value, rel=1e-9)
+    assert found.difference.n == min(was.sum(), is_now.sum())
+
+
+def test_an_unchanged_model_differs_by_exactly_nothing():
+    same = cloud(60, 5, 1)
+    found = kid_difference(same, same, cloud(30, 5, 2))
+    assert (found.value, found.interval.lower, found.interval.upper) == (0.0, 0.0, 0.0)
+
+
+def test_pairing_makes_the_interval_narrower():
+    before, real = cloud(400, 6, 1), cloud(400, 6, 2, shift=0.5)
+    paired = kid_difference(before, before + 0.02, real).interval
+    loose = kid_difference(before, np.roll(before, 7, axis=0) + 0.02, real).interval
+    assert paired.upper - paired.lower < 0.3 * (loose.upper - loose.lower)
+
+
+@pytest.mark.parametrize(("n", "m", "shift"), [(120, 60, 0.5), (120, 60, 0.05), (400, 40, 0.3)])
+def test_the_interval_covers_the_true_difference(n, m, shift):
+    d, runs, covered = 3, 300, 0
+    truth = kid_of_gaussians(shift, d)
+    for seed in range(runs):
+        rng = np.random.default_rng([n, seed])
+        before, real = rng.normal(size=(n, d)), rng.normal(size=(m, d))
+        interval = kid_difference(before, before + shift, real, confidence=0.9, seed=seed).interval
+        covered += interval.lower <= truth <= interval.upper
+    assert covered / runs >= 0.9 - 3 * np.sqrt(0.09 / runs)
+
+
+def kid_of_gaussians(shift, d):
+    """MMD^2 of N(0, I) and N(shift, I): E k(x, y) over the moments of x.y, for the kernel (x.y/d + 1)^3."""
+
+    def expected(a, b):  # x ~ N(a 1, I), y ~ N(b 1, I): x.y is a sum of d independent products
+        first = a * b
+        second = (1 + a * a) * (1 + b * b)
+        third = (a**3 + 3 * a) * (b**3 + 3 * b)
+        variance, skew = second - first**2, third - 3 * second * first + 2 * first**3
+        mean, var, cube = d * first, d * variance, d * skew  # cumulants add up
+        moments = [1, mean, var + mean**2, cube + 3 * var * mean + mean**3]
+        return sum(c * m / d**p for c, m, p in zip((1, 3, 3, 1), moments, range(4), strict=True))
+
+    return expected(shift, shift) + expected(0, 0) - 2 * expected(0, shift)
+
+
+def test_unit_scale_makes_kid_independent_of_the_features_unit():
+    x, y = cloud(40, 5, 1, shift=1), cloud(30, 5, 2, shift=1)
+    values = [kid(x * u * unit_scale(y * u), y * u * unit_scale(y * u)).value for u in (1.0, 250.0)]
+    assert values[0] == pytest.approx(values[1], rel=1e-9)
+
+
+@pytest.mark.parametrize("call", [
+    lambda x: fid(x, np.full((9, 4), np.nan)), lambda x: fid(x[:1], x), lambda x: fid(x, x[:, :3]),
+    lambda x: fid(x[0], x), lambda x: kid(x[:5], x), lambda x: kid(x, x[:, :2]), lambda x: fid_floor(x[:3]),
+    lambda x: kid_difference(x, x[:10], x), lambda x: unit_scale(np.zeros((4, 4))),
+    lambda x: kid_difference(x, x, x, kept_after=np.zeros(20, bool)), lambda x: fid(x, np.full((9, 4), np.inf))])
+def test_what_has_no_distance_is_refused(call):
+    with pytest.raises(BadInput):
+        call(cloud(20, 4, 1))
