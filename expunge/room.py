@@ -7,13 +7,13 @@ A room is a function over paths and plain values, wrapped by `room`:
 
 Called as ``adapt(checkpoint=..., ..., adaptation=..., statement=...)`` it does its work in a scratch folder,
 signs a statement over the inputs' and outputs' digests, and publishes both in one rename under
-``results/<room>-<memo key>``. A later call with the same {input digests, parameters, code digest, image
-digest} is served from there, but only if every byte still has the digest that the signed statement gives.
+``results/<room>-<memo key>-<number>``. A later call with the same {input digests, parameters, code digest,
+image digest} is served from there, but only if every byte still has the digest that the signed statement
+gives. What does not is left where it is, as evidence, and the work is done again under the next number.
 """
 
 import ast
 import contextlib
-import ctypes
 import fcntl
 import functools
 import inspect
@@ -21,14 +21,14 @@ import os
 import platform
 import shutil
 import signal
-import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from expunge import __version__
 from expunge.digests import canonical_json, files_below, sha256_bytes, sha256_file, sha256_tree
@@ -39,7 +39,9 @@ from expunge.events import Event, Progress, emit
 from expunge.settings import Workspace, current_run, image_digest
 
 STATEMENT_FILE = "statement.json"
+ALIVE_FILE = "alive"
 OUR_PACKAGES = ("expunge", "components")
+RoomStatement: TypeAlias = Statement[RoomPredicate]
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Kept:
     """A result that lies in the workspace."""
 
     folder: Path
-    statement: Statement
+    statement: RoomStatement
     reused: bool
 
 
@@ -75,8 +77,7 @@ def room(*, outputs: tuple[str, ...], memo: bool = True) -> Callable[[Callable[.
             name = work.__name__
             workspace = Workspace.locate().require()
             try:
-                if current_run() != "-":  # called from a test or a notebook, nothing is changed
-                    die_with_parent()
+                die_with_run(workspace)
                 kept = _enter(work, name, workspace, outputs, memo, given)
                 _hand_over(kept, {**{key: given[key] for key in outputs}, STATEMENT_FILE: statement})
             except BaseException as error:
@@ -101,18 +102,21 @@ def _enter(work: Callable[..., None], name: str, workspace: Workspace, outputs: 
     key = sha256_bytes(canonical_json(
         {"room": name, "inputs": digests, "params": params, "code": code, "image": image_digest(),
          "run": "" if memo else f"{current_run()} {datetime.now(UTC).isoformat()}"}))
-    folder = workspace.results / f"{name}-{key[:16]}"
-    with _locked(workspace.results / f"{name}-{key[:16]}.lock", name):
-        found = _reusable(workspace, folder) if memo else None
-        if found:
-            emit(workspace, Event(room=name, kind="started", reused=True))
-            return Kept(folder, found, reused=True)
+    stem = f"{name}-{key[:16]}"
+    with _locked(workspace.results / f"{stem}.lock", name):
+        earlier = sorted(workspace.results.glob(f"{stem}-*"), key=_number) if memo else []
+        for folder in reversed(earlier):
+            if statement := _reusable(workspace, folder):
+                emit(workspace, Event(room=name, kind="started", reused=True))
+                return Kept(folder, statement, reused=True)
+        folder = workspace.results / f"{stem}-{_number(earlier[-1]) + 1 if earlier else 1}"
         emit(workspace, Event(room=name, kind="started"))
         scratch = folder.with_name(f".{folder.name}.scratch")
         shutil.rmtree(scratch, ignore_errors=True)
         for output in outputs:
             (scratch / output).mkdir(parents=True)
-        entered = Entered(workspace, name, Progress(workspace, name), folder.with_suffix(".resume"), code)
+        entered = Entered(workspace, name, Progress(workspace, name),
+                          workspace.results / f"{stem}.resume", code)
         began, started_at = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
         work(entered, **{**given, **{output: scratch / output for output in outputs}})
         statement = Statement.over(
@@ -128,26 +132,27 @@ def _enter(work: Callable[..., None], name: str, workspace: Workspace, outputs: 
         return Kept(folder, statement, reused=False)
 
 
-def _reusable(workspace: Workspace, folder: Path) -> Statement | None:
+def _number(folder: Path) -> int:
+    return int(folder.name.rsplit("-", 1)[1])
+
+
+def _reusable(workspace: Workspace, folder: Path) -> RoomStatement | None:
     """The statement of a result whose every byte is still what was signed, else None."""
-    if not folder.is_dir():
-        return None
     try:
-        statement = verify_result(workspace, folder)
+        return verify_result(workspace, folder)
     except DoesNotVerify as error:
-        emit(workspace, Event(room=folder.name.rsplit("-", 1)[0], kind="note",
+        emit(workspace, Event(room=folder.name.split("-")[0], kind="note",
                               text=f"not reused, made again: {error.problem}"))
         return None
-    return statement
 
 
-def verify_result(workspace: Workspace, folder: Path) -> Statement:
+def verify_result(workspace: Workspace, folder: Path) -> RoomStatement:
     """Checks a result's files against its signed statement; DoesNotVerify names the first that differs."""
     try:
         envelope = (folder / STATEMENT_FILE).read_bytes()
     except OSError:
         raise DoesNotVerify(f"{folder.name}: its statement is missing") from None
-    statement, _ = open_statement(envelope, Keyring.load(workspace))
+    statement, _ = open_statement(envelope, Keyring.load(workspace), RoomPredicate)
     for name, digest in statement.subjects.items():
         file = workspace.root / name
         if not file.is_file() or sha256_file(file) != digest:
@@ -156,13 +161,11 @@ def verify_result(workspace: Workspace, folder: Path) -> Statement:
 
 
 def _publish(scratch: Path, folder: Path) -> None:
-    """Moves a finished result to its name in one rename; what was there and did not verify goes first."""
+    """Flushes a finished result to disk and gives it its name in one rename."""
     for path in scratch.rglob("*"):
         if path.is_file():
             with path.open("rb+") as file:
                 os.fsync(file.fileno())
-    if folder.exists():
-        shutil.rmtree(folder)
     scratch.rename(folder)
 
 
@@ -206,11 +209,23 @@ def _locked(file: Path, name: str) -> Iterator[None]:
         yield
 
 
-def die_with_parent() -> None:
-    """Asks Linux to kill this process when its parent goes, so that no step is left running alone."""
-    if sys.platform == "linux":
-        PR_SET_PDEATHSIG = 1
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+def die_with_run(workspace: Workspace) -> None:
+    """Ends this process at once when the supervisor of its run is gone, however that came to be.
+
+    The supervisor holds an exclusive lock on the run's `alive` file for as long as it lives; whoever gets a
+    shared one knows that it does not. Linux releases locks of a killed process, so nobody has to poll, and a
+    shell between the supervisor and the step does not matter. Outside of a supervised run nothing happens.
+    """
+    alive = workspace.runs / current_run() / ALIVE_FILE
+    if not alive.exists():
+        return
+
+    def wait_for_the_end() -> None:
+        with alive.open() as handle:
+            fcntl.flock(handle, fcntl.LOCK_SH)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=wait_for_the_end, daemon=True, name="die with the run").start()
 
 
 def code_digest(module: str, params: dict[str, Any]) -> str:

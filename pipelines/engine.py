@@ -7,12 +7,13 @@ import json
 import sys
 from pathlib import Path
 
-from expunge.room import die_with_parent
+from expunge.room import die_with_run
+from expunge.settings import Workspace
 
 
 def main() -> None:
     """Compiles and runs the plan named on the command line; a failing room ends it with status 1."""
-    die_with_parent()
+    die_with_run(Workspace.locate())
     plan, arguments, root = sys.argv[1], json.loads(Path(sys.argv[2]).read_text()), sys.argv[3]
     from kfp import local
 

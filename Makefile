@@ -1,0 +1,45 @@
+# One vocabulary for people, hooks and CI. `make` alone lists the verbs.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+PYTHON ?= python3
+BIN := .venv/bin
+DIGIT ?= 8
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check bench images compile clean
+
+help:  ## list the verbs
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# The environment is made anew only when what it is made of has changed.
+.venv/.ready: pyproject.toml constraints.txt
+	@command -v git >/dev/null || { echo "git is needed: sample sets are versioned with it" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+setup: .venv/.ready  ## make .venv from the pinned constraints
+
+demo: .venv/.ready  ## forget a handwritten digit end to end (DIGIT=8)
+	$(BIN)/expunge demo --digit $(DIGIT)
+
+test: .venv/.ready  ## all tests
+	$(BIN)/python -m pytest
+
+check: .venv/.ready  ## style, types, and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: .venv/.ready  ## measure every number that the documents quote
+	$(BIN)/python -m benchmarks.run_all
+
+compile: .venv/.ready  ## write the plans as Kubeflow IR to build/
+	$(BIN)/expunge compile build
+
+images: .venv/.ready  ## build the container image
+	docker build --file docker/Dockerfile --tag expunge-python:cpu .
+
+clean:  ## remove the environment and build leftovers, never a workspace
+	rm -rf .venv build dist *.egg-info

@@ -1,0 +1,38 @@
+"""Adapt: the method learns what it is that must be lost."""
+
+import json
+from pathlib import Path
+
+from expunge.contracts import Adaptation, Checkpoint, SampleSet, StoredFile, read_record, write_record
+from expunge.digests import write_atomically
+from expunge.room import Entered, room
+from expunge.samples import RequestKey
+
+TENSORS = "tensors.sealed"
+
+
+@room(outputs=("adaptation",))
+def adapt(entered: Entered, *, checkpoint: Path, negative: Path, method: str, preset: str, overrides: str, seed: int,
+          threads: int, adaptation: Path) -> None:
+    """Runs the method's first stage and stores what it learned, encrypted.
+
+    Raises:
+        BadInput: the method, the preset or a parameter is not known, or does not suit the model's family.
+        NonFiniteLoss: training diverged.
+    """
+    from safetensors.torch import save
+
+    from expunge import methods, models
+    from expunge.methods.sessions import RoomSession, load_samples
+
+    parent_record, negative_record = read_record(Checkpoint, checkpoint), read_record(SampleSet, negative)
+    chosen = methods.find(method, parent_record.family)
+    params = chosen.parameters(preset, json.loads(overrides))
+    key = RequestKey.load(entered.workspace, negative_record.request_id)
+    session = RoomSession(entered, key, seed, threads)
+    tensors = chosen.adapt(models.load_recorded(checkpoint, parent_record),
+                           load_samples(entered, negative_record), params, session)
+    write_atomically(adaptation / TENSORS, key.seal(save(tensors)))
+    write_record(adaptation, Adaptation(
+        method=method, params=params.model_dump(mode="json"), seed=seed, parent_sha256=parent_record.weights.sha256,
+        negative_id=negative_record.set_id, compute=session.compute(), tensors=StoredFile.of(adaptation / TENSORS)))

@@ -1,0 +1,65 @@
+"""Unlearn: the parent is made to forget, and a candidate leaves the room."""
+
+import json
+from pathlib import Path
+
+from expunge.contracts import (
+    Adaptation,
+    Candidate,
+    Checkpoint,
+    SampleSet,
+    StoredFile,
+    read_record,
+    write_record,
+)
+from expunge.digests import sha256_file
+from expunge.errors import DoesNotVerify, Refused
+from expunge.room import Entered, room
+from expunge.samples import RequestKey
+
+WEIGHTS = "model.safetensors"
+
+
+@room(outputs=("candidate",))
+def unlearn(entered: Entered, *, checkpoint: Path, oracle: Path, adaptation: Path, negative: Path, positive: Path,
+            method: str, preset: str, overrides: str, seed: int, threads: int, candidate: Path) -> None:
+    """Runs the method's second stage and stores the candidate.
+
+    Raises:
+        Refused: the method left the weights as they were.
+        NonFiniteLoss: training diverged.
+    """
+    from safetensors.torch import load
+
+    from expunge import methods, models
+    from expunge.methods.sessions import RoomSession, load_samples
+    from expunge.methods.training import ClassifierOracle
+
+    parent_record, oracle_record = read_record(Checkpoint, checkpoint), read_record(Checkpoint, oracle)
+    learned = read_record(Adaptation, adaptation)
+    negatives, positives = read_record(SampleSet, negative), read_record(SampleSet, positive)
+    chosen = methods.find(method, parent_record.family)
+    params = chosen.parameters(preset, json.loads(overrides))
+    key = RequestKey.load(entered.workspace, negatives.request_id)
+    session = RoomSession(entered, key, seed, threads)
+    sealed = adaptation / learned.tensors.name
+    if sha256_file(sealed) != learned.tensors.sha256:
+        raise DoesNotVerify("adaptation: its tensors are not those of its record", "run the request again")
+
+    state = chosen.unlearn(
+        models.load_recorded(checkpoint, parent_record), load(key.open(sealed.read_bytes(), sealed.name)),
+        load_samples(entered, negatives), load_samples(entered, positives),
+        ClassifierOracle(models.load_recorded(oracle, oracle_record), negatives.unwanted), params, session)
+
+    weights = candidate / WEIGHTS
+    models.save(weights, state, models.ModelSpec(
+        architecture=parent_record.architecture, config=parent_record.config, family=parent_record.family))
+    made = StoredFile.of(weights)
+    if made.sha256 == parent_record.weights.sha256:
+        raise Refused(f"unlearn: '{method}' left the weights as they were", "check its parameters")
+    write_record(candidate, Candidate(
+        method=method, claim=chosen.claim, params=params.model_dump(mode="json"), seed=seed,
+        parent_sha256=parent_record.weights.sha256, adaptation_sha256=sha256_file(adaptation / "record.json"),
+        oracle_sha256=oracle_record.weights.sha256, negative_id=negatives.set_id, positive_id=positives.set_id,
+        compute=session.compute(), family=parent_record.family, architecture=parent_record.architecture,
+        config=parent_record.config, weights=made))

@@ -1,0 +1,66 @@
+"""What the two training rooms give a method to work with: progress, a device, and encrypted resumable state."""
+
+import io
+import platform
+import time
+from typing import Any
+
+import torch
+
+from expunge.contracts import Compute, SampleSet
+from expunge.digests import write_atomically
+from expunge.errors import DoesNotVerify
+from expunge.methods.training import Samples, Session
+from expunge.room import Entered
+from expunge.samples import RequestKey, read_samples
+
+SAVE_EVERY = 10.0  # seconds: what a killed run can lose at most, against what writing costs
+
+
+class RoomSession(Session):
+    """A session whose state is sealed under the request's key, for it may show the unwanted thing."""
+
+    def __init__(self, entered: Entered, key: RequestKey, seed: int, threads: int) -> None:
+        super().__init__(seed, threads, "cuda" if torch.cuda.is_available() else "cpu")
+        self._entered, self._key = entered, key
+        self._saved = time.monotonic()
+
+    def report(self, step: int, total: int, **scalars: float) -> None:
+        """Hands progress to whoever watches the run."""
+        self._entered.progress(step, total, **scalars)
+
+    def resume(self) -> dict[str, Any] | None:
+        """The state that a killed attempt at the very same work left, or None."""
+        file = self._entered.resume_file
+        if not file.exists():
+            return None
+        try:
+            data = self._key.open(file.read_bytes(), file.name)
+        except DoesNotVerify as error:
+            self._entered.note(f"begins anew: {error.problem}")
+            return None
+        state: dict[str, Any] = torch.load(io.BytesIO(data), map_location=self.device, weights_only=True)
+        return state
+
+    def checkpoint(self, state: dict[str, Any]) -> None:
+        """Keeps the state on disk, at most every ten seconds."""
+        if time.monotonic() - self._saved < SAVE_EVERY:
+            return
+        self._saved = time.monotonic()
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        write_atomically(self._entered.resume_file, self._key.seal(buffer.getvalue()))
+
+    def compute(self) -> Compute:
+        """What the resulting bits depend on besides the seed."""
+        return Compute(
+            device=torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu", threads=self.threads,
+            torch=torch.__version__, instruction_set=torch.backends.cpu.get_cpu_capability(),
+            machine=platform.machine())
+
+
+def load_samples(entered: Entered, record: SampleSet) -> Samples:
+    """A sample set as the tensors that methods take."""
+    table = read_samples(entered.workspace, record)
+    return Samples(images=torch.from_numpy(table.images), labels=torch.from_numpy(table.labels),
+                   latents=None if table.latents is None else torch.from_numpy(table.latents))

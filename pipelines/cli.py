@@ -1,0 +1,306 @@
+"""The command line: verbs that read like what they do, exit codes that say how it went.
+
+`--json` on any verb prints one object on standard output and nothing else there. Errors are one line on
+standard error: what is wrong, then what to do about it.
+"""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from expunge import __version__
+from expunge.errors import BadInput, ExpungeError
+from expunge.settings import WORKSPACE_VARIABLE, Workspace
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+                  help="Make trained image models forget, and prove to a stranger what was done.")
+keys_app = typer.Typer(no_args_is_help=True, help="Who may sign.")
+audit_app = typer.Typer(no_args_is_help=True, help="What happened, and whether it still verifies.")
+app.add_typer(keys_app, name="keys")
+app.add_typer(audit_app, name="audit")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run, or the request whose latest run is meant.")]
+Person = Annotated[str, typer.Option("--as", metavar="PERSON", help="Whose key signs.")]
+Reason = Annotated[str, typer.Option("--reason", help="Why, in your words; it is kept with the decision.")]
+
+
+def main() -> NoReturn:
+    """Entry point of the `expunge` command."""
+    signal.signal(signal.SIGTERM, _stop)  # so that a stopped run is recorded as cancelled
+    try:
+        app(standalone_mode=False)
+    except ExpungeError as error:
+        _complain(error)
+        sys.exit(error.exit_code)
+    except typer.Exit as ended:
+        sys.exit(ended.exit_code)
+    except typer.Abort:
+        sys.exit(31)
+    except KeyboardInterrupt:
+        sys.exit(31)
+    except Exception as error:
+        if not hasattr(error, "format_message"):
+            raise
+        _complain(BadInput(error.format_message(), "see --help"))
+        sys.exit(BadInput.exit_code)
+    sys.exit(0)
+
+
+def _stop(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _complain(error: ExpungeError) -> None:
+    if "--json" in sys.argv:
+        print(json.dumps({"error": type(error).__name__, "problem": error.problem, "remedy": error.remedy,
+                          "exit_code": error.exit_code}))
+    print(f"expunge: {error}", file=sys.stderr)
+
+
+def _out(as_json: bool) -> Console:
+    """Where words for people go: never to standard output when a machine reads that."""
+    return Console(stderr=as_json, soft_wrap=True)
+
+
+def _finish(found: Any, as_json: bool, say: Callable[[Console], None], exit_code: int = 0) -> None:
+    if as_json:
+        print(json.dumps(found, ensure_ascii=False))
+    else:
+        say(_out(False))
+    if exit_code:
+        raise typer.Exit(exit_code)
+
+
+@app.callback(invoke_without_command=True)
+def options(
+    workspace: Annotated[Path | None, typer.Option(help="The workspace; ./.expunge by default.")] = None,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Options of every verb."""
+    if version:
+        print(f"expunge {__version__}")
+        raise typer.Exit
+    if workspace is not None:
+        os.environ[WORKSPACE_VARIABLE] = str(workspace.absolute())
+
+
+@app.command()
+def init(as_json: AsJson = False) -> None:
+    """Make a workspace: its signing key, its policies, its ledger. Harmless when there is one."""
+    from pipelines.workspace import initialise
+
+    workspace = initialise(Workspace.locate())
+    _finish({"workspace": str(workspace.root), "keys": str(workspace.keys)}, as_json,
+            lambda out: out.print(f"workspace {workspace.root}\nkeys      {workspace.keys}  (keep these apart and safe)"))
+
+
+@app.command()
+def run(
+    request: Annotated[Path, typer.Argument(help="The request: a YAML or JSON file.")],
+    again: Annotated[bool, typer.Option(help="Make another attempt although this request was decided.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Carry out a request: fetch, curate, adapt, unlearn, evaluate, gate. The same command continues a cut run."""
+    from expunge.contracts import Request, read_record
+    from expunge.stores.sources import pin
+    from pipelines import supervisor
+    from pipelines.display import Display
+    from pipelines.runs import Run
+    from pipelines.tables import show_run
+
+    workspace = Workspace.locate().require()
+    pinned = pin(read_record(Request, request))
+    out = _out(as_json)
+    with Display(out) as display:
+        state = supervisor.start(workspace, pinned, display, again)
+    _finish_run(Run.find(workspace, state.run), as_json, show_run)
+
+
+@app.command()
+def release(run: RunName, as_json: AsJson = False) -> None:
+    """Continue an approved run: gate again, then deploy exactly the bytes that were approved."""
+    from pipelines import supervisor
+    from pipelines.display import Display
+    from pipelines.runs import Run
+    from pipelines.tables import show_run
+
+    workspace = Workspace.locate().require()
+    found = Run.find(workspace, run)
+    with Display(_out(as_json)) as display:
+        supervisor.release(workspace, found, display)
+    _finish_run(found, as_json, show_run)
+
+
+def _finish_run(run: Any, as_json: bool, show: Callable[[Console, dict[str, Any]], None]) -> None:
+    from pipelines.summary import summarise
+
+    state, summary = run.state(), summarise(run)
+    if state.state == "failed":
+        _complain(ExpungeError(state.reason, state.remedy))
+        raise typer.Exit(state.exit)
+    _finish(summary, as_json, lambda out: show(out, summary), state.exit)
+
+
+@app.command()
+def status(
+    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="One run; without it, all.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say where runs stand."""
+    from pipelines.runs import Run
+    from pipelines.summary import summarise
+    from pipelines.tables import show_run, show_runs
+
+    workspace = Workspace.locate().require()
+    if run is not None:
+        summary = summarise(Run.find(workspace, run))
+        _finish(summary, as_json, lambda out: show_run(out, summary))
+        return
+    states = [found.state() for found in Run.all(workspace)]
+    _finish([state.model_dump(mode="json", by_alias=True) for state in states], as_json,
+            lambda out: show_runs(out, states))
+
+
+@app.command()
+def approve(run: RunName, person: Person, reason: Reason, as_json: AsJson = False) -> None:
+    """Sign that these bytes may be released. The requester may not."""
+    _decide(run, person, "approve", reason, as_json)
+
+
+@app.command()
+def reject(run: RunName, person: Person, reason: Reason, as_json: AsJson = False) -> None:
+    """Sign that these bytes may not be released."""
+    _decide(run, person, "reject", reason, as_json)
+
+
+def _decide(name: str, person: str, decision: Literal["approve", "reject"], reason: str, as_json: bool) -> None:
+    from pipelines.deciding import decide
+    from pipelines.runs import Run
+
+    found = Run.find(Workspace.locate().require(), name)
+    signed = decide(found, person, decision, reason)
+    _finish({"run": found.name, "person": person, "decision": decision, "envelope": str(signed)}, as_json,
+            lambda out: out.print(f"{person} signed: {decision} {found.name}"))
+
+
+@app.command()
+def rollback(model: Annotated[str, typer.Argument(help="The released model's name.")],
+             person: Person, reason: Reason, as_json: AsJson = False) -> None:
+    """Serve the newest earlier release that is not tainted; with none to go back to, withdraw the model."""
+    from pipelines import serving
+
+    served = serving.rollback(Workspace.locate().require(), model, person, reason)
+    _finish(served, as_json, lambda out: out.print(served["message"]))
+
+
+@app.command()
+def withdraw(model: Annotated[str, typer.Argument(help="The released model's name.")],
+             person: Person, reason: Reason, as_json: AsJson = False) -> None:
+    """Stop serving a model."""
+    from pipelines import serving
+
+    served = serving.withdraw(Workspace.locate().require(), model, person, reason)
+    _finish(served, as_json, lambda out: out.print(served["message"]))
+
+
+@keys_app.command("new")
+def keys_new(
+    person: Annotated[str, typer.Argument(help="Whose key: a name or an address, without spaces.")],
+    role: Annotated[list[str], typer.Option(help="requester, reviewer, operator or admin; may be given twice.")],
+    as_json: AsJson = False,
+) -> None:
+    """Make a signing key for a person."""
+    from expunge.evidence.keys import create_key, private_key_file
+
+    workspace = Workspace.locate().require()
+    entry = create_key(workspace, person, role)  # type: ignore[arg-type]  # checked there, with advice
+    _finish(entry.model_dump(mode="json"), as_json, lambda out: out.print(
+        f"{person} ({', '.join(entry.roles)})  key {entry.key_id[:12]}\n"
+        f"private part: {private_key_file(workspace, person)}"))
+
+
+@keys_app.command("list")
+def keys_list(as_json: AsJson = False) -> None:
+    """List people, their keys and roles."""
+    from expunge.evidence.keys import Keyring
+
+    entries = Keyring.load(Workspace.locate().require()).entries
+    _finish([entry.model_dump(mode="json") for entry in entries], as_json, lambda out: [out.print(
+        f"{entry.key_id[:12]}  {entry.person}  {', '.join(entry.roles)}", highlight=False) for entry in entries])
+
+
+@app.command()
+def methods(as_json: AsJson = False) -> None:
+    """List the methods of unlearning, their papers and presets."""
+    from expunge import methods as registry
+
+    known = [registry.find(name) for name in registry.names()]
+    _finish([{"name": method.name, "family": method.family, "claim": method.claim, "paper": method.paper,
+              "presets": sorted(method.presets)} for method in known], as_json, lambda out: [out.print(
+                  f"{method.name}  ({method.family}; {method.claim}; presets {', '.join(sorted(method.presets))})\n"
+                  f"  {method.paper}") for method in known])
+
+
+@audit_app.command("log")
+def audit_log(as_json: AsJson = False) -> None:
+    """List what the ledger holds, oldest first."""
+    from pipelines.auditing import log_lines
+
+    lines = log_lines(Workspace.locate().require())
+    _finish(lines, as_json, lambda out: [out.print(
+        f"{line['index']:>4}  {line['sha256'][:12]}  {line['by']}  {line['what']}", highlight=False)
+        for line in lines])
+
+
+@audit_app.command("show")
+def audit_show(run: RunName, as_json: AsJson = False) -> None:
+    """Show what a run did, room by room, and who decided what."""
+    from pipelines.auditing import show
+    from pipelines.tables import show_trail
+
+    trail = show(Workspace.locate().require(), run)
+    _finish(trail, as_json, lambda out: show_trail(out, trail))
+
+
+@audit_app.command("verify")
+def audit_verify(as_json: AsJson = False) -> None:
+    """Check every statement, record and released file against the ledger; exit 40 if anything differs."""
+    from expunge.evidence.verify import verify_workspace
+    from pipelines.tables import show_findings
+
+    findings = verify_workspace(Workspace.locate().require())
+    wrong = [finding for finding in findings if not finding.ok]
+    _finish({"verified": not wrong, "checked": len(findings),
+             "wrong": [finding.model_dump(mode="json") for finding in wrong],
+             "notes": [finding.message for finding in findings if finding.ok and finding.message]}, as_json,
+            lambda out: show_findings(out, findings), 40 if wrong else 0)
+
+
+@app.command()
+def demo(
+    digit: Annotated[int, typer.Option(min=0, max=9, help="Which handwritten digit is to be forgotten.")] = 8,
+    folder: Annotated[Path | None, typer.Option(help="Where; a new folder under ./expunge-demo by default.")] = None,
+    debug_size: Annotated[bool, typer.Option("--debug-size", help="A tiny run that only shows that all works.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything random in the run.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Forget a handwritten digit, end to end: request, run, second person's signature, release, audit."""
+    from pipelines.demo import demonstrate
+    from pipelines.tables import show_demo
+
+    out = _out(as_json)
+    found, exit_code = demonstrate(digit, seed, folder, debug_size, out)
+    _finish(found, as_json, lambda console: show_demo(console, found), exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""What a run is on disk: a pinned request, a policy, a state that survives everything, events and a log."""
+
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from expunge.contracts import Candidate, Digest, Frozen, Identifier, Record, Report, Request, Verdict, read_record
+from expunge.contracts import write_record
+from expunge.digests import sha256_file, write_atomically
+from expunge.errors import BadInput
+from expunge.settings import Workspace
+
+State = Literal[
+    "running", "failed", "cancelled", "invalid", "inconclusive", "refused", "awaiting_approval", "rejected",
+    "expired", "approved", "releasing", "released", "rolled_back", "withdrawn",
+]
+EXIT_CODES: dict[State, int] = {
+    "released": 0, "awaiting_approval": 10, "refused": 20, "inconclusive": 21, "invalid": 22, "rejected": 30,
+    "expired": 30, "cancelled": 31,
+}
+UNFINISHED: frozenset[State] = frozenset({"running", "failed", "cancelled"})
+
+
+class RoomState(Frozen):
+    """What a room has done in this run."""
+
+    result: str  # folder, relative to the workspace
+    seconds: Annotated[float, Field(ge=0)]  # inside the room's own work, when it was done
+    reused: bool
+
+
+class RunState(Record):
+    """Where a run stands."""
+
+    SCHEMA: ClassVar[str] = "expunge/run/v1"
+
+    run: Identifier
+    request_id: Identifier
+    request_sha256: Digest
+    attempt: Annotated[int, Field(ge=1)]
+    state: State
+    reason: str = ""
+    remedy: str = ""
+    exit_code: int | None = None  # of a failure: the code of its error
+    rooms: dict[str, RoomState] = Field(default_factory=dict)
+    seconds: float = 0.0  # wall clock of the supervised work, over all its parts
+    started_at: str
+    mlflow_run: str | None = None
+
+    @property
+    def exit(self) -> int:
+        """The exit code that says this state."""
+        return self.exit_code if self.exit_code is not None else EXIT_CODES.get(self.state, 1)
+
+
+class Run:
+    """A run's folder and the paths in it."""
+
+    def __init__(self, workspace: Workspace, name: str) -> None:
+        self.workspace, self.name = workspace, name
+        self.folder = workspace.runs / name
+        self.request_file = self.folder / "request.json"
+        self.policy_file = self.folder / "policy.yaml"
+        self.state_file = self.folder / "state.json"
+        self.log = self.folder / "engine.log"
+        self.page = self.folder / "report.html"
+
+    @classmethod
+    def find(cls, workspace: Workspace, name: str) -> "Run":
+        """The run of that name, or the latest attempt of the request of that name; BadInput if there is none."""
+        known = {run.name: run for run in cls.all(workspace)}
+        if name in known:
+            return known[name]
+        attempts = [run for run in known.values() if run.state().request_id == name]
+        if not attempts:
+            listed = f"known runs: {', '.join(sorted(known))}" if known else "there are no runs in this workspace"
+            raise BadInput(f"run '{name}' is not known", listed)
+        return attempts[-1]
+
+    @classmethod
+    def all(cls, workspace: Workspace) -> list["Run"]:
+        """Every run, by the time it was started."""
+        found = [cls(workspace, file.parent.name) for file in workspace.runs.glob("*/state.json")]
+        return sorted(found, key=lambda run: (run.state().started_at, run.state().attempt))
+
+    @classmethod
+    def create(cls, workspace: Workspace, request: Request, attempt: int, now: str) -> "Run":
+        """Makes a run's folder: the pinned request and a copy of the policy as it is today."""
+        policy = workspace.policies / f"{request.policy}.yaml"
+        if not policy.is_file():
+            known = sorted(file.stem for file in workspace.policies.glob("*.yaml"))
+            raise BadInput(f"policy: '{request.policy}' is not known", f"use one of {', '.join(known)}")
+        run = cls(workspace, f"{request.id}.{attempt}")
+        write_atomically(run.policy_file, policy.read_bytes())
+        write_record(run.request_file, request)
+        run.write(RunState(run=run.name, request_id=request.id, request_sha256=sha256_file(run.request_file),
+                           attempt=attempt, state="running", started_at=now))
+        return run
+
+    def state(self) -> RunState:
+        """Where the run stands."""
+        return read_record(RunState, self.state_file)
+
+    def write(self, state: RunState) -> RunState:
+        """Records where the run stands."""
+        write_record(self.state_file, state)
+        return state
+
+    def request(self) -> Request:
+        """The pinned request."""
+        return read_record(Request, self.request_file)
+
+    def output(self, room: str, name: str) -> Path:
+        """The folder of one of a room's outputs; BadInput if the room has not finished in this run."""
+        done = self.state().rooms.get(room)
+        if done is None:
+            raise BadInput(f"run '{self.name}' has not come past '{room}'", f"continue it: expunge run {self.request_file}")
+        return self.workspace.root / done.result / name
+
+    def candidate(self) -> Candidate:
+        """The candidate's record."""
+        return read_record(Candidate, self.output("unlearn", "candidate"))
+
+    def report(self) -> Report:
+        """The report's record."""
+        return read_record(Report, self.output("evaluate", "report"))
+
+    def verdict(self) -> Verdict:
+        """The verdict's record."""
+        return read_record(Verdict, self.output("gate", "verdict"))

@@ -1,0 +1,76 @@
+"""What a run came to, as one plain object: for ``--json``, and for the tables that people read."""
+
+from typing import Any
+
+from expunge.contracts import Approval, Measurement, Release, SampleSet, read_record
+from expunge.digests import sha256_file
+from expunge.evidence.decisions import decisions_of
+from expunge.evidence.ledger import Ledger
+from expunge.stores.tracking import Tracking
+from pipelines.runs import Run
+
+
+def summarise(run: Run) -> dict[str, Any]:
+    """Everything known of a run so far; what it has not come to is null, never zero."""
+    state = run.state()
+    request = run.request()
+    ledger = Ledger.open(run.workspace)
+    work = sum(done.seconds for done in state.rooms.values() if not done.reused)
+    found: dict[str, Any] = {
+        "run": run.name, "request_id": request.id, "attempt": state.attempt, "state": state.state,
+        "reason": state.reason or None, "verdict": None, "forgotten": list(request.forget.classes),
+        "pul": None, "residual_rate": None, "fid": None, "kid": None, "shares": None,
+        "seconds": {room: None if done.reused else done.seconds for room, done in state.rooms.items()}
+        | {"total": state.seconds},
+        "overhead_seconds": round(state.seconds - work, 3),
+        "approval": None, "release": None, "samples": None,
+        "mlflow": {"tracking_uri": Tracking.for_workspace(run.workspace).uri, "run_id": state.mlflow_run,
+                   "model_version": None},
+        "ledger": {"size": ledger.size, "root": ledger.root},
+        "report": str(run.page) if run.page.exists() else None,
+    }
+    if "curate_forget_set" in state.rooms:
+        negative = read_record(SampleSet, run.output("curate_forget_set", "negative"))
+        found["samples"] = {"remote": str(run.workspace.root / negative.remote), "md5": negative.shards[0].md5,
+                            "forget_count": negative.count}
+    if "evaluate" in state.rooms:
+        found |= _measured(run)
+    if "gate" in state.rooms:
+        found["verdict"] = run.verdict().outcome
+    if "deploy" in state.rooms:
+        found |= _released(run)
+    return found
+
+
+def _measured(run: Run) -> dict[str, Any]:
+    report = run.report()
+    value = {name: report.measurement(name) for name in (
+        "pul", "residual_rate", "fid_before", "fid_after", "fid_floor", "kid_before", "kid_after", "kid_difference")}
+    return {
+        "pul": _with_interval(value["pul"]), "residual_rate": _with_interval(value["residual_rate"]),
+        "fid": {"before": value["fid_before"].estimate, "after": value["fid_after"].estimate,
+                "floor": value["fid_floor"].estimate, "extractor_sha256": report.judge_sha256},
+        "kid": {"before": value["kid_before"].estimate, "after": value["kid_after"].estimate,
+                "difference": _with_interval(value["kid_difference"])},
+        "shares": {name: {"before": before, "after": after} for name, (before, after) in report.shares.items()},
+    }
+
+
+def _with_interval(measured: Measurement) -> dict[str, Any]:
+    interval = measured.interval
+    return {"estimate": measured.estimate, "lower": interval.lower if interval else None,
+            "upper": interval.upper if interval else None, "n": measured.n, "missing": measured.missing}
+
+
+def _released(run: Run) -> dict[str, Any]:
+    folder = run.output("deploy", "release")
+    release = read_record(Release, folder)
+    served = run.workspace.releases / release.model / "current" / release.weights.name
+    approvals: list[Approval] = [decision.approval for decision in decisions_of(run.workspace, run.name)]
+    agreed = next((approval for approval in approvals if approval.decision == "approve"), None)
+    return {
+        "approval": None if agreed is None else {
+            "by": agreed.person, "requester": run.request().requester, "key_id": None},
+        "release": {"path": str(served), "sha256": sha256_file(served) if served.exists() else None,
+                    "parent_sha256": release.parent_sha256},
+    }
