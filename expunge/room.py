@@ -118,7 +118,11 @@ def _enter(work: Callable[..., None], name: str, workspace: Workspace, outputs: 
         entered = Entered(workspace, name, Progress(workspace, name),
                           workspace.results / f"{stem}.resume", code)
         began, started_at = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
-        work(entered, **{**given, **{output: scratch / output for output in outputs}})
+        try:
+            work(entered, **{**given, **{output: scratch / output for output in outputs}})
+        except BaseException:
+            shutil.rmtree(scratch, ignore_errors=True)  # half of a result is no result
+            raise
         statement = Statement.over(
             {f"results/{folder.name}/{file}": sha256_file(path) for file, path in files_below(scratch).items()},
             RoomPredicate(
