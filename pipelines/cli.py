@@ -196,20 +196,22 @@ def _decide(name: str, person: str, decision: Literal["approve", "reject"], reas
 def rollback(model: Annotated[str, typer.Argument(help="The released model's name.")],
              person: Person, reason: Reason, as_json: AsJson = False) -> None:
     """Serve the newest earlier release that is not tainted; with none to go back to, withdraw the model."""
-    from pipelines import serving
-
-    served = serving.rollback(Workspace.locate().require(), model, person, reason)
-    _finish(served, as_json, lambda out: out.print(served["message"]))
+    _change_service("rollback", model, person, reason, as_json)
 
 
 @app.command()
 def withdraw(model: Annotated[str, typer.Argument(help="The released model's name.")],
              person: Person, reason: Reason, as_json: AsJson = False) -> None:
     """Stop serving a model."""
-    from pipelines import serving
+    _change_service("withdraw", model, person, reason, as_json)
 
-    served = serving.withdraw(Workspace.locate().require(), model, person, reason)
-    _finish(served, as_json, lambda out: out.print(served["message"]))
+
+def _change_service(action: Literal["rollback", "withdraw"], model: str, person: str, reason: str,
+                    as_json: bool) -> None:
+    from pipelines.serving import change
+
+    served = change(Workspace.locate().require(), action, model, person, reason)
+    _finish(served.model_dump(mode="json", by_alias=True), as_json, lambda out: out.print(served.text))
 
 
 @keys_app.command("new")
@@ -241,9 +243,9 @@ def keys_list(as_json: AsJson = False) -> None:
 @app.command()
 def methods(as_json: AsJson = False) -> None:
     """List the methods of unlearning, their papers and presets."""
-    from expunge import methods as registry
+    from expunge.methods import available
 
-    known = [registry.find(name) for name in registry.names()]
+    known = available().values()
     _finish([{"name": method.name, "family": method.family, "claim": method.claim, "paper": method.paper,
               "presets": sorted(method.presets)} for method in known], as_json, lambda out: [out.print(
                   f"{method.name}  ({method.family}; {method.claim}; presets {', '.join(sorted(method.presets))})\n"
