@@ -13,8 +13,9 @@ from expunge.settings import current_run
 TOKEN_FILE = "token.txt"
 
 
-@room(outputs=("verdict",), memo=False)  # people sign and time passes: the token depends on more than the inputs
-def gate(entered: Entered, *, request: Path, candidate: Path, report: Path, policy: Path, verdict: Path) -> None:
+@room(outputs=("verdict",), memo=False)  # people sign and time passes: there is more to it than the inputs
+def gate(entered: Entered, *, request: Path, candidate: Path, report: Path, policy: Path,
+         verdict: Path) -> None:
     """Decides, and says whether the door is open, waiting for a signature, or closed.
 
     Raises:

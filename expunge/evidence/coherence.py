@@ -1,4 +1,4 @@
-"""Whether request, candidate, report and policy speak of the same things: what gate and deploy both ask first."""
+"""Whether request, candidate, report and policy speak of the same things: gate and deploy both ask this."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +50,7 @@ def open_case(*, request: Path, candidate: Path, report: Path, policy: Path) -> 
 
 
 def read_policy(file: Path) -> Policy:
-    """A policy from YAML or JSON, whatever the file is called: pipelines hand on files without their suffix."""
+    """A policy from YAML or JSON, whatever the file is called: pipelines drop suffixes."""
     try:
         data = yaml.safe_load(file.read_bytes())  # JSON is YAML
     except OSError as error:

@@ -1,9 +1,9 @@
 """What is served, on this machine: release folders, and a `current` link that is replaced in one step.
 
 A release is ``releases/<model>/<generation>-<first 12 digits of the weights' digest>/`` with the files
-``model.safetensors`` and ``release.json``; ``releases/<model>/current`` points at one. A release is finished in
-a scratch folder, flushed to disk and renamed before `current` is flipped, so a reader never sees half of one
-and a crash leaves the old one. Rollback and withdrawal are signed and in the ledger before they are done.
+``model.safetensors`` and ``release.json``; ``releases/<model>/current`` points at one. A release is finished
+in a scratch folder, flushed to disk and renamed before `current` is flipped, so a reader never sees half of
+one and a crash leaves the old one. Rollback and withdrawal are signed and in the ledger before they are done.
 """
 
 import fcntl

@@ -1,0 +1,82 @@
+"""Deploy: the approved bytes, and no others, go into service."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from expunge.contracts import Release, StoredFile, Verdict, read_record, write_record
+from expunge.errors import DoesNotVerify, Refused
+from expunge.evidence.coherence import Case, open_case, record_sha256
+from expunge.evidence.decisions import Tally, count_valid, decisions_of
+from expunge.measure import policy as rules
+from expunge.room import Entered, room
+from expunge.settings import Workspace, current_run
+from expunge.stores import releases, taint
+from expunge.stores.tracking import Tracking
+
+
+@room(outputs=("release",), memo=False)
+def deploy(entered: Entered, *, request: Path, candidate: Path, report: Path, policy: Path, verdict: Path,
+           release: Path) -> None:
+    """Checks verdict, approvals, digests and taint itself, whatever led here; then releases.
+
+    Raises:
+        Refused: the verdict is not PASS, approvals are missing, a digest is not the approved one, or the
+            candidate is tainted by another request.
+        DoesNotVerify: the evidence does not add up.
+    """
+    workspace = entered.workspace
+    case = open_case(request=request, candidate=candidate, report=report, policy=policy)
+    _refuse_unless_passed(case, read_record(Verdict, verdict))
+    tally = _refuse_unless_approved(workspace, case)
+    mark = taint.Mark(request_id=case.request.id, request_sha256=case.subject.request_sha256,
+                      parent_sha256=case.candidate.parent_sha256,
+                      approved_sha256=case.candidate.weights.sha256, pending=True)
+    _refuse_tainted(workspace, mark)
+
+    def describe(generation: int, weights: StoredFile) -> Release:
+        return Release(
+            model=case.request.model, generation=generation, run=current_run(), request_id=case.request.id,
+            request_sha256=case.subject.request_sha256, parent_sha256=case.candidate.parent_sha256,
+            candidate_sha256=case.candidate.weights.sha256, verdict_sha256=record_sha256(verdict),
+            report_sha256=case.subject.report_sha256, approvals=tally.approvals, weights=weights,
+            released_at=datetime.now(UTC).isoformat(timespec="seconds"))
+
+    taint.place(mark, workspace)  # before the flip: a crash in between leaves a mark, and the old one served
+    live = releases.publish(workspace, case.request.model, case.weights, mark.approved_sha256, describe)
+    taint.place(mark.model_copy(update={"pending": False}), workspace)
+    write_record(release, live)
+    told = Tracking.for_workspace(workspace).register_release(live)
+    entered.note(f"version {told.value} in MLflow" if told.value else f"MLflow was not told: {told.reason}")
+
+
+def _refuse_unless_passed(case: Case, given: Verdict) -> None:
+    """The verdict is computed again: a verdict that somebody else wrote opens nothing."""
+    decided = rules.decide(case.report, case.policy, report_sha256=case.subject.report_sha256,
+                           policy_sha256=case.subject.policy_sha256)
+    if decided != given:
+        raise DoesNotVerify("verdict: not what this policy says of this report", "run the gate again")
+    if decided.outcome != "PASS":
+        raise Refused(f"deploy: the verdict is {decided.outcome}", "only PASS can be released")
+
+
+def _refuse_unless_approved(workspace: Workspace, case: Case) -> Tally:
+    tally = count_valid(decisions_of(workspace, current_run()), case.subject, case.policy,
+                        case.request.requester, datetime.now(UTC))
+    if tally.rejected_by:
+        raise Refused(f"deploy: {tally.rejected_by[0]} rejected this candidate", "make another one")
+    if len(tally.approved_by) < tally.needed:
+        void = "".join(f"; {found.person}'s does not count, {found.reason}" for found in tally.void)
+        raise Refused(
+            f"deploy: {len(tally.approved_by)} of {tally.needed} approvals{void}",
+            f"somebody other than {case.request.requester} must run 'expunge approve {current_run()}'")
+    return tally
+
+
+def _refuse_tainted(workspace: Workspace, mark: taint.Mark) -> None:
+    parents = taint.lineage(workspace, (mark.approved_sha256, mark.parent_sha256))
+    tainted_by = taint.tainting(mark.approved_sha256, taint.marks(workspace), parents,
+                                approving=mark.request_sha256)
+    if tainted_by is not None:
+        raise Refused(
+            f"deploy: {mark.approved_sha256[:12]} is tainted by request {tainted_by.request_id}",
+            f"start from a model that descends from {tainted_by.approved_sha256[:12]}")

@@ -1,0 +1,258 @@
+"""MLflow: where lineage is told to. The only file that imports it, and only inside of methods.
+
+MLflow carries news out and decides nothing. No method here raises: each returns `Told`, with a value or with
+the reason why there is none, so that a dead MLflow never fails a run. Nothing of what is to be forgotten is
+told: counts, keyed digests, remotes of ciphertext, finite numbers, and a page whose pictures its maker chose.
+
+Without ``MLFLOW_TRACKING_URI`` it is a SQLite file in the workspace, with the artifacts beside it. Its tables
+come from ``mlflow_schema.sql``, which MLflow's own migrations made: those take five to nine seconds, reading
+the file 40 ms. If the installed MLflow wants other tables it makes them itself.
+"""
+
+import json
+import logging
+import math
+import os
+import sqlite3
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from expunge.contracts import Measurement, Release, Report, SampleSet
+from expunge.settings import Workspace
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+EXPERIMENT = "expunge"
+CHAMPION = "champion"
+RUN_TAG = "expunge.run"
+_URI_VARIABLE = "MLFLOW_TRACKING_URI"
+_QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "GIT_PYTHON_REFRESH": "quiet",
+    # A server that does not answer is given up in seconds, not in MLflow's default of minutes.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+}
+
+
+@dataclass(frozen=True)
+class Told:
+    """What came of telling MLflow: an identifier of its own, or why there is none."""
+
+    value: str | None
+    reason: str = ""
+
+
+class Tracking:
+    """One workspace's MLflow."""
+
+    def __init__(self, uri: str, home: Path | None) -> None:
+        self.uri = uri
+        self._home = home  # of the database file, if it is ours to make
+        self._unreachable = ""
+
+    @classmethod
+    def for_workspace(cls, workspace: Workspace) -> "Tracking":
+        """The workspace's own MLflow, or the one that ``MLFLOW_TRACKING_URI`` names. Touches nothing yet."""
+        given = os.environ.get(_URI_VARIABLE)
+        if given:
+            return cls(given, None)
+        return cls(f"sqlite:///{workspace.tracking}/mlflow.db", workspace.tracking)
+
+    def start_run(self, run: str, tags: Mapping[str, str], params: Mapping[str, object]) -> Told:
+        """Begins the run of that name, or goes on with it. The value is MLflow's id of it."""
+
+        def tell() -> str:
+            from mlflow.entities import Param, RunTag
+
+            found = self._run_of(run)
+            if found is None:
+                found = self._client.create_run(
+                    self._experiment, run_name=run, tags={**tags, RUN_TAG: run}).info.run_id
+                self._client.log_batch(found, params=[
+                    Param(name, value if isinstance(value, str) else json.dumps(value))
+                    for name, value in params.items()])
+            else:
+                self._client.log_batch(found, tags=[RunTag(*tag) for tag in tags.items()])
+                self._client.update_run(found, status="RUNNING")
+            return found
+
+        return self._safely(tell)
+
+    def log_sample_set(self, mlflow_run: str, sample_set: SampleSet) -> Told:
+        """Names a sample set as a run's input: its keyed digest, its role, where its ciphertext lies."""
+
+        def tell() -> str:
+            from mlflow.entities import Dataset, DatasetInput, InputTag
+
+            source = {"remote": sample_set.remote, "md5": [shard.md5 for shard in sample_set.shards]}
+            dataset = Dataset(
+                name=f"{sample_set.request_id}-{sample_set.role}",
+                digest=sample_set.set_id[:36],  # as much as MLflow's column holds; the whole is in the tag
+                source_type="dvc", source=json.dumps(source), profile=json.dumps({"count": sample_set.count}))
+            tags = [InputTag("mlflow.data.context", sample_set.role), InputTag("set_id", sample_set.set_id)]
+            self._client.log_inputs(mlflow_run, [DatasetInput(dataset, tags)])
+            return sample_set.set_id
+
+        return self._safely(tell)
+
+    def log_report(self, mlflow_run: str, report: Report, page: Path | None = None) -> Told:
+        """Tells every finite number of a report, with the ends of its interval, and hands over the page."""
+
+        def tell() -> str:
+            import time
+
+            from mlflow.entities import Metric
+
+            now = int(time.time() * 1000)
+            numbers = {name: value for measured in report.measurements
+                       for name, value in _numbers(measured).items() if math.isfinite(value)}
+            self._client.log_batch(
+                mlflow_run, metrics=[Metric(name, value, now, 0) for name, value in numbers.items()])
+            if page is not None:
+                self._client.log_artifact(mlflow_run, str(page))
+            return str(len(numbers))
+
+        return self._safely(tell)
+
+    def register_release(self, release: Release) -> Told:
+        """Enters a release in the model registry as `champion`. The value is the version's number.
+
+        MLflow holds no copy of the weights: it points at them by digest. The same release keeps its version.
+        """
+
+        def tell() -> str:
+            client, source_run = self._client, self._run_of(release.run)
+            self._register_name(release.model)
+            tags = {
+                "parent_sha256": release.parent_sha256, "candidate_sha256": release.candidate_sha256,
+                "run": release.run, "request_id": release.request_id, "generation": str(release.generation)}
+            version = next(
+                (found.version for found in client.search_model_versions(f"name = '{release.model}'")
+                 if tags.items() <= found.tags.items()), None)
+            if version is None:
+                external = client.create_logged_model(
+                    self._experiment, name=release.model, source_run_id=source_run,
+                    model_type="expunge.release", params={"sha256": release.weights.sha256},
+                    tags={"mlflow.model.isExternal": "true", **tags})
+                client.finalize_logged_model(external.model_id, "READY")
+                version = client.create_model_version(
+                    release.model, f"models:/{external.model_id}", run_id=source_run, tags=tags).version
+            client.set_registered_model_alias(release.model, CHAMPION, version)
+            return str(version)
+
+        return self._safely(tell)
+
+    def finish(self, mlflow_run: str, state: str, *, failed: bool = False) -> Told:
+        """Ends a run and says in which state of ours it ended."""
+
+        def tell() -> str:
+            status: Literal["FAILED", "FINISHED"] = "FAILED" if failed else "FINISHED"
+            self._client.set_tag(mlflow_run, "expunge.state", state)
+            self._client.set_terminated(mlflow_run, status)
+            return status
+
+        return self._safely(tell)
+
+    def _safely(self, tell: Callable[[], str]) -> Told:
+        """Runs `tell`; an MLflow that could not even be opened is not asked twice."""
+        if self._unreachable:
+            return Told(None, self._unreachable)
+        try:
+            with _only(self.uri):
+                self._open()
+                return Told(tell())
+        except Exception as error:  # noqa: BLE001 - whatever goes wrong over there, the run goes on
+            reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+            if "_experiment" not in self.__dict__:
+                self._unreachable = reason
+            return Told(None, reason)
+
+    def _open(self) -> None:
+        _ = self._experiment
+
+    @cached_property
+    def _client(self) -> "MlflowClient":
+        from mlflow.tracking import MlflowClient
+
+        if self._home is not None:
+            _lay_tables(self._home / "mlflow.db")
+        return MlflowClient(self.uri, self.uri)
+
+    @cached_property
+    def _experiment(self) -> str:
+        found = self._client.get_experiment_by_name(EXPERIMENT)
+        if found is not None:
+            return str(found.experiment_id)
+        place = (self._home / "artifacts").as_uri() if self._home is not None else None
+        return str(self._client.create_experiment(EXPERIMENT, artifact_location=place))
+
+    def _run_of(self, run: str) -> str | None:
+        found = self._client.search_runs([self._experiment], f"tags.`{RUN_TAG}` = '{run}'", max_results=1)
+        return str(found[0].info.run_id) if found else None
+
+    def _register_name(self, model: str) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.create_registered_model(model)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+
+
+def _numbers(measured: Measurement) -> dict[str, float]:
+    if measured.estimate is None:
+        return {}
+    ends = {} if measured.interval is None else {
+        f"{measured.name}.lower": measured.interval.lower, f"{measured.name}.upper": measured.interval.upper}
+    return {measured.name: measured.estimate, **ends}
+
+
+def _lay_tables(database: Path) -> None:
+    """Makes MLflow's tables from the kept schema, unless they are there or MLflow is of another schema."""
+    from mlflow.store.db.utils import _get_latest_schema_revision
+
+    schema = resources.files("expunge.stores").joinpath("mlflow_schema.sql").read_text()
+    wanted = f"INSERT INTO \"alembic_version\" VALUES('{_get_latest_schema_revision()}')"
+    database.parent.mkdir(parents=True, exist_ok=True)
+    if database.exists() or wanted not in schema:
+        return
+    with tempfile.TemporaryDirectory(dir=database.parent) as scratch:
+        made = Path(scratch, "mlflow.db")
+        with closing(sqlite3.connect(made)) as connection:
+            connection.executescript(schema)
+        try:
+            os.link(made, database)  # unlike a rename, this never replaces what somebody else made meanwhile
+        except FileExistsError:
+            return
+
+
+@contextmanager
+def _only(uri: str) -> Iterator[None]:
+    """While MLflow is used: no telemetry, no look for Git, no log lines among ours, and no other MLflow.
+
+    A client asks the process-wide server about `models:/` sources, whatever server it was made for; unset,
+    that is a new database in the current folder.
+    """
+    kept = os.environ.get(_URI_VARIABLE)
+    levels = {logger: logger.level for logger in map(logging.getLogger, ("mlflow", "alembic"))}
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    os.environ[_URI_VARIABLE] = uri
+    for logger in levels:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in levels.items():
+            logger.setLevel(level)
+        if kept is None:
+            del os.environ[_URI_VARIABLE]
+        else:
+            os.environ[_URI_VARIABLE] = kept
