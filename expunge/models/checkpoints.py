@@ -1,0 +1,175 @@
+"""Model files: one safetensors file per checkpoint, equal bytes for equal tensors, never a pickle that runs.
+
+The file's metadata holds exactly one entry, because safetensors does not keep the order of several:
+`"expunge"`, the canonical JSON of a `ModelSpec`. A GAN's tensors are called `generator.*` and
+`discriminator.*`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_safetensors
+from torch import Tensor, nn
+
+from expunge.contracts import Candidate, Checkpoint
+from expunge.digests import sha256_file
+from expunge.errors import BadInput, DoesNotVerify
+from expunge.models.registry import build
+
+METADATA_KEY = "expunge"
+MISMATCHES_NAMED = 3
+
+
+class ModelSpec(BaseModel):
+    """What a checkpoint's tensors are for.
+
+    Attributes:
+        architecture: a built-in name, or `path/to/file.py:factory`.
+        config: the keyword arguments of its builder.
+        family: `gan` or `classifier`.
+        classes: names of the classes, in the order of a classifier's logits; for a GAN, of its data.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    architecture: str
+    config: dict[str, int | float | str | bool] = {}
+    family: str
+    classes: tuple[str, ...] = ()
+
+    def canonical_json(self) -> str:
+        """Sorted keys, no spaces: equal specs give equal bytes."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+
+
+def save(path: str | os.PathLike[str], state: Mapping[str, Tensor], spec: ModelSpec) -> None:
+    """Writes the tensors and their spec atomically; equal inputs give equal bytes."""
+    tensors = {name: state[name].detach().cpu().contiguous() for name in sorted(state)}
+    content = to_safetensors(tensors, metadata={METADATA_KEY: spec.canonical_json()})
+    target = Path(path)
+    descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], ModelSpec | None]:
+    """A file's tensors, on the CPU, and its spec if it carries one (a plain `.pt` does not).
+
+    Raises:
+        BadInput: the file is missing, truncated, not a checkpoint, or a pickle that would run code.
+    """
+    source = Path(path)
+    if not source.is_file():
+        raise BadInput(f"checkpoint {source}: no such file", "check the path")
+    if source.suffix in (".pt", ".pth", ".bin"):
+        return _read_torch(source), None
+    return _read_safetensors(source)
+
+
+def load(
+    path: str | os.PathLike[str],
+    architecture: str | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> nn.Module:
+    """The model in a file, in evaluation mode; `architecture` and `config` stand in for its spec.
+
+    Raises:
+        BadInput: the file cannot be read, or its tensors do not fit the architecture.
+    """
+    state, spec = read(path)
+    if architecture is None:
+        if spec is None:
+            raise BadInput(f"checkpoint {path} does not say its architecture", "name one in the request")
+        architecture, config = spec.architecture, spec.config
+    model = build(architecture, **(config or {}))
+    fit(model, state, str(path))
+    return model.eval()
+
+
+def fit(model: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
+    """Loads a state into a model, in place.
+
+    Raises:
+        BadInput: names or shapes differ; the first three differences are named.
+    """
+    expected = model.state_dict()
+    differences = [
+        _difference(name, expected.get(name), state.get(name))
+        for name in sorted(expected.keys() | state.keys())
+        if name not in expected or name not in state or expected[name].shape != state[name].shape
+    ]
+    if differences:
+        more = len(differences) - MISMATCHES_NAMED
+        named = "; ".join(differences[:MISMATCHES_NAMED]) + (f"; and {more} more" if more > 0 else "")
+        raise BadInput(
+            f"checkpoint {origin} does not fit its architecture: {named}", "check architecture and config"
+        )
+    model.load_state_dict(dict(state))
+
+
+def _difference(name: str, expected: Tensor | None, found: Tensor | None) -> str:
+    if found is None:
+        return f"{name} is missing"
+    if expected is None:
+        return f"{name} is not part of the architecture"
+    return f"{name} is {list(found.shape)}, expected {list(expected.shape)}"
+
+
+def _read_safetensors(source: Path) -> tuple[dict[str, Tensor], ModelSpec | None]:
+    try:
+        with safe_open(source, framework="pt") as file:
+            metadata = (file.metadata() or {}).get(METADATA_KEY)
+            state = {name: file.get_tensor(name) for name in sorted(file.keys())}
+        return state, ModelSpec.model_validate_json(metadata) if metadata else None
+    except (SafetensorError, OSError) as error:
+        raise BadInput(
+            f"checkpoint {source} is truncated or not a safetensors file", "write it again or fetch it again"
+        ) from error
+    except ValidationError as error:
+        raise BadInput(
+            f"checkpoint {source} carries an {METADATA_KEY!r} entry that is not a model spec", "save it again"
+        ) from error
+
+
+def _read_torch(source: Path) -> dict[str, Tensor]:
+    try:
+        state = torch.load(source, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever its unpickler met: there is no common base class
+        raise BadInput(
+            f"checkpoint {source} does not load with weights_only=True",
+            "save its state_dict() as safetensors",
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise BadInput(f"checkpoint {source} is not a flat state_dict of tensors", "save model.state_dict()")
+    return {str(name): value for name, value in state.items()}
+
+
+def load_recorded(folder: Path, record: Checkpoint | Candidate) -> nn.Module:
+    """The model of a room's record, in evaluation mode, from the folder that holds its weights.
+
+    Raises:
+        DoesNotVerify: the weights are not those that the record names.
+    """
+    weights = folder / record.weights.name
+    if sha256_file(weights) != record.weights.sha256:
+        raise DoesNotVerify(
+            f"{folder.name}: the weights are not those of its record", "run the request again"
+        )
+    return load(weights, record.architecture, record.config)
