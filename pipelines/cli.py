@@ -287,6 +287,24 @@ def audit_verify(as_json: AsJson = False) -> None:
             lambda out: show_findings(out, findings), 40 if wrong else 0)
 
 
+@app.command("compile")
+def compile_plans(
+    folder: Annotated[Path, typer.Argument(help="Where the Kubeflow documents go.")] = Path("build"),
+    as_json: AsJson = False,
+) -> None:
+    """Write the plans as Kubeflow Pipelines v2 documents."""
+    from kfp.compiler import Compiler
+
+    from pipelines.release import release as release_plan
+    from pipelines.unlearning import unlearning as unlearning_plan
+
+    folder.mkdir(parents=True, exist_ok=True)
+    written = {plan.name: str(folder / f"{plan.name}.yaml") for plan in (unlearning_plan, release_plan)}
+    for plan in (unlearning_plan, release_plan):
+        Compiler().compile(plan, written[plan.name])
+    _finish(written, as_json, lambda out: [out.print(file, highlight=False) for file in written.values()])
+
+
 @app.command()
 def demo(
     digit: Annotated[int, typer.Option(min=0, max=9, help="Which handwritten digit is to be forgotten.")] = 8,

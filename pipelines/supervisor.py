@@ -18,10 +18,12 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+from components.evaluate.page import render_page
 from expunge.contracts import Adaptation, Request, read_record
 from expunge.digests import sha256_bytes, write_atomically
 from expunge.errors import BadInput, WorkspaceBusy, exit_codes
 from expunge.events import Event, Follower, events_file
+from expunge.evidence.coherence import read_policy
 from expunge.evidence.keys import OPERATOR, SigningKey
 from expunge.evidence.ledger import Ledger
 from expunge.evidence.statements import DisposalPredicate, RoomUse, RunPredicate, Statement, sign_statement
@@ -105,7 +107,7 @@ class _Supervision:
             shutil.rmtree(scratch, ignore_errors=True)
             self._update()
         state = self._conclude(ended_well)
-        news.finish(state)
+        self._update(mlflow_run=news.finish(state))
         return self._run.state()
 
     @contextmanager
@@ -163,6 +165,9 @@ class _Supervision:
             self._update(state=state, reason="; ".join(
                 rule.reason for rule in verdict.rules if rule.outcome == verdict.outcome != "PASS"))
             self._dispose_of_adaptation()
+            page = render_page(self._run.output("evaluate", "report"), verdict, read_policy(self._run.policy_file),
+                               self._run.request().reason)
+            write_atomically(self._run.page, page.encode())
         state = self._run.state()
         self._sign(Statement.over({}, RunPredicate(
             run=state.run, request_id=state.request_id, request_sha256=state.request_sha256, state=state.state,

@@ -19,9 +19,15 @@ def fetch_checkpoint(entered: Entered, *, request: Path, checkpoint: Path, oracl
 
     Raises:
         Refused: a file's digest is not the pinned one.
-        BadInput: a file cannot be loaded without running code, or does not fit its architecture.
+        BadInput: a file cannot be loaded without running code, or does not fit its architecture; the method
+            or one of its parameters is not known.
     """
+    from expunge import methods
+
     wanted = read_record(Request, request)
+    # A method that cannot work on this request is better known now than after an hour of curating.
+    choice = wanted.method
+    methods.find(choice.name, FAMILIES["parent"]).parameters(choice.preset, choice.params)
     _fetch("parent", wanted.checkpoint, checkpoint, request)
     _fetch("oracle", wanted.oracle, oracle, request)
     _fetch("judge", wanted.judge, judge, request)
