@@ -6,7 +6,7 @@ from pathlib import Path
 import yaml
 
 from expunge.contracts import RECORD_FILE, Candidate, Policy, Report, Request, parse_record, read_record
-from expunge.digests import sha256_file
+from expunge.digests import sha256_bytes, sha256_file
 from expunge.errors import BadInput, DoesNotVerify
 from expunge.evidence.decisions import Subject
 
@@ -37,6 +37,8 @@ def open_case(*, request: Path, candidate: Path, report: Path, policy: Path) -> 
         ("report: it measured the candidate", found.candidate_sha256, made.weights.sha256),
         ("report: it answers the request", found.request_sha256, sha256_file(request)),
         ("report: it compares with the parent", found.parent_sha256, made.parent_sha256),
+        ("report: it drew its latents from", found.latent_seed, latent_seed(
+            made.weights.sha256, sha256_file(request))),
         ("candidate: its weights are", _digest_of(weights), made.weights.sha256),
         ("candidate: it was made by", made.method, asked.method.name),
         ("policy: the one at hand is", judged_by.name, asked.policy),
@@ -58,6 +60,11 @@ def read_policy(file: Path) -> Policy:
     except (ValueError, yaml.YAMLError, RecursionError):
         raise BadInput("policy: not a readable document", "check that it is JSON or YAML") from None
     return parse_record(Policy, data, "policy")
+
+
+def latent_seed(candidate_sha256: str, request_sha256: str) -> str:
+    """From what evaluation draws its latents: known to nobody before the candidate is there."""
+    return sha256_bytes(bytes.fromhex(candidate_sha256) + bytes.fromhex(request_sha256))
 
 
 def record_sha256(folder: Path) -> str:

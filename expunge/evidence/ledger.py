@@ -109,6 +109,11 @@ class Ledger:
         with self._reading() as database:
             yield from database.execute("SELECT size, note FROM checkpoints ORDER BY size")
 
+    def nodes(self) -> Iterator[tuple[int, int, bytes]]:
+        """Every stored subtree as (level, position, hash)."""
+        with self._reading() as database:
+            yield from database.execute("SELECT level, position, hash FROM nodes ORDER BY level, position")
+
     @property
     def checkpoint(self) -> bytes:
         """The newest signed checkpoint, as a C2SP note."""

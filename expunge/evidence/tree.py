@@ -34,6 +34,16 @@ def root_of(leaves: Sequence[bytes]) -> bytes:
     return over(0, len(leaves)) if leaves else EMPTY_ROOT
 
 
+def levels_of(leaves: Sequence[bytes]) -> list[list[bytes]]:
+    """Every complete subtree over the leaf hashes, from scratch: one list of hashes for each level."""
+    levels, current = [], list(leaves)
+    while current:
+        levels.append(current)
+        pairs = range(0, len(current) - 1, 2)
+        current = [node_hash(current[left], current[left + 1]) for left in pairs]
+    return levels
+
+
 def edge_of(size: int) -> Iterator[tuple[int, int]]:
     """The complete subtrees that make up a tree of `size` leaves, left to right, as (level, position)."""
     for level in reversed(range(size.bit_length())):

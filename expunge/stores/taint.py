@@ -33,8 +33,12 @@ class Mark(Record):
 
 def place(mark: Mark, workspace: Workspace) -> None:
     """Writes a mark, or replaces it by its newer state."""
-    write_atomically(_folder(workspace) / f"{mark.request_sha256[:20]}-{mark.approved_sha256[:20]}.json",
-                     mark.to_bytes())
+    write_atomically(file_of(mark, workspace), mark.to_bytes())
+
+
+def file_of(mark: Mark, workspace: Workspace) -> Path:
+    """Where a mark lies: one file per request and approved candidate."""
+    return _folder(workspace) / f"{mark.request_sha256[:20]}-{mark.approved_sha256[:20]}.json"
 
 
 def marks(workspace: Workspace) -> tuple[Mark, ...]:

@@ -1,0 +1,362 @@
+"""Does everything still say what was signed? Reads a workspace's evidence byte by byte, names what differs.
+
+Order: the ledger against its signed checkpoints; each envelope in it; the files that room statements are
+about; decisions; runs; releases and what is served. Nothing is repaired, and nothing is skipped in silence.
+
+What this cannot show from inside: that nobody shortened or forked the whole ledger and signed it again with
+the operator's key. For that it takes a checkpoint saved where the operator cannot reach it.
+"""
+
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from expunge.contracts import RECORD_FILE, Frozen, Release, Verdict, read_record
+from expunge.digests import sha256_bytes, sha256_file
+from expunge.errors import ExpungeError
+from expunge.evidence import decisions
+from expunge.evidence.checkpoints import Checkpoint, open_checkpoint
+from expunge.evidence.envelopes import payload_type_of
+from expunge.evidence.keys import Keyring
+from expunge.evidence.ledger import Ledger
+from expunge.evidence.statements import (
+    DisposalPredicate,
+    RollbackPredicate,
+    RoomPredicate,
+    RunPredicate,
+    Statement,
+    WithdrawalPredicate,
+    open_statement,
+)
+from expunge.evidence.tree import edge_of, leaf_hash, levels_of, root_of, root_of_edge
+from expunge.settings import Workspace
+
+STATEMENT_FILE = "statement.json"
+
+
+class Finding(Frozen):
+    """One object that was checked. `message` says what is wrong, or what an honest reader should know."""
+
+    object: str  # path relative to the workspace, or a place in the ledger
+    ok: bool
+    message: str = ""
+
+
+Findings = tuple[Finding, ...]
+Levels = list[list[bytes]]
+
+
+@dataclass
+class _Trail:
+    """What the ledger's envelopes say, in its order, as far as they verified."""
+
+    # Place in the ledger, digest of the envelope, statement.
+    statements: list[tuple[str, str, Statement[Any]]] = field(default_factory=list)
+    approvals: dict[str, str] = field(default_factory=dict)  # sha256 of the envelope -> run
+
+    def of(self, kind: type) -> Iterator[tuple[str, str, Statement[Any]]]:
+        return (found for found in self.statements if isinstance(found[2].predicate, kind))
+
+
+def verify_workspace(workspace: Workspace, outside: Iterable[bytes] = ()) -> Findings:
+    """Checks all evidence of a workspace. `outside` are checkpoints that were saved elsewhere.
+
+    Never raises for what it finds: whatever is wrong is a finding that names the object.
+    """
+    return tuple(_verify(workspace, tuple(outside)))
+
+
+def _verify(workspace: Workspace, outside: tuple[bytes, ...]) -> Iterator[Finding]:
+    keyring = Keyring()
+    try:
+        keyring = Keyring.load(workspace)
+        yield Finding(object="keyring.json", ok=True)
+    except ExpungeError as error:
+        yield Finding(object="keyring.json", ok=False, message=error.problem)
+    trail = _Trail()
+    try:
+        ledger = Ledger.existing(workspace)
+        yield from _ledger(ledger, keyring, trail, outside)
+    except ExpungeError as error:
+        yield Finding(object=workspace.ledger.name, ok=False, message=error.problem)
+    yield from _results(workspace, keyring, trail)
+    yield from _decisions(workspace, keyring, trail)
+    yield from _runs(workspace, trail)
+    yield from _releases(workspace, trail)
+
+
+# ----------------------------------------------------------------------------------------------- ledger
+
+
+def _ledger(ledger: Ledger, keyring: Keyring, trail: _Trail, outside: tuple[bytes, ...]) -> Iterator[Finding]:
+    damage = ledger.damage()
+    yield Finding(object="ledger.sqlite", ok=not damage, message=damage)
+    leaves: list[bytes] = []
+    for position, entry in enumerate(ledger.entries()):
+        place = f"ledger entry {entry.position}"
+        leaves.append(leaf_hash(entry.envelope))
+        problem = _read_in(entry.envelope, entry.sha256, place, keyring, trail)
+        if entry.position != position:
+            problem = f"entry {position} is missing"
+        yield Finding(object=place, ok=not problem, message=problem)
+    levels = levels_of(leaves)
+    yield from _nodes(ledger, levels)
+    yield from _checkpoints(ledger, keyring, levels, leaves)
+    yield from _append_only(keyring, levels, outside)
+
+
+def _read_in(envelope: bytes, sha256: str, place: str, keyring: Keyring, trail: _Trail) -> str:
+    try:
+        if payload_type_of(envelope) == decisions.PAYLOAD_TYPE:
+            approval, _ = decisions.open_approval(envelope, keyring)
+            trail.approvals[sha256] = approval.run
+        else:
+            statement: Statement[Any] = open_statement(envelope, keyring)[0]
+            trail.statements.append((place, sha256, statement))
+    except ExpungeError as error:
+        return error.problem
+    return ""
+
+
+def _nodes(ledger: Ledger, levels: Levels) -> Iterator[Finding]:
+    """The stored subtrees are what later appends and proofs build on."""
+    expected = ((level, position, found) for level, hashes in enumerate(levels)
+                for position, found in enumerate(hashes))
+    for stored, computed in itertools.zip_longest(ledger.nodes(), expected):
+        if stored != computed:
+            level, position, _ = computed or stored
+            yield Finding(object=f"ledger tree, level {level}, position {position}", ok=False,
+                          message="not what the entries give")
+            return
+
+
+def _checkpoints(ledger: Ledger, keyring: Keyring, levels: Levels, leaves: list[bytes]) -> Iterator[Finding]:
+    origins: set[str] = set()
+    expected = 0
+    for size, note in ledger.checkpoints():
+        problem, checkpoint = _check_note(note, keyring, levels)
+        if checkpoint is not None:
+            origins.add(checkpoint.origin)
+            if size == len(leaves) and root_of(leaves).hex() != checkpoint.root:
+                problem = "its root is not that of the entries"
+            if not problem and checkpoint.size != size:
+                problem = f"it is signed over {checkpoint.size} entries"
+        if not problem and size != expected:
+            problem = f"checkpoint {expected} is missing"
+        expected = size + 1
+        yield Finding(object=f"ledger checkpoint {size}", ok=not problem, message=problem)
+    if expected != len(leaves) + 1:
+        yield Finding(object="ledger", ok=False,
+                      message=f"{len(leaves)} entries, and the newest checkpoint is over {expected - 1}")
+    if len(origins) > 1:
+        yield Finding(object="ledger", ok=False, message="its checkpoints are of more than one log")
+
+
+def _check_note(note: bytes, keyring: Keyring, levels: Levels) -> tuple[str, Checkpoint | None]:
+    entries = len(levels[0]) if levels else 0
+    try:
+        checkpoint, _ = open_checkpoint(note, keyring)
+    except ExpungeError as error:
+        return error.problem, None
+    if checkpoint.size > entries:
+        return f"it is over {checkpoint.size} entries, there are {entries}", checkpoint
+    edge = [levels[level][position] for level, position in edge_of(checkpoint.size)]
+    if root_of_edge(edge).hex() != checkpoint.root:
+        return "its root is not that of the entries", checkpoint
+    return "", checkpoint
+
+
+def _append_only(keyring: Keyring, levels: Levels, outside: tuple[bytes, ...]) -> Iterator[Finding]:
+    if not outside:
+        yield Finding(object="ledger", ok=True, message="append-only: not shown")
+    for number, note in enumerate(outside):
+        problem, checkpoint = _check_note(note, keyring, levels)
+        shown = f"append-only: shown since entry {checkpoint.size}" if checkpoint else ""
+        yield Finding(object=f"outside checkpoint {number}", ok=not problem, message=problem or shown)
+
+
+# ---------------------------------------------------------------------------------------- rooms' results
+
+
+def _results(workspace: Workspace, keyring: Keyring, trail: _Trail) -> Iterator[Finding]:
+    destroyed = {(name, digest): said.predicate.reason
+                 for _, _, said in trail.of(DisposalPredicate) for name, digest in said.subjects.items()}
+    recorded: set[str] = set()
+    for place, sha256, statement in trail.of(RoomPredicate):
+        folders = {"/".join(name.split("/")[:2]) for name in statement.subjects}
+        for folder in sorted(folders):
+            recorded.add(folder)
+            yield _same_file(workspace, f"{folder}/{STATEMENT_FILE}", sha256, f"{place} has other bytes")
+        for name, digest in statement.subjects.items():
+            yield _subject(workspace, name, digest, destroyed)
+        for folder in folders:
+            yield from _strays(workspace, folder, statement)
+    for file in sorted(workspace.results.glob(f"*/{STATEMENT_FILE}")):
+        folder = file.parent.relative_to(workspace.root).as_posix()
+        if folder not in recorded and not file.parent.name.startswith("."):
+            yield from _unrecorded(workspace, folder, file, keyring)
+
+
+def _subject(workspace: Workspace, name: str, digest: str, destroyed: dict[tuple[str, str], str]) -> Finding:
+    reason = destroyed.get((name, digest))
+    if reason is None:
+        return _same_file(workspace, name, digest)
+    if (workspace.root / name).exists():
+        return Finding(object=name, ok=False, message=f"said to be destroyed ({reason}), and still there")
+    return Finding(object=name, ok=True, message=f"destroyed: {reason}")
+
+
+def _strays(workspace: Workspace, folder: str, statement: Statement[Any]) -> Iterator[Finding]:
+    for path in sorted((workspace.root / folder).rglob("*")):
+        name = path.relative_to(workspace.root).as_posix()
+        if path.is_file() and name not in statement.subjects and name != f"{folder}/{STATEMENT_FILE}":
+            yield Finding(object=name, ok=False, message="no statement speaks of it")
+
+
+def _unrecorded(workspace: Workspace, folder: str, file: Path, keyring: Keyring) -> Iterator[Finding]:
+    try:
+        statement, _ = open_statement(file.read_bytes(), keyring, RoomPredicate)
+    except ExpungeError as error:
+        yield Finding(object=f"{folder}/{STATEMENT_FILE}", ok=False, message=error.problem)
+        return
+    yield Finding(object=f"{folder}/{STATEMENT_FILE}", ok=True, message="not in the ledger")
+    for name, digest in statement.subjects.items():
+        yield _same_file(workspace, name, digest)
+
+
+# ------------------------------------------------------------------------------------ decisions and runs
+
+
+def _decisions(workspace: Workspace, keyring: Keyring, trail: _Trail) -> Iterator[Finding]:
+    found: set[str] = set()
+    for file in sorted(workspace.approvals.glob("*/*.json")):
+        name = file.relative_to(workspace.root).as_posix()
+        found.add(file.stem)
+        try:
+            decision = decisions.open_decision(file, file.parent.name, keyring)
+            message = "" if decision.sha256 in trail.approvals else "not in the ledger"
+            yield Finding(object=name, ok=True, message=message)
+        except ExpungeError as error:
+            yield Finding(object=name, ok=False, message=error.problem.removeprefix(f"{name}: "))
+            continue
+        reason = decisions.reason_file(file)
+        yield _same_file(workspace, reason.relative_to(workspace.root).as_posix(),
+                         decision.approval.reason_sha256)
+    for sha256, run in trail.approvals.items():
+        if sha256 not in found:
+            yield Finding(object=f"approvals/{run}/{sha256}.json", ok=False, message="missing")
+
+
+def _runs(workspace: Workspace, trail: _Trail) -> Iterator[Finding]:
+    """The request and the policy of a run are files too; its last statement and its verdict name them."""
+    by_digest = {sha256: statement for _, sha256, statement in trail.of(RoomPredicate)}
+    last = {said.predicate.run: said.predicate for _, _, said in trail.of(RunPredicate)}
+    for run, predicate in last.items():
+        yield _same_file(workspace, f"runs/{run}/request.json", predicate.request_sha256)
+        for room, use in predicate.rooms.items():
+            if use.statement_sha256 not in by_digest:
+                yield Finding(object=f"run {run}", ok=False,
+                              message=f"the statement of its {room} is missing")
+        gate = predicate.rooms.get("gate")
+        verdict, _ = _record_of(workspace, by_digest.get(gate.statement_sha256) if gate else None, Verdict)
+        if verdict is not None:
+            yield _same_file(workspace, f"runs/{run}/policy.yaml", verdict.policy_sha256)
+
+
+def _record_of(workspace: Workspace, statement: Statement[Any] | None, kind: type[Any]) -> tuple[Any, str]:
+    """The record that a room's statement is about, and its digest, if it still is what was signed."""
+    for name, digest in (statement.subjects if statement else {}).items():
+        file = workspace.root / name
+        if file.name == RECORD_FILE and file.is_file() and sha256_file(file) == digest:
+            return read_record(kind, file), digest
+    return None, ""
+
+
+# ---------------------------------------------------------------------------------------------- releases
+
+
+def _releases(workspace: Workspace, trail: _Trail) -> Iterator[Finding]:
+    served: dict[str, str | None] = {}  # model -> folder that should be current
+    known: set[str] = set()
+    for place, _, statement in trail.statements:
+        said = statement.predicate
+        if isinstance(said, RoomPredicate) and said.room == "deploy":
+            release, sha256 = _record_of(workspace, statement, Release)
+            if release is None:
+                yield Finding(object=place, ok=False, message="its release's record is not what was signed")
+                continue
+            folder = f"releases/{release.model}/{release.generation}-{release.weights.sha256[:12]}"
+            served[release.model] = folder
+            if folder not in known:
+                known.add(folder)
+                yield _same_file(workspace, f"{folder}/release.json", sha256)
+                yield _same_file(workspace, f"{folder}/{release.weights.name}", release.weights.sha256)
+                yield from _mark_of(workspace, release)
+        elif isinstance(said, RollbackPredicate):
+            served[said.model] = f"releases/{said.model}/{said.to_generation}-{said.to_sha256[:12]}"
+        elif isinstance(said, WithdrawalPredicate):
+            served[said.model] = None
+    for home in sorted(workspace.releases.glob("*")):
+        if home.is_dir():
+            yield from _served(workspace, home, served.get(home.name), known)
+    yield from _live_and_tainted(workspace)
+
+
+def _served(workspace: Workspace, home: Path, expected: str | None, known: set[str]) -> Iterator[Finding]:
+    link = home / "current"
+    name = link.relative_to(workspace.root).as_posix()
+    if link.exists() and not link.is_symlink():
+        yield Finding(object=name, ok=False, message="not a link to a release")
+    elif link.is_symlink() or expected is not None:
+        points_at = f"releases/{home.name}/{link.readlink()}" if link.is_symlink() else None
+        ok = points_at == expected and (expected is None or link.exists())
+        wrong = f"serves {points_at or 'nothing'}, the ledger says {expected or 'nothing'}"
+        yield Finding(object=name, ok=ok, message="" if ok else wrong)
+    for folder in sorted(home.iterdir()):
+        path = folder.relative_to(workspace.root).as_posix()
+        if folder.is_symlink() or folder.name.startswith("."):
+            continue
+        if path not in known:
+            yield Finding(object=path, ok=path != expected, message="no signed statement speaks of it")
+            continue
+        for file in sorted(folder.iterdir()):
+            if file.name not in ("release.json", "model.safetensors"):
+                yield Finding(object=f"{path}/{file.name}", ok=False, message="no statement speaks of it")
+
+
+def _mark_of(workspace: Workspace, release: Release) -> Iterator[Finding]:
+    """A release that was made has left its mark on the parent."""
+    from expunge.stores import taint
+
+    mark = taint.Mark(request_id=release.request_id, request_sha256=release.request_sha256,
+                      parent_sha256=release.parent_sha256, approved_sha256=release.candidate_sha256,
+                      pending=False)
+    file = taint.file_of(mark, workspace)
+    yield _same_file(workspace, file.relative_to(workspace.root).as_posix(), sha256_bytes(mark.to_bytes()),
+                     "not the mark that its release left")
+
+
+def _live_and_tainted(workspace: Workspace) -> Iterator[Finding]:
+    from expunge.stores import releases, taint
+
+    try:
+        placed = releases.effective(workspace, taint.marks(workspace))
+        parents = taint.lineage(workspace)
+        for model in releases.models(workspace):
+            live = releases.current(workspace, model)
+            mark = taint.tainting(live.weights.sha256, placed, parents) if live else None
+            if mark is not None:
+                yield Finding(object=f"releases/{model}/current", ok=False,
+                              message=f"serves what request {mark.request_id} had removed")
+    except ExpungeError as error:
+        yield Finding(object="taint", ok=False, message=error.problem)
+
+
+def _same_file(workspace: Workspace, name: str, digest: str, wrong: str = "not what was signed") -> Finding:
+    file = workspace.root / name
+    if not file.is_file():
+        return Finding(object=name, ok=False, message="missing")
+    ok = sha256_file(file) == digest
+    return Finding(object=name, ok=ok, message="" if ok else wrong)

@@ -1,0 +1,125 @@
+"""Deploy as a room: what it refuses whatever led there, and what it leaves behind."""
+
+import json
+
+import pytest
+
+from components.deploy import step
+from expunge.contracts import Verdict, read_record, write_record
+from expunge.digests import sha256_bytes, sha256_file
+from expunge.errors import DoesNotVerify, Refused
+from expunge.stores import releases, taint
+
+
+def events(run):
+    return [json.loads(line) for line in (run.workspace.runs / run.name / "events.jsonl").read_text().splitlines()]
+
+
+def test_an_approved_candidate_goes_into_service_and_its_parent_is_marked(begin_run):
+    run = begin_run().release()
+    served = run.workspace.releases / "digits" / "current"
+    assert (served / "model.safetensors").read_bytes() == run.weights
+    assert (served / "release.json").read_bytes() == (run.outputs / "release" / "record.json").read_bytes()
+    assert run.released.generation == 1
+    assert run.released.verdict_sha256 == sha256_file(run.verdict / "record.json")
+    assert len(run.released.approvals) == 1
+    (mark,) = taint.marks(run.workspace)
+    assert (mark.parent_sha256, mark.approved_sha256, mark.pending) == (
+        run.parent_sha256, sha256_bytes(run.weights), False)
+
+
+def test_a_dead_mlflow_is_a_note_and_the_release_stands(begin_run):
+    run = begin_run().release()
+    assert releases.current(run.workspace, "digits") == run.released
+    assert [event["text"] for event in events(run) if "MLflow was not told" in event.get("text", "")]
+
+
+def test_nothing_is_released_that_nobody_approved(begin_run):
+    run = begin_run().make()
+    run.gate()
+    with pytest.raises(Refused, match="0 of 1 approvals: somebody other than ada must run 'expunge approve"):
+        run.deploy()
+    assert releases.current(run.workspace, "digits") is None
+    assert not taint.marks(run.workspace)
+
+
+def test_nothing_is_released_that_somebody_rejected(begin_run):
+    run = begin_run().make()
+    run.sign("grace")
+    run.gate()
+    run.sign("linus", "reject", "I still see eights")
+    with pytest.raises(Refused, match="linus rejected"):
+        run.deploy()
+
+
+def test_an_approval_does_not_outlive_a_change_of_any_file(begin_run):
+    run = begin_run().make()
+    run.sign()
+    run.policy_file.write_bytes(run.policy_file.read_bytes() + b"# another day\n")
+    run.gate()
+    with pytest.raises(Refused, match="grace's does not count, it names another policy"):
+        run.deploy()
+
+
+def test_a_verdict_that_somebody_else_wrote_opens_nothing(begin_run):
+    run = begin_run(residual=0.4).make()
+    run.sign()
+    assert run.gate() == "closed"
+    with pytest.raises(Refused, match="the verdict is FAIL"):
+        run.deploy()
+    forged = read_record(Verdict, run.verdict).model_copy(update={"outcome": "PASS"})
+    write_record(run.verdict, forged)
+    with pytest.raises(DoesNotVerify, match="verdict: not what this policy says"):
+        run.deploy()
+
+
+def test_weights_swapped_after_approval_are_refused(begin_run):
+    run = begin_run().make()
+    run.sign()
+    run.gate()
+    (run.candidate / "model.safetensors").unlink()
+    (run.candidate / "model.safetensors").write_bytes(b"other weights")
+    with pytest.raises(DoesNotVerify, match="candidate: its weights"):
+        run.deploy()
+
+
+def test_weights_swapped_while_they_are_copied_are_refused_and_nothing_is_left(begin_run, monkeypatch):
+    run = begin_run().make()
+    run.sign()
+    run.gate()
+    place = taint.place
+
+    def swap_then_place(mark, workspace):
+        (run.candidate / "model.safetensors").unlink(missing_ok=True)
+        (run.candidate / "model.safetensors").write_bytes(b"other weights")
+        place(mark, workspace)
+
+    monkeypatch.setattr(step.taint, "place", swap_then_place)
+    with pytest.raises(Refused, match="not the approved ones"):
+        run.deploy()
+    assert releases.history(run.workspace, "digits") == ()
+    assert [path.name for path in (run.workspace.releases / "digits").iterdir()] == [".lock"]
+
+
+def test_deploying_what_is_already_served_changes_nothing(begin_run):
+    run = begin_run().release()
+    assert run.deploy() == run.released
+    assert len(releases.history(run.workspace, "digits")) == 1
+
+
+def test_a_second_request_may_not_bring_back_what_the_first_removed(begin_run):
+    first = begin_run().release()
+    second = begin_run(name="forget-4.1", request_id="forget-4", classes=(4,), weights=b"eights, no fours").make()
+    second.sign()
+    second.gate()
+    with pytest.raises(Refused, match="tainted by request forget-8"):
+        second.deploy()
+    assert releases.current(first.workspace, "digits") == first.released
+
+
+def test_a_second_request_on_the_released_model_is_released(begin_run):
+    first = begin_run().release()
+    second = begin_run(name="forget-4.1", request_id="forget-4", classes=(4,), weights=b"no eights, no fours",
+                       parent=first.weights).release()
+    assert second.released.generation == 2
+    assert releases.current(first.workspace, "digits") == second.released
