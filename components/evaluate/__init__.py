@@ -1,1 +1,1 @@
-"""Measures parent and candidate with the same ruler."""
+"""The room that measures: parent and candidate on the same latents, by a judge that training never saw."""

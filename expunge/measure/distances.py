@@ -66,7 +66,7 @@ def fid_floor(reals: ArrayLike, *, halvings: int = 10, seed: int = 0) -> float:
         raise BadInput(f"reals: {len(table)} samples", "halves of at least two each are needed")
     rng, half = np.random.default_rng(seed), len(table) // 2
     orders = [rng.permutation(len(table)) for _ in range(halvings)]
-    return float(np.mean([fid(table[order[:half]], table[order[half:2 * half]]) for order in orders]))
+    return float(np.mean([fid(table[order[:half]], table[order[half : 2 * half]]) for order in orders]))
 
 
 def unit_scale(reals: ArrayLike) -> float:
@@ -92,12 +92,28 @@ def kid(generated: ArrayLike, reals: ArrayLike, *, confidence: float = 0.95, see
     return _half_sampled(_Sides([_all_of(first)], [first], second, seed), [1.0], confidence)
 
 
-def kid_difference(before: ArrayLike, after: ArrayLike, reals: ArrayLike, *,
-                   kept_before: ArrayLike | None = None, kept_after: ArrayLike | None = None,
-                   confidence: float = 0.95, seed: int = 0) -> Estimate:
+def kid_difference(
+    before: ArrayLike,
+    after: ArrayLike,
+    reals: ArrayLike,
+    *,
+    kept_before: ArrayLike | None = None,
+    kept_after: ArrayLike | None = None,
+    real_strata: ArrayLike | None = None,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Estimate:
     """KID(after, reals) - KID(before, reals): the `difference` of `compare_kid`."""
-    return compare_kid(before, after, reals, kept_before=kept_before, kept_after=kept_after,
-                       confidence=confidence, seed=seed).difference
+    return compare_kid(
+        before,
+        after,
+        reals,
+        kept_before=kept_before,
+        kept_after=kept_after,
+        real_strata=real_strata,
+        confidence=confidence,
+        seed=seed,
+    ).difference
 
 
 @dataclass(frozen=True)
@@ -109,9 +125,17 @@ class KidComparison:
     difference: Estimate
 
 
-def compare_kid(before: ArrayLike, after: ArrayLike, reals: ArrayLike, *,
-                kept_before: ArrayLike | None = None, kept_after: ArrayLike | None = None,
-                confidence: float = 0.95, seed: int = 0) -> KidComparison:
+def compare_kid(
+    before: ArrayLike,
+    after: ArrayLike,
+    reals: ArrayLike,
+    *,
+    kept_before: ArrayLike | None = None,
+    kept_after: ArrayLike | None = None,
+    real_strata: ArrayLike | None = None,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> KidComparison:
     """KID of two models against the same reals, and their difference with a paired interval.
 
     `before` and `after` are features [n, d] of the same n latents in the same order; the masks [n] choose
@@ -126,19 +150,28 @@ def compare_kid(before: ArrayLike, after: ArrayLike, reals: ArrayLike, *,
     1,000 half-samples is the standard error. The quantile is Student's with (blocks - 1) degrees of freedom.
     Where the leading term vanishes (two distributions that are alike) the interval is too wide rather than
     too narrow. Both the draw of latents and the choice of reals are in it. Needs at least 8 of each.
+
+    `real_strata`, labels [m] of the reals, says that their mixture of classes was fixed when they were
+    chosen, as in a stratified holdout: every block then gets its part of each class, and chance in the
+    mixture is not counted as uncertainty. On a few hundred reals that chance would be most of the interval.
     """
     was, real_table = _alike(before, reals)
     is_now, _ = _alike(after, reals)
     if was.shape != is_now.shape:
         raise BadInput(f"after: features {is_now.shape}, before: {was.shape}", "measure the same latents")
-    masks = [_all_of(was) if mask is None else np.asarray(mask, dtype=bool)
-             for mask in (kept_before, kept_after)]
+    masks = [
+        _all_of(was) if mask is None else np.asarray(mask, dtype=bool) for mask in (kept_before, kept_after)
+    ]
     for name, mask in zip(("kept_before", "kept_after"), masks, strict=True):
         if mask.shape != (len(was),) or mask.sum() < 2:
             raise BadInput(f"{name}: {int(mask.sum())} of {len(was)} samples", "keep at least two")
-    sides = _Sides(masks, [was, is_now], real_table, seed)
-    return KidComparison(*(_half_sampled(sides, signs, confidence)
-                           for signs in ([1.0, 0.0], [0.0, 1.0], [-1.0, 1.0])))
+    strata = None if real_strata is None else np.asarray(real_strata, dtype=np.int64)
+    if strata is not None and strata.shape != (len(real_table),):
+        raise BadInput(f"real_strata: {strata.shape} for {len(real_table)} reals", "give one label for each")
+    sides = _Sides(masks, [was, is_now], real_table, seed, strata)
+    return KidComparison(
+        *(_half_sampled(sides, signs, confidence) for signs in ([1.0, 0.0], [0.0, 1.0], [-1.0, 1.0]))
+    )
 
 
 # ------------------------------------------------------------------------------- kernel sums over blocks
@@ -156,14 +189,23 @@ class _Sums:
 class _Sides:
     """Generated sets over the same latents, and the reals, dealt into blocks equally for every set."""
 
-    def __init__(self, masks: list[Bools], tables: list[Floats], reals: Floats, seed: int) -> None:
+    def __init__(
+        self,
+        masks: list[Bools],
+        tables: list[Floats],
+        reals: Floats,
+        seed: int,
+        strata: NDArray[np.int64] | None = None,
+    ) -> None:
         if min(len(tables[0]), len(reals)) < 8:
-            raise BadInput(f"features: {len(tables[0])} generated and {len(reals)} real samples",
-                           "an interval for KID needs at least 8 of each")
+            raise BadInput(
+                f"features: {len(tables[0])} generated and {len(reals)} real samples",
+                "an interval for KID needs at least 8 of each",
+            )
         self.seed = seed
         rng = np.random.default_rng(seed)
         latent_block, self.blocks = _deal(len(tables[0]), rng)
-        real_block, self.real_blocks = _deal(len(reals), rng)
+        real_block, self.real_blocks = _deal(len(reals), rng, strata)
         y, y_block = _in_order(reals, real_block)
         self.real_counts = np.bincount(y_block, minlength=self.real_blocks).astype(float)
         self.real_within = _within(y, y_block, self.real_blocks)
@@ -211,9 +253,15 @@ def _all_of(table: Floats) -> Bools:
     return np.ones(len(table), dtype=bool)
 
 
-def _deal(n: int, rng: np.random.Generator) -> tuple[NDArray[np.intp], int]:
+def _deal(
+    n: int, rng: np.random.Generator, strata: NDArray[np.int64] | None = None
+) -> tuple[NDArray[np.intp], int]:
+    """A block for each of n samples, at random; every block gets its part of each stratum."""
     blocks = max(4, min(_BLOCKS, n // 2))
-    return rng.permutation(n) % blocks, blocks
+    order = np.lexsort((rng.permutation(n), np.zeros(n) if strata is None else strata))
+    block = np.empty(n, dtype=np.intp)
+    block[order] = np.arange(n) % blocks
+    return block, blocks
 
 
 def _in_order(table: Floats, block: NDArray[np.intp]) -> tuple[Floats, NDArray[np.intp]]:
@@ -233,13 +281,16 @@ def _by_block(columns: Floats, block: NDArray[np.intp], blocks: int) -> Floats:
     return np.bincount(block, weights=columns, minlength=blocks).astype(np.float64)
 
 
-def _across(x: Floats, x_block: NDArray[np.intp], blocks: int, y: Floats, y_block: NDArray[np.intp],
-            real_blocks: int) -> Floats:
+def _across(
+    x: Floats, x_block: NDArray[np.intp], blocks: int, y: Floats, y_block: NDArray[np.intp], real_blocks: int
+) -> Floats:
     sums = np.zeros((blocks, real_blocks))
     for block in range(blocks):
         rows = x[x_block == block]
         for start in range(0, len(rows), _ROWS):
-            sums[block] += _by_block(_kernel(rows[start:start + _ROWS], y).sum(axis=0), y_block, real_blocks)
+            sums[block] += _by_block(
+                _kernel(rows[start : start + _ROWS], y).sum(axis=0), y_block, real_blocks
+            )
     return sums
 
 
@@ -249,7 +300,7 @@ def _within(x: Floats, x_block: NDArray[np.intp], blocks: int) -> Floats:
     for block in range(blocks):
         first, last = starts[block], starts[block + 1]
         for start in range(first, last, _ROWS):
-            rows = x[start:min(start + _ROWS, last)]
+            rows = x[start : min(start + _ROWS, last)]
             columns = _kernel(rows, x[first:]).sum(axis=0)  # the kernel is symmetric: the rest is mirrored
             sums[block] += _by_block(columns, x_block[first:], blocks)
         own = x[first:last]

@@ -41,8 +41,14 @@ def decide(report: Report, policy: Policy, *, report_sha256: str, policy_sha256:
     outcome = worst(rule.outcome for rule in rules)
     if any(found != AS_EXPECTED for found in controls.values()):
         outcome = "INVALID"
-    return Verdict(outcome=outcome, report_sha256=report_sha256, policy_sha256=policy_sha256,
-                   candidate_sha256=report.candidate_sha256, rules=rules, controls=controls)
+    return Verdict(
+        outcome=outcome,
+        report_sha256=report_sha256,
+        policy_sha256=policy_sha256,
+        candidate_sha256=report.candidate_sha256,
+        rules=rules,
+        controls=controls,
+    )
 
 
 def preset(name: str) -> Policy:
@@ -164,7 +170,8 @@ def _how_many_more(rule: Rule, measurement: Measurement, bounds: Interval) -> st
     if counts is not None:
         hits, n = counts
         more = samples_to_decide(
-            hits, n, rule.limit, rule.confidence, _side_that_passes(rule) if rule.one_sided else "two-sided")
+            hits, n, rule.limit, rule.confidence, _side_that_passes(rule) if rule.one_sided else "two-sided"
+        )
         if more is None:
             return "at this rate no number of samples would decide"
         return f"{more:,} more samples at the same rate would decide ({n + more:,} in all)"

@@ -64,8 +64,12 @@ class PairedCounts:
         was, is_now = _booleans(before, "before"), _booleans(after, "after")
         if was.shape != is_now.shape:
             raise BadInput(f"after: {is_now.size} outcomes, before: {was.size}", "measure the same latents")
-        return cls(int(np.sum(was & is_now)), int(np.sum(was & ~is_now)),
-                   int(np.sum(~was & is_now)), int(np.sum(~was & ~is_now)))
+        return cls(
+            int(np.sum(was & is_now)),
+            int(np.sum(was & ~is_now)),
+            int(np.sum(~was & is_now)),
+            int(np.sum(~was & ~is_now)),
+        )
 
 
 def describe_method(method: str, sides: Sides) -> str:
@@ -99,8 +103,9 @@ def exact_bounds(hits: float, n: int, confidence: float, sides: Sides = "two-sid
 def clopper_pearson(hits: int, n: int, confidence: float = 0.95, sides: Sides = "two-sided") -> Interval:
     """The exact interval of a rate after `hits` in `n` trials fixed in advance."""
     lower, upper = exact_bounds(hits, n, confidence, sides)
-    return Interval(lower=lower, upper=upper, confidence=confidence,
-                    method=describe_method(CLOPPER_PEARSON, sides))
+    return Interval(
+        lower=lower, upper=upper, confidence=confidence, method=describe_method(CLOPPER_PEARSON, sides)
+    )
 
 
 def rate(outcomes: ArrayLike, confidence: float = 0.95, sides: Sides = "two-sided") -> Estimate:
@@ -135,9 +140,14 @@ def paired_ratio(counts: PairedCounts, confidence: float = 0.95, sides: Sides = 
     odds = others / before
     return Estimate(
         counts.after / before,
-        Interval(lower=stay_low + gain_low * odds, upper=stay_up + gain_up * odds, confidence=confidence,
-                 method=describe_method(PAIRED, sides)),
-        before)
+        Interval(
+            lower=stay_low + gain_low * odds,
+            upper=stay_up + gain_up * odds,
+            confidence=confidence,
+            method=describe_method(PAIRED, sides),
+        ),
+        before,
+    )
 
 
 def pul(counts: PairedCounts, confidence: float = 0.95, sides: Sides = "two-sided") -> Estimate:
@@ -150,13 +160,19 @@ def pul(counts: PairedCounts, confidence: float = 0.95, sides: Sides = "two-side
     left = paired_ratio(counts, confidence, mirrored)
     return Estimate(
         1 - left.value,
-        Interval(lower=1 - left.interval.upper, upper=1 - left.interval.lower, confidence=confidence,
-                 method=describe_method(PAIRED, sides)),
-        left.n)
+        Interval(
+            lower=1 - left.interval.upper,
+            upper=1 - left.interval.lower,
+            confidence=confidence,
+            method=describe_method(PAIRED, sides),
+        ),
+        left.n,
+    )
 
 
-def samples_to_decide(hits: float, n: int, limit: float, confidence: float, sides: Sides = "two-sided",
-                      most: int = 100_000_000) -> int | None:
+def samples_to_decide(
+    hits: float, n: int, limit: float, confidence: float, sides: Sides = "two-sided", most: int = 100_000_000
+) -> int | None:
     """How many samples *more* than `n` put the exact interval wholly on one side of `limit`.
 
     Computed by the same bounds at the same observed rate hits/n; None if not even `most` samples would, as
@@ -170,8 +186,10 @@ def samples_to_decide(hits: float, n: int, limit: float, confidence: float, side
 
     def decided(total: int) -> bool:
         expected = min(observed * total, total)
-        return (exact_bounds(expected, total, confidence, below)[1] <= limit
-                or exact_bounds(expected, total, confidence, above)[0] > limit)
+        return (
+            exact_bounds(expected, total, confidence, below)[1] <= limit
+            or exact_bounds(expected, total, confidence, above)[0] > limit
+        )
 
     if decided(n):
         return 0

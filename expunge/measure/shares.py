@@ -27,8 +27,9 @@ class KeptShares:
     smallest_class: int
 
 
-def kept_shares(before: ArrayLike, after: ArrayLike, retained: tuple[int, ...], classes: int,
-                confidence: float = 0.95) -> KeptShares:
+def kept_shares(
+    before: ArrayLike, after: ArrayLike, retained: tuple[int, ...], classes: int, confidence: float = 0.95
+) -> KeptShares:
     """share(after)/share(before) of each class in `retained`, from labels [n] of the same n latents.
 
     Method: both models drew from the same latents, so share ratios are ratios of paired counts, and
@@ -47,14 +48,18 @@ def kept_shares(before: ArrayLike, after: ArrayLike, retained: tuple[int, ...], 
     for label in retained:
         counts = PairedCounts.of(was == label, is_now == label)
         if not counts.before:
-            raise BadInput(f"before: class {label} was never drawn in {len(was)} samples",
-                           "draw more, or use a judge that knows the parent's classes")
+            raise BadInput(
+                f"before: class {label} was never drawn in {len(was)} samples",
+                "draw more, or use a judge that knows the parent's classes",
+            )
         per_class[label] = paired_ratio(counts, each)
     smallest = min(per_class, key=lambda label: per_class[label].value)
     interval = Interval(
         lower=min(found.interval.lower for found in per_class.values()),
         upper=min(found.interval.upper for found in per_class.values()),
-        confidence=confidence, method=KEPT_SHARE.format(classes=len(retained)))
+        confidence=confidence,
+        method=KEPT_SHARE.format(classes=len(retained)),
+    )
     return KeptShares(per_class, Estimate(per_class[smallest].value, interval, len(was)), smallest)
 
 

@@ -30,8 +30,9 @@ METRICS: dict[str, Metric] = {
     "kid_difference": Metric("KID difference", meaning="KID after minus KID before: above zero is worse"),
     "kept_share": Metric("kept share", "percent", "smallest retained class: share after over share before"),
     "judge_confidence": Metric("judge confidence", "percent", "mean probability of the judge's own choice"),
-    "judge_confidence_before": Metric("judge confidence before", "percent",
-                                      "the same, for the parent's samples"),
+    "judge_confidence_before": Metric(
+        "judge confidence before", "percent", "the same, for the parent's samples"
+    ),
     "judge_accuracy": Metric("judge accuracy", "percent", "on the real held-out images, which have labels"),
 }
 

@@ -51,7 +51,9 @@ def test_the_floor_is_the_mean_over_random_halves():
     x = cloud(100, 6, 4)
     rng = np.random.default_rng(0)
     orders = [rng.permutation(100) for _ in range(10)]
-    assert fid_floor(x) == pytest.approx(np.mean([fid_by_sqrtm(x[o[:50]], x[o[50:]]) for o in orders]), rel=1e-6)
+    assert fid_floor(x) == pytest.approx(
+        np.mean([fid_by_sqrtm(x[o[:50]], x[o[50:]]) for o in orders]), rel=1e-6
+    )
     assert fid_floor(x) == fid_floor(x)
 
 
@@ -100,6 +102,32 @@ def test_the_interval_covers_the_true_difference(n, m, shift):
     assert covered / runs >= 0.9 - 3 * np.sqrt(0.09 / runs)
 
 
+def test_the_interval_covers_when_the_mixture_of_the_reals_was_fixed():
+    # Two classes far apart, half and half by design among the reals, by chance among the latents.
+    runs, covered, widths, n, m = 300, 0, [], 200, 40
+    centres = np.array([[-2.0, 0], [2.0, 0]])
+    labels = np.repeat([0, 1], m // 2)
+
+    def draw(rng, n=n, labels=labels):
+        chosen = rng.random(n) < 0.5
+        before = rng.normal(size=(n, 2)) + centres[chosen.astype(int)]
+        moved = chosen & (rng.random(n) < 0.3)
+        after = np.where(moved[:, None], before - 2 * centres[1], before)
+        return before, after, rng.normal(size=(len(labels), 2)) + centres[labels]
+
+    truth = kid_difference(*draw(np.random.default_rng(5), 8_000, np.repeat([0, 1], 4_000))).value
+    for seed in range(runs):
+        before, after, real = draw(np.random.default_rng([6, seed]))
+        found = [
+            kid_difference(before, after, real, real_strata=strata, confidence=0.9, seed=seed).interval
+            for strata in (labels, None)
+        ]
+        covered += found[0].lower <= truth <= found[0].upper
+        widths.append([interval.upper - interval.lower for interval in found])
+    assert covered / runs >= 0.9 - 3 * np.sqrt(0.09 / runs)
+    assert np.mean(widths, axis=0)[0] < 0.8 * np.mean(widths, axis=0)[1]
+
+
 def kid_of_gaussians(shift, d):
     """MMD^2 of N(0, I) and N(shift, I): E k(x, y) over the moments of x.y, for the kernel (x.y/d + 1)^3."""
 
@@ -121,11 +149,23 @@ def test_unit_scale_makes_kid_independent_of_the_features_unit():
     assert values[0] == pytest.approx(values[1], rel=1e-9)
 
 
-@pytest.mark.parametrize("call", [
-    lambda x: fid(x, np.full((9, 4), np.nan)), lambda x: fid(x[:1], x), lambda x: fid(x, x[:, :3]),
-    lambda x: fid(x[0], x), lambda x: kid(x[:5], x), lambda x: kid(x, x[:, :2]), lambda x: fid_floor(x[:3]),
-    lambda x: kid_difference(x, x[:10], x), lambda x: unit_scale(np.zeros((4, 4))),
-    lambda x: kid_difference(x, x, x, kept_after=np.zeros(20, bool)), lambda x: fid(x, np.full((9, 4), np.inf))])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: fid(x, np.full((9, 4), np.nan)),
+        lambda x: fid(x[:1], x),
+        lambda x: fid(x, x[:, :3]),
+        lambda x: fid(x[0], x),
+        lambda x: kid(x[:5], x),
+        lambda x: kid(x, x[:, :2]),
+        lambda x: fid_floor(x[:3]),
+        lambda x: kid_difference(x, x[:10], x),
+        lambda x: unit_scale(np.zeros((4, 4))),
+        lambda x: kid_difference(x, x, x, real_strata=np.zeros(3)),
+        lambda x: kid_difference(x, x, x, kept_after=np.zeros(20, bool)),
+        lambda x: fid(x, np.full((9, 4), np.inf)),
+    ],
+)
 def test_what_has_no_distance_is_refused(call):
     with pytest.raises(BadInput):
         call(cloud(20, 4, 1))

@@ -12,7 +12,9 @@ D = "0" * 64
 
 
 def rate(hits, n, name="residual_rate", confidence=0.95, sides="two-sided"):
-    return Measurement(name=name, estimate=hits / n, n=n, interval=clopper_pearson(hits, n, confidence, sides))
+    return Measurement(
+        name=name, estimate=hits / n, n=n, interval=clopper_pearson(hits, n, confidence, sides)
+    )
 
 
 def number(name, low, high, n=1_000, confidence=0.95, method="made up"):
@@ -29,35 +31,64 @@ REAL = Control(name="real", must="not FAIL", covers=("residual_rate",), measurem
 
 
 def report(*measurements, controls=(PARENT, REAL)):
-    return Report(request_sha256=D, parent_sha256=D, candidate_sha256="c" * 64, judge_sha256=D, holdout_id=D,
-                  latent_seed=D, unwanted=(8,), measurements=measurements, controls=controls, shares={}, files=())
+    return Report(
+        request_sha256=D,
+        parent_sha256=D,
+        candidate_sha256="c" * 64,
+        judge_sha256=D,
+        holdout_id=D,
+        latent_seed=D,
+        unwanted=(8,),
+        measurements=measurements,
+        controls=controls,
+        shares={},
+        files=(),
+    )
 
 
 RULES = (rule(),)
 
 
 def verdict(measurements, rules=RULES, controls=(PARENT, REAL)):
-    return decide(report(*measurements, controls=controls), Policy(name="p", rules=rules),
-                  report_sha256="a" * 64, policy_sha256="b" * 64)
+    return decide(
+        report(*measurements, controls=controls),
+        Policy(name="p", rules=rules),
+        report_sha256="a" * 64,
+        policy_sha256="b" * 64,
+    )
 
 
 def test_pass_names_what_it_was_made_of_and_says_why():
     found = verdict([rate(21, 10_000)])
     assert (found.outcome, found.report_sha256, found.policy_sha256, found.candidate_sha256) == (
-        "PASS", "a" * 64, "b" * 64, "c" * 64)
+        "PASS",
+        "a" * 64,
+        "b" * 64,
+        "c" * 64,
+    )
     assert found.rules[0].reason == "residual rate 0.21 % (0.13 % to 0.32 %), limit at most 1 %"
     assert found.controls == {"parent": AS_EXPECTED, "real": AS_EXPECTED}
 
 
-@pytest.mark.parametrize(("hits", "n", "outcome"), [
-    (0, 368, "PASS"), (0, 367, "INCONCLUSIVE"), (5, 300, "INCONCLUSIVE"), (30, 1_000, "FAIL")])
+@pytest.mark.parametrize(
+    ("hits", "n", "outcome"),
+    [(0, 368, "PASS"), (0, 367, "INCONCLUSIVE"), (5, 300, "INCONCLUSIVE"), (30, 1_000, "FAIL")],
+)
 def test_the_whole_interval_decides(hits, n, outcome):
     assert verdict([rate(hits, n)]).outcome == outcome
 
 
-@pytest.mark.parametrize(("side", "low", "high", "outcome"), [
-    ("at most", 0.1, 0.5, "PASS"), ("at most", 0.4, 0.6, "INCONCLUSIVE"), ("at most", 0.51, 0.6, "FAIL"),
-    ("at least", 0.5, 0.6, "PASS"), ("at least", 0.4, 0.6, "INCONCLUSIVE"), ("at least", 0.3, 0.49, "FAIL")])
+@pytest.mark.parametrize(
+    ("side", "low", "high", "outcome"),
+    [
+        ("at most", 0.1, 0.5, "PASS"),
+        ("at most", 0.4, 0.6, "INCONCLUSIVE"),
+        ("at most", 0.51, 0.6, "FAIL"),
+        ("at least", 0.5, 0.6, "PASS"),
+        ("at least", 0.4, 0.6, "INCONCLUSIVE"),
+        ("at least", 0.3, 0.49, "FAIL"),
+    ],
+)
 def test_either_side(side, low, high, outcome):
     assert judge_rule(rule("x", side, 0.5), (number("x", low, high),)).outcome == outcome
 
@@ -80,19 +111,33 @@ def test_a_one_sided_rule_needs_249_more_and_is_decided_at_299():
 def test_other_intervals_are_taken_to_shrink_with_the_root_of_n():
     found = judge_rule(rule("kid_difference", limit=0.02), (number("kid_difference", 0.0, 0.03, n=900),))
     assert found.outcome == "INCONCLUSIVE"
-    assert "about 7,200 more samples" in found.reason  # the reach of 0.015 must shrink to 0.005: nine times 900
+    assert (
+        "about 7,200 more samples" in found.reason
+    )  # the reach of 0.015 must shrink to 0.005: nine times 900
 
 
-@pytest.mark.parametrize(("measurements", "why"), [
-    ([], "was not measured"),
-    ([Measurement(name="residual_rate", missing="the judge failed")], "the judge failed"),
-    ([Measurement(name="residual_rate", estimate=0.0)], "without an interval"),
-    ([rate(0, 9_000, confidence=0.9)], "holds with 0.9"),
-    ([rate(0, 9_000, sides="upper")], "one-sided upper"),
-    ([rate(0, 9_000), rate(0, 9_000)], "more than once"),
-    ([number("residual_rate", 0.0, 0.001, method="Clopper-Pearson")], "not the one that its counts give"),
-    ([Measurement(name="residual_rate", estimate=0.5, interval=Interval(
-        lower=0, upper=0.001, confidence=0.95, method="m"))], "outside of its own interval")])
+@pytest.mark.parametrize(
+    ("measurements", "why"),
+    [
+        ([], "was not measured"),
+        ([Measurement(name="residual_rate", missing="the judge failed")], "the judge failed"),
+        ([Measurement(name="residual_rate", estimate=0.0)], "without an interval"),
+        ([rate(0, 9_000, confidence=0.9)], "holds with 0.9"),
+        ([rate(0, 9_000, sides="upper")], "one-sided upper"),
+        ([rate(0, 9_000), rate(0, 9_000)], "more than once"),
+        ([number("residual_rate", 0.0, 0.001, method="Clopper-Pearson")], "not the one that its counts give"),
+        (
+            [
+                Measurement(
+                    name="residual_rate",
+                    estimate=0.5,
+                    interval=Interval(lower=0, upper=0.001, confidence=0.95, method="m"),
+                )
+            ],
+            "outside of its own interval",
+        ),
+    ],
+)
 def test_a_number_that_cannot_serve_is_invalid_with_the_reason(measurements, why):
     found = verdict(measurements)
     assert found.outcome == "INVALID"
@@ -104,8 +149,12 @@ def test_a_one_sided_interval_of_the_wrong_side_is_invalid():
 
 
 def test_the_verdicts_order():
-    kinds = {"PASS": number("x", 0, 0.1), "INCONCLUSIVE": number("x", 0.4, 0.6), "FAIL": number("x", 0.8, 0.9),
-             "INVALID": Measurement(name="x", missing="m")}
+    kinds = {
+        "PASS": number("x", 0, 0.1),
+        "INCONCLUSIVE": number("x", 0.4, 0.6),
+        "FAIL": number("x", 0.8, 0.9),
+        "INVALID": Measurement(name="x", missing="m"),
+    }
     order = ["INVALID", "FAIL", "INCONCLUSIVE", "PASS"]
     for chosen in itertools.product(kinds, repeat=2):
         measured = [kinds[kind].model_copy(update={"name": f"x{i}"}) for i, kind in enumerate(chosen)]
@@ -115,14 +164,31 @@ def test_the_verdicts_order():
     assert worst([]) == "PASS"
 
 
-@pytest.mark.parametrize(("controls", "name", "why"), [
-    ((PARENT.model_copy(update={"measurements": (rate(0, 1_000),)}), REAL), "parent", "must FAIL, came out PASS"),
-    ((PARENT.model_copy(update={"measurements": (rate(0, 50),)}), REAL), "parent", "came out INCONCLUSIVE"),
-    ((PARENT.model_copy(update={"measurements": ()}), REAL), "parent", "came out INVALID"),
-    ((PARENT, REAL.model_copy(update={"measurements": (rate(324, 324),)})), "real", "must not FAIL, came out FAIL"),
-    ((PARENT, REAL.model_copy(update={"measurements": ()})), "real", "came out INVALID"),
-    ((PARENT.model_copy(update={"covers": ("other",)}), REAL), "parent", "covers none"),
-    ((PARENT,), "positive control", "was not run"), ((REAL,), "negative control", "was not run")])
+@pytest.mark.parametrize(
+    ("controls", "name", "why"),
+    [
+        (
+            (PARENT.model_copy(update={"measurements": (rate(0, 1_000),)}), REAL),
+            "parent",
+            "must FAIL, came out PASS",
+        ),
+        (
+            (PARENT.model_copy(update={"measurements": (rate(0, 50),)}), REAL),
+            "parent",
+            "came out INCONCLUSIVE",
+        ),
+        ((PARENT.model_copy(update={"measurements": ()}), REAL), "parent", "came out INVALID"),
+        (
+            (PARENT, REAL.model_copy(update={"measurements": (rate(324, 324),)})),
+            "real",
+            "must not FAIL, came out FAIL",
+        ),
+        ((PARENT, REAL.model_copy(update={"measurements": ()})), "real", "came out INVALID"),
+        ((PARENT.model_copy(update={"covers": ("other",)}), REAL), "parent", "covers none"),
+        ((PARENT,), "positive control", "was not run"),
+        ((REAL,), "negative control", "was not run"),
+    ],
+)
 def test_a_control_that_went_wrong_makes_everything_invalid(controls, name, why):
     found = verdict([rate(0, 9_000)], controls=controls)
     assert found.outcome == "INVALID"

@@ -17,8 +17,10 @@ from expunge.measure.proportions import (
 )
 
 
-@given(st.integers(1, 3_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))),
-       st.sampled_from([0.8, 0.95, 0.99]))
+@given(
+    st.integers(1, 3_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))),
+    st.sampled_from([0.8, 0.95, 0.99]),
+)
 @settings(max_examples=60, deadline=None)
 def test_two_sided_bounds_are_scipys_exact_ones(counts, confidence):
     hits, n = counts
@@ -48,15 +50,19 @@ def test_the_exact_interval_covers_at_every_rate(n):
         assert binom.pmf(np.arange(n + 1), n, true)[inside].sum() >= 0.95 - 1e-9
 
 
-@pytest.mark.parametrize(("hits", "n", "sides", "total"), [
-    (0, 50, "two-sided", 368), (0, 50, "upper", 299), (0, 1, "two-sided", 368)])
+@pytest.mark.parametrize(
+    ("hits", "n", "sides", "total"),
+    [(0, 50, "two-sided", 368), (0, 50, "upper", 299), (0, 1, "two-sided", 368)],
+)
 def test_samples_to_decide_at_zero_hits(hits, n, sides, total):
     assert n + samples_to_decide(hits, n, 0.01, 0.95, sides) == total
 
 
 def test_samples_to_decide_is_the_first_n_that_decides():
     total = 400 + samples_to_decide(2, 400, 0.01, 0.95)
-    by_hand = next(n for n in range(200, 20_000, 200) if binomtest(n // 200, n).proportion_ci(0.95, "exact").high <= 0.01)
+    by_hand = next(
+        n for n in range(200, 20_000, 200) if binomtest(n // 200, n).proportion_ci(0.95, "exact").high <= 0.01
+    )
     assert by_hand - 200 < total <= by_hand
 
 
@@ -65,7 +71,7 @@ def test_samples_to_decide_is_the_first_n_that_decides():
 def test_one_sample_less_would_not_have_decided(hits, n):
     more = samples_to_decide(hits, n, 0.01, 0.95)
     if more is None:
-        assert hits / n == 0.01
+        assert hits / n == pytest.approx(0.01, abs=2e-5)  # nearer than 100 million samples can tell
     elif more:
         for total, wanted in ((n + more, True), (n + more - 1, False)):
             lower, upper = exact_bounds(hits / n * total, total, 0.95)
@@ -79,7 +85,10 @@ def test_a_rate_on_the_limit_is_never_decided():
 def test_a_one_sided_rule_can_also_find_that_the_rate_is_too_high():
     more = samples_to_decide(3, 100, 0.01, 0.95, "upper")
     assert more is not None
-    assert binomtest(round(0.03 * (100 + more)), 100 + more, alternative="greater").proportion_ci(0.95).low > 0.009
+    assert (
+        binomtest(round(0.03 * (100 + more)), 100 + more, alternative="greater").proportion_ci(0.95).low
+        > 0.009
+    )
 
 
 def test_paired_counts_are_the_four_cells():
@@ -109,8 +118,10 @@ def test_nobody_left_and_nothing_else_there():
     assert (found.value, found.interval.upper) == (1.0, 1.0)
 
 
-@pytest.mark.parametrize(("sides", "stay", "gain"), [
-    ("two-sided", 0.03, 0.0005), ("two-sided", 0.7, 0.02), ("lower", 0.05, 0.001), ("upper", 0.05, 0.001)])
+@pytest.mark.parametrize(
+    ("sides", "stay", "gain"),
+    [("two-sided", 0.03, 0.0005), ("two-sided", 0.7, 0.02), ("lower", 0.05, 0.001), ("upper", 0.05, 0.001)],
+)
 def test_pul_covers_the_truth_given_how_many_were_unwanted(sides, stay, gain):
     rng, before, others = np.random.default_rng(7), 120, 1_080
     truth = 1 - stay - gain * others / before
@@ -118,15 +129,26 @@ def test_pul_covers_the_truth_given_how_many_were_unwanted(sides, stay, gain):
     covered = 0
     for s, g in zip(stayed, gained, strict=True):
         interval = pul(PairedCounts(int(s), before - int(s), int(g), others - int(g)), 0.9, sides).interval
-        covered += (sides == "upper" or interval.lower <= truth) and (sides == "lower" or truth <= interval.upper)
+        covered += (sides == "upper" or interval.lower <= truth) and (
+            sides == "lower" or truth <= interval.upper
+        )
     assert covered / 1_500 >= 0.9 - 3 * np.sqrt(0.09 / 1_500)
 
 
-@pytest.mark.parametrize("call", [
-    lambda: clopper_pearson(3, 2), lambda: clopper_pearson(-1, 2), lambda: clopper_pearson(0, 0),
-    lambda: clopper_pearson(1, 2, 95), lambda: rate(np.array([], dtype=bool)), lambda: rate(np.array([0.2])),
-    lambda: exact_bounds(float("nan"), 3, 0.95), lambda: pul(PairedCounts(0, 0, 3, 5)),
-    lambda: PairedCounts.of(np.ones(3, bool), np.ones(4, bool))])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: clopper_pearson(3, 2),
+        lambda: clopper_pearson(-1, 2),
+        lambda: clopper_pearson(0, 0),
+        lambda: clopper_pearson(1, 2, 95),
+        lambda: rate(np.array([], dtype=bool)),
+        lambda: rate(np.array([0.2])),
+        lambda: exact_bounds(float("nan"), 3, 0.95),
+        lambda: pul(PairedCounts(0, 0, 3, 5)),
+        lambda: PairedCounts.of(np.ones(3, bool), np.ones(4, bool)),
+    ],
+)
 def test_counts_that_cannot_be_are_refused(call):
     with pytest.raises(BadInput):
         call()

@@ -36,9 +36,17 @@ def test_the_smallest_ratio_is_covered_although_it_was_picked_after_looking():
     assert covered / runs >= 0.9 - 3 * np.sqrt(0.09 / runs)
 
 
-@pytest.mark.parametrize(("before", "after", "retained"), [
-    ([0, 0, 1], [0, 0, 1], (0, 2)), ([0, 1], [0, 1], ()), ([], [], (0,)), ([0, 5], [0, 1], (0,)),
-    ([0, 1], [0, 1, 1], (0,)), ([0, -1], [0, 1], (0,))])
+@pytest.mark.parametrize(
+    ("before", "after", "retained"),
+    [
+        ([0, 0, 1], [0, 0, 1], (0, 2)),
+        ([0, 1], [0, 1], ()),
+        ([], [], (0,)),
+        ([0, 5], [0, 1], (0,)),
+        ([0, 1], [0, 1, 1], (0,)),
+        ([0, -1], [0, 1], (0,)),
+    ],
+)
 def test_labels_that_cannot_be_are_refused(before, after, retained):
     with pytest.raises(BadInput):
         kept_shares(np.array(before, int), np.array(after, int), retained, 3)

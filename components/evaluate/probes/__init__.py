@@ -1,0 +1,19 @@
+"""The questions asked of a candidate, one file each, by model family."""
+
+from components.evaluate.evidence import Evidence, Probe
+from components.evaluate.probes.is_it_gone import is_it_gone
+from components.evaluate.probes.is_the_judge_sure import is_the_judge_sure
+from components.evaluate.probes.is_the_rest_still_good import is_the_rest_still_good
+from expunge.contracts import Measurement
+from expunge.errors import BadInput
+
+PROBES: dict[str, tuple[Probe, ...]] = {"gan": (is_it_gone, is_the_rest_still_good, is_the_judge_sure)}
+
+
+def ask(family: str, evidence: Evidence) -> tuple[Measurement, ...]:
+    """Every measurement of a family's probes. BadInput for a family that has none."""
+    if family not in PROBES:
+        raise BadInput(
+            f"candidate: no probes for models of family '{family}'", f"use {', '.join(sorted(PROBES))}"
+        )
+    return tuple(found for probe in PROBES[family] for found in probe(evidence))

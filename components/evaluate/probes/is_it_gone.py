@@ -1,0 +1,21 @@
+"""Is it gone? The residual rate before and after, and PUL, on a number of samples fixed in advance."""
+
+from collections.abc import Iterator
+
+from components.evaluate.evidence import CONFIDENCE, Evidence, attempt
+from expunge.contracts import Measurement
+from expunge.measure.proportions import PairedCounts, pul, rate
+
+
+def is_it_gone(evidence: Evidence) -> Iterator[Measurement]:
+    """`residual_rate`, `residual_rate_before` and `pul`, with exact intervals.
+
+    A sample is a hit if the judge's first choice is an unwanted class. Nothing is corrected for the judge's
+    own errors: its accuracy on real images stands beside it, and the control `real` shows the hits it would
+    find where there is nothing.
+    """
+    before, after = evidence.hits_before, evidence.hits_after
+    n = len(after)
+    yield from attempt(("residual_rate",), lambda: (rate(after, CONFIDENCE),), n)
+    yield from attempt(("residual_rate_before",), lambda: (rate(before, CONFIDENCE),), n)
+    yield from attempt(("pul",), lambda: (pul(PairedCounts.of(before, after), CONFIDENCE),), n)

@@ -1,0 +1,24 @@
+"""Can the judge be believed? How sure it is of generated images, and how often it is right on real ones."""
+
+from collections.abc import Iterator
+
+from components.evaluate.evidence import CONFIDENCE, Evidence, attempt
+from expunge.contracts import Measurement
+from expunge.measure.proportions import rate
+
+
+def is_the_judge_sure(evidence: Evidence) -> Iterator[Measurement]:
+    """`judge_confidence` after and before (plain means), and `judge_accuracy` on the held-out images.
+
+    A judge that becomes unsure on the candidate's samples is a sign of images that are no class at all,
+    which neither the residual rate nor PUL would tell from forgetting.
+    """
+    after, before = evidence.after.confidence, evidence.before.confidence
+    yield from attempt(
+        ("judge_confidence", "judge_confidence_before"),
+        lambda: (float(after.mean()), float(before.mean())),
+        len(after),
+    )
+    yield from attempt(
+        ("judge_accuracy",), lambda: (rate(evidence.real.classes == evidence.real_labels, CONFIDENCE),), 0
+    )

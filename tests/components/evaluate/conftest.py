@@ -1,0 +1,128 @@
+"""A workspace with real built-in models, a request, and a candidate that forgets one digit as an output would."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from expunge.assets import digits
+from expunge.assets import path as asset
+from expunge.contracts import (
+    Candidate,
+    Checkpoint,
+    Compute,
+    Forget,
+    Request,
+    SampleSet,
+    Sampling,
+    Source,
+    StoredFile,
+    write_record,
+)
+from expunge.digests import sha256_file
+from expunge.evidence.keys import OPERATOR, create_key
+from expunge.samples import NewSampleSet, RequestKey, SampleTable, write_sample_sets
+from expunge.settings import Workspace
+
+D = "0" * 64
+DIGIT = 8
+
+
+@dataclass
+class House:
+    """Inputs of `evaluate`, by name, in one folder."""
+
+    root: Path
+    workspace: Workspace
+
+    def write_request(self, *, reason="safety", evaluate=600, classes=(DIGIT,)):
+        builtin = Source(uri="builtin://digits/dcgan")
+        write_record(self.root / "request.json", Request(
+            id="forget-8", requester="ann", reason=reason, model="digits", checkpoint=builtin,
+            forget=Forget(classes=classes), oracle=builtin, judge=builtin, holdout=builtin,
+            sampling=Sampling(evaluate=evaluate), threads=1))
+        return self.root / "request.json"
+
+    def write_model(self, name, role, family, state=None):
+        from expunge import models
+
+        source = "judge" if role == "judge" else "dcgan"
+        loaded, spec = models.read(asset(source))
+        folder = self.root / name
+        folder.mkdir(exist_ok=True)
+        models.save(folder / "model.safetensors", state or loaded, spec)
+        common = {"family": family, "architecture": spec.architecture, "config": dict(spec.config),
+                  "weights": StoredFile.of(folder / "model.safetensors")}
+        if role == "candidate":
+            record = Candidate(
+                method="m", claim="approximate removal", params={}, seed=0, adaptation_sha256=D, oracle_sha256=D,
+                parent_sha256=sha256_file(self.root / "checkpoint" / "model.safetensors"), negative_id=D,
+                positive_id=D, compute=Compute(device="cpu", threads=1, torch="t", instruction_set="i", machine="m"),
+                **common)
+        else:
+            record = Checkpoint(role=role, request_sha256=D, uri="builtin://", **common)
+        write_record(folder, record)
+        return folder
+
+    def inputs(self):
+        return {name: self.root / (f"{name}.json" if name == "request" else name)
+                for name in ("request", "checkpoint", "candidate", "judge", "holdout")}
+
+    def run(self, out="report"):
+        from components.evaluate.step import evaluate
+
+        evaluate(**self.inputs(), report=self.root / out, statement=self.root / f"{out}.statement.json")
+        return self.root / out
+
+
+@pytest.fixture(scope="session")
+def house(tmp_path_factory):
+    root = tmp_path_factory.mktemp("house")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EXPUNGE_WORKSPACE", str(root / "workspace"))
+        patch.delenv("EXPUNGE_RUN", raising=False)
+        workspace = Workspace.locate().create()
+        create_key(workspace, OPERATOR, ["operator"])
+        made = House(root, workspace)
+        request = made.write_request()
+        images, labels = digits("holdout")
+        key = RequestKey.load_or_create(workspace, "forget-8")
+        holdout, = write_sample_sets(workspace, key, _request(request), sha256_file(request),
+                                     [NewSampleSet("holdout", SampleTable(images, labels), {})])
+        (root / "holdout").mkdir()
+        write_record(root / "holdout", holdout)
+        assert isinstance(holdout, SampleSet)
+        made.write_model("checkpoint", "parent", "gan")
+        made.write_model("judge", "judge", "classifier")
+        made.write_model("candidate", "candidate", "gan", state=forgetful())
+        yield made
+
+
+def _request(file):
+    from expunge.contracts import read_record
+
+    return read_record(Request, file)
+
+
+def forgetful(steps=60, seed=1):
+    """Weights that draw much less of the digit: a few steps away from the judge's own opinion, for tests only."""
+    import torch
+
+    from expunge import models
+
+    torch.set_num_threads(1)
+    gan, judge = models.load(asset("dcgan")), models.load(asset("judge"))
+    parent = models.load(asset("dcgan"))
+    latents = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.Adam(gan.generator.parameters(), 1e-3, betas=(0.0, 0.99))
+    for _ in range(steps):
+        z = gan.draw_latents(48, latents)
+        with torch.no_grad():
+            was = parent(z)
+            keep = judge(was).argmax(1) != DIGIT
+        images = gan(z)
+        loss = judge(images).softmax(1)[:, DIGIT].mean() * 3 + 20 * ((images - was)[keep] ** 2).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return gan.state_dict()
