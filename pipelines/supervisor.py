@@ -20,8 +20,8 @@ from pathlib import Path
 
 from components.evaluate.page import render_page
 from expunge.contracts import Adaptation, Request, read_record
-from expunge.digests import sha256_bytes, write_atomically
-from expunge.errors import BadInput, WorkspaceBusy, exit_codes
+from expunge.digests import sha256_file, write_atomically
+from expunge.errors import BadInput, ExpungeError, WorkspaceBusy, exit_codes
 from expunge.events import Event, Follower, events_file
 from expunge.evidence.coherence import read_policy
 from expunge.evidence.keys import OPERATOR, SigningKey
@@ -152,29 +152,33 @@ class _Supervision:
         self._update(rooms={**self._run.state().rooms, event.room: done})
 
     def _conclude(self, ended_well: bool) -> RunState:
-        """Names the state that the plan has left the run in, and has it signed."""
-        if not ended_well:
+        """Names the state that the plan has left the run in, has it signed, and only then records it."""
+        if ended_well:
+            changes = self._decided()
+        else:
             failure = self._failure or Event(room="engine", kind="failed", text="the engine stopped without a word",
                                              remedy=f"see {self._run.log}")
-            self._update(state="failed", reason=f"{failure.room}: {failure.text}", remedy=failure.remedy,
-                         exit_code=exit_codes().get(failure.error or "", 1))
-        else:
-            verdict = self._run.verdict()
-            token = (self._run.output("gate", "verdict") / "token.txt").read_text()
-            state = _VERDICT_STATES.get(verdict.outcome) or _TOKEN_STATES[token]
-            self._update(state=state, reason="; ".join(
-                rule.reason for rule in verdict.rules if rule.outcome == verdict.outcome != "PASS"))
-            self._dispose_of_adaptation()
-            page = render_page(self._run.output("evaluate", "report"), verdict, read_policy(self._run.policy_file),
-                               self._run.request().reason)
-            write_atomically(self._run.page, page.encode())
-        state = self._run.state()
+            changes = {"state": "failed", "reason": f"{failure.room}: {failure.text}", "remedy": failure.remedy,
+                       "exit_code": exit_codes().get(failure.error or "", 1)}
+        state = self._run.state().model_copy(update=changes)
         self._sign(Statement.over({}, RunPredicate(
             run=state.run, request_id=state.request_id, request_sha256=state.request_sha256, state=state.state,
-            rooms={room: RoomUse(statement_sha256=sha256_bytes(
-                (self._workspace.root / done.result / STATEMENT_FILE).read_bytes()), reused=done.reused)
-                for room, done in state.rooms.items()})))
-        return state
+            rooms={room: RoomUse(statement_sha256=sha256_file(self._workspace.root / done.result / STATEMENT_FILE),
+                                 reused=done.reused) for room, done in state.rooms.items()})))
+        self._update(**changes)
+        return self._run.state()
+
+    def _decided(self) -> dict[str, object]:
+        """What follows from the gate's verdict and token. Leaves the page that people decide by."""
+        self._dispose_of_adaptation()
+        verdict, report = self._run.verdict(), self._run.output("evaluate", "report")
+        page = render_page(report, verdict, read_policy(self._run.policy_file), self._run.request().reason)
+        write_atomically(self._run.page, page.encode())
+        token = (self._run.output("gate", "verdict") / "token.txt").read_text()
+        if token == "open" and "deploy" not in self._run.state().rooms:
+            raise ExpungeError("the gate was open and nothing was deployed", f"see {self._run.log}")
+        return {"state": _VERDICT_STATES.get(verdict.outcome) or _TOKEN_STATES[token],
+                "reason": "; ".join(rule.reason for rule in verdict.rules if rule.outcome == verdict.outcome != "PASS")}
 
     def _dispose_of_adaptation(self) -> None:
         """An adapted model may be the unwanted thing itself: it does not outlive the run that needed it."""

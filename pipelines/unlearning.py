@@ -53,7 +53,7 @@ def unlearning(
 
     decided = never_cached(gate(request=request, candidate=candidate, report=report, policy=policy), "6. gate")
 
-    with dsl.If(decided.outputs["token"] == "open", name="the gate is open"):
+    with dsl.If(decided.outputs["Output"] == "open", name="the gate is open"):
         never_cached(
             deploy(request=request, candidate=candidate, report=report, policy=policy,
                    verdict=decided.outputs["verdict"]), "7. deploy")

@@ -1,0 +1,108 @@
+"""The ledger, in words: what happened, oldest first, and who signed it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from expunge.contracts import Approval
+from expunge.errors import DoesNotVerify
+from expunge.evidence import decisions
+from expunge.evidence.envelopes import payload_type_of
+from expunge.evidence.keys import Keyring
+from expunge.evidence.ledger import Ledger
+from expunge.evidence.statements import (
+    DisposalPredicate,
+    RollbackPredicate,
+    RoomPredicate,
+    RunPredicate,
+    Statement,
+    WithdrawalPredicate,
+    open_statement,
+)
+from expunge.settings import Workspace
+from pipelines.display import TITLES
+from pipelines.runs import Run
+
+
+@dataclass(frozen=True)
+class Line:
+    """One entry of the ledger, opened. `said` is None if it does not verify."""
+
+    index: int
+    sha256: str
+    by: str
+    said: Statement[Any] | Approval | None
+
+    @property
+    def what(self) -> str:
+        """The entry in one line."""
+        if self.said is None:
+            return "does not verify: run 'expunge audit verify'"
+        if isinstance(self.said, Approval):
+            return f"{self.said.decision} {self.said.run}"
+        return _in_words(self.said)
+
+    def to_json(self) -> dict[str, Any]:
+        """The entry as plain values."""
+        inputs, subjects = {}, {}
+        if isinstance(self.said, Statement):
+            subjects = self.said.subjects
+            inputs = getattr(self.said.predicate, "inputs", {})
+        elif self.said is not None:
+            inputs = {name.removesuffix("_sha256"): value for name, value in self.said.model_dump().items()
+                      if name.endswith("_sha256")}
+        return {"index": self.index, "sha256": self.sha256, "by": self.by, "what": self.what, "inputs": inputs,
+                "subjects": subjects}
+
+
+def log_lines(workspace: Workspace) -> list[dict[str, Any]]:
+    """Every entry, oldest first."""
+    return [line.to_json() for line in _lines(workspace)]
+
+
+def show(workspace: Workspace, name: str) -> dict[str, Any]:
+    """The entries that belong to one run: its rooms' statements, also reused ones, decisions, what became of it."""
+    run = Run.find(workspace, name)
+    state = run.state()
+    lines = list(_lines(workspace))
+    used = {use.statement_sha256 for line in lines if isinstance(line.said, Statement)
+            and isinstance(line.said.predicate, RunPredicate) and line.said.predicate.run == run.name
+            for use in line.said.predicate.rooms.values()}
+    return {"run": run.name, "state": state.state, "request_sha256": state.request_sha256,
+            "entries": [line.to_json() for line in lines if line.sha256 in used or _is_about(line.said, run.name)]}
+
+
+def _is_about(said: Statement[Any] | Approval | None, run: str) -> bool:
+    about = said.predicate if isinstance(said, Statement) else said
+    return getattr(about, "run", None) == run
+
+
+def _lines(workspace: Workspace) -> Iterator[Line]:
+    keyring = Keyring.load(workspace)
+    for entry in Ledger.open(workspace).entries():
+        said: Statement[Any] | Approval
+        try:
+            if payload_type_of(entry.envelope) == decisions.PAYLOAD_TYPE:
+                said, signer = decisions.open_approval(entry.envelope, keyring)
+            else:
+                said, signer = open_statement(entry.envelope, keyring)
+            yield Line(entry.position, entry.sha256, signer.person, said)
+        except DoesNotVerify:
+            yield Line(entry.position, entry.sha256, "?", None)
+
+
+def _in_words(statement: Statement[Any]) -> str:
+    said = statement.predicate
+    match said:
+        case RoomPredicate():
+            return f"{said.run}: {TITLES.get(said.room, said.room)}, {said.seconds:.1f} s"
+        case RunPredicate():
+            return f"{said.run}: the run is {said.state.replace('_', ' ')}"
+        case DisposalPredicate():
+            return f"{said.request_id}: destroyed, for {said.reason}"
+        case RollbackPredicate():
+            return f"{said.model}: rolled back to generation {said.to_generation} by {said.by}"
+        case WithdrawalPredicate():
+            return f"{said.model}: withdrawn by {said.by}"
+        case _:
+            return str(said.TYPE)
