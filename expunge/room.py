@@ -161,6 +161,9 @@ def verify_result(workspace: Workspace, folder: Path) -> RoomStatement:
         file = workspace.root / name
         if not file.is_file() or sha256_file(file) != digest:
             raise DoesNotVerify(f"{name} is not what its statement says")
+    here = {f"results/{folder.name}/{file}" for file in files_below(folder) if file != STATEMENT_FILE}
+    if here != set(statement.subjects):
+        raise DoesNotVerify(f"{folder.name}: its statement speaks of other files than lie there")
     return statement
 
 

@@ -195,7 +195,8 @@ def _why_not(decision: Decision, subject: Subject, policy: Policy, requester: st
     approval = decision.approval
     differing = [name for name in Subject.model_fields if getattr(approval, name) != getattr(subject, name)]
     if differing:
-        return f"it names another {differing[0].removesuffix('_sha256').replace('_', ' ')}"
+        return "it names " + ("other sample sets" if differing[0] == "sample_sets" else
+                              f"another {differing[0].removesuffix('_sha256')}")
     if "reviewer" not in decision.signer.roles:
         return "the key is no reviewer's"
     try:

@@ -221,7 +221,9 @@ def _unrecorded(workspace: Workspace, folder: str, file: Path, keyring: Keyring)
     except ExpungeError as error:
         yield Finding(object=f"{folder}/{STATEMENT_FILE}", ok=False, message=error.problem)
         return
-    yield Finding(object=f"{folder}/{STATEMENT_FILE}", ok=True, message="not in the ledger")
+    own = all(name.startswith(f"{folder}/") for name in statement.subjects)
+    yield Finding(object=f"{folder}/{STATEMENT_FILE}", ok=own,
+                  message="not in the ledger" if own else "it speaks of another result")
     for name, digest in statement.subjects.items():
         yield _same_file(workspace, name, digest)
 
