@@ -123,7 +123,7 @@ def _plot(found: Measurement, rule: Rule | None) -> dict[str, Any] | None:
         drawn["limit"] = position
         drawn["limit_text"] = words.limit(rule).removeprefix("limit ")
         drawn["allowed"] = (0, position) if rule.side == "at most" else (position, 100 - position)
-        drawn["anchor"] = "end" if position > 60 else "start"
+        drawn["anchor"] = "end" if position > 50 else "start"
     return drawn
 
 

@@ -54,7 +54,8 @@ def number(metric: str, value: float, between: Interval | None = None) -> str:
     text = f"{value * scale:.{digits}f}"
     if float(text) == 0:
         text = text.removeprefix("-")  # "-0.00" makes people look for a sign that means nothing
-    return f"{text} %" if percent else text.replace("-", "−")
+    text = text.replace("-", "−")
+    return f"{text} %" if percent else text
 
 
 def interval(metric: str, found: Interval) -> str:
@@ -76,4 +77,5 @@ def measured(measurement: Measurement) -> str:
 def limit(rule: Rule) -> str:
     """A rule's limit as text: "limit at most 1 %"."""
     percent = rule.metric in METRICS and METRICS[rule.metric].style == "percent"
-    return f"limit {rule.side} {rule.limit * 100:g} %" if percent else f"limit {rule.side} {rule.limit:g}"
+    value = f"{rule.limit * 100:g} %" if percent else f"{rule.limit:g}"
+    return f"limit {rule.side} {value.replace('-', '−')}"

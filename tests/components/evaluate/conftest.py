@@ -34,13 +34,26 @@ class House:
 
     root: Path
     workspace: Workspace
+    forgetful: dict | None = None
 
     def write_request(self, *, reason="safety", evaluate=600, classes=(DIGIT,)):
         builtin = Source(uri="builtin://digits/dcgan")
-        write_record(self.root / "request.json", Request(
-            id="forget-8", requester="ann", reason=reason, model="digits", checkpoint=builtin,
-            forget=Forget(classes=classes), oracle=builtin, judge=builtin, holdout=builtin,
-            sampling=Sampling(evaluate=evaluate), threads=1))
+        write_record(
+            self.root / "request.json",
+            Request(
+                id="forget-8",
+                requester="ann",
+                reason=reason,
+                model="digits",
+                checkpoint=builtin,
+                forget=Forget(classes=classes),
+                oracle=builtin,
+                judge=builtin,
+                holdout=builtin,
+                sampling=Sampling(evaluate=evaluate),
+                threads=1,
+            ),
+        )
         return self.root / "request.json"
 
     def write_model(self, name, role, family, state=None):
@@ -51,27 +64,46 @@ class House:
         folder = self.root / name
         folder.mkdir(exist_ok=True)
         models.save(folder / "model.safetensors", state or loaded, spec)
-        common = {"family": family, "architecture": spec.architecture, "config": dict(spec.config),
-                  "weights": StoredFile.of(folder / "model.safetensors")}
+        common = {
+            "family": family,
+            "architecture": spec.architecture,
+            "config": dict(spec.config),
+            "weights": StoredFile.of(folder / "model.safetensors"),
+        }
         if role == "candidate":
             record = Candidate(
-                method="m", claim="approximate removal", params={}, seed=0, adaptation_sha256=D, oracle_sha256=D,
-                parent_sha256=sha256_file(self.root / "checkpoint" / "model.safetensors"), negative_id=D,
-                positive_id=D, compute=Compute(device="cpu", threads=1, torch="t", instruction_set="i", machine="m"),
-                **common)
+                method="m",
+                claim="approximate removal",
+                params={},
+                seed=0,
+                adaptation_sha256=D,
+                oracle_sha256=D,
+                parent_sha256=sha256_file(self.root / "checkpoint" / "model.safetensors"),
+                negative_id=D,
+                positive_id=D,
+                compute=Compute(device="cpu", threads=1, torch="t", instruction_set="i", machine="m"),
+                **common,
+            )
         else:
             record = Checkpoint(role=role, request_sha256=D, uri="builtin://", **common)
         write_record(folder, record)
         return folder
 
     def inputs(self):
-        return {name: self.root / (f"{name}.json" if name == "request" else name)
-                for name in ("request", "checkpoint", "candidate", "judge", "holdout")}
+        return {
+            name: self.root / (f"{name}.json" if name == "request" else name)
+            for name in ("request", "checkpoint", "candidate", "judge", "holdout")
+        }
 
     def run(self, out="report"):
         from components.evaluate.step import evaluate
 
-        evaluate(**self.inputs(), report=self.root / out, statement=self.root / f"{out}.statement.json")
+        # In its own scope: fixtures around single tests have a workspace of their own in mind.
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("EXPUNGE_WORKSPACE", str(self.workspace.root))
+            patch.setenv("EXPUNGE_KEYS", str(self.workspace.root.with_name("keys")))
+            patch.delenv("EXPUNGE_RUN", raising=False)
+            evaluate(**self.inputs(), report=self.root / out, statement=self.root / f"{out}.statement.json")
         return self.root / out
 
 
@@ -80,6 +112,7 @@ def house(tmp_path_factory):
     root = tmp_path_factory.mktemp("house")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EXPUNGE_WORKSPACE", str(root / "workspace"))
+        patch.setenv("EXPUNGE_KEYS", str(root / "keys"))
         patch.delenv("EXPUNGE_RUN", raising=False)
         workspace = Workspace.locate().create()
         create_key(workspace, OPERATOR, ["operator"])
@@ -87,14 +120,20 @@ def house(tmp_path_factory):
         request = made.write_request()
         images, labels = digits("holdout")
         key = RequestKey.load_or_create(workspace, "forget-8")
-        holdout, = write_sample_sets(workspace, key, _request(request), sha256_file(request),
-                                     [NewSampleSet("holdout", SampleTable(images, labels), {})])
+        (holdout,) = write_sample_sets(
+            workspace,
+            key,
+            _request(request),
+            sha256_file(request),
+            [NewSampleSet("holdout", SampleTable(images, labels), {})],
+        )
         (root / "holdout").mkdir()
         write_record(root / "holdout", holdout)
         assert isinstance(holdout, SampleSet)
         made.write_model("checkpoint", "parent", "gan")
         made.write_model("judge", "judge", "classifier")
-        made.write_model("candidate", "candidate", "gan", state=forgetful())
+        made.forgetful = forgetful()
+        made.write_model("candidate", "candidate", "gan", state=made.forgetful)
         yield made
 
 
