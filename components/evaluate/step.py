@@ -23,8 +23,9 @@ from expunge.contracts import (
     read_record,
     write_record,
 )
-from expunge.digests import sha256_bytes, sha256_file, write_atomically
+from expunge.digests import sha256_file, write_atomically
 from expunge.errors import BadInput
+from expunge.evidence.coherence import latent_seed
 from expunge.measure.shares import class_shares
 from expunge.room import Entered, room
 from expunge.samples import read_samples
@@ -117,14 +118,6 @@ def show(report: Path, page: Path) -> dict[str, float]:
     return {found.name: found.estimate for found in measured if found.estimate is not None}
 
 
-def latent_seed(candidate_sha256: str, request_sha256: str) -> str:
-    """H(candidate digest || request digest), over the digests' 64 bytes, as 64 hex digits.
-
-    The first 8 bytes, big-endian and without the sign bit, seed the generator of latents.
-    """
-    return sha256_bytes(bytes.fromhex(candidate_sha256) + bytes.fromhex(request_sha256))
-
-
 # ------------------------------------------------------------------------------------ drawing and judging
 
 
@@ -201,6 +194,7 @@ def _draw(
 
 
 def _latents(parent: "torch.nn.Module", seed: str, count: int) -> Iterator["torch.Tensor"]:
+    """Latents [b, d] in batches, from the first 63 bits of the seed."""
     import torch
 
     stream = torch.Generator().manual_seed(int(seed[:16], 16) >> 1)

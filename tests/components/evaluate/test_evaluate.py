@@ -7,7 +7,7 @@ from safetensors.numpy import load_file
 from scipy.linalg import sqrtm
 from scipy.stats import binomtest
 
-from components.evaluate.step import latent_seed, show
+from components.evaluate.step import show
 from expunge.contracts import Report, read_record
 from expunge.digests import sha256_bytes, sha256_file
 from expunge.errors import BadInput, DoesNotVerify
@@ -214,8 +214,3 @@ def test_a_judge_that_does_not_know_the_class(house):
     with pytest.raises(BadInput, match=r"forget\.classes"):
         house.run("unknown")
     house.write_request()
-
-
-def test_the_seed_depends_on_both_digests_and_their_order():
-    a, b = "a" * 64, "b" * 64
-    assert len({latent_seed(a, b), latent_seed(b, a), latent_seed(a, a)}) == 3
