@@ -34,6 +34,14 @@ def test_a_dead_mlflow_is_a_note_and_the_release_stands(begin_run):
     assert [event["text"] for event in events(run) if "MLflow was not told" in event.get("text", "")]
 
 
+def test_mlflow_has_the_release_as_champion(begin_run, monkeypatch):
+    run = begin_run()
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    run.release()
+    assert "version 1 in MLflow" in [event.get("text") for event in events(run)]
+    assert (run.workspace.tracking / "mlflow.db").exists()
+
+
 def test_nothing_is_released_that_nobody_approved(begin_run):
     run = begin_run().make()
     run.gate()

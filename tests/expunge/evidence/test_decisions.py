@@ -5,11 +5,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from expunge.contracts import Verdict, read_record
+from expunge.digests import sha256_bytes
 from expunge.errors import BadInput, DoesNotVerify, Refused
 from expunge.evidence import decisions
 from expunge.evidence.coherence import read_policy
 from expunge.evidence.decisions import Subject, count_valid, decisions_of, token
-from expunge.evidence.keys import Keyring, create_key
+from expunge.evidence.envelopes import seal
+from expunge.evidence.keys import Keyring, SigningKey, create_key
 
 
 @pytest.fixture
@@ -121,6 +123,17 @@ def test_a_decision_on_another_run_is_refused_where_it_was_moved_to(run, begin_r
     moved.write_bytes(file.read_bytes())
     with pytest.raises(DoesNotVerify, match=r"it decides on run forget-8\.1"):
         decisions_of(other.workspace, other.name)
+
+
+def test_nobody_signs_in_another_persons_name(run):
+    file = run.sign("grace")
+    (signed,) = decisions_of(run.workspace, run.name)
+    create_key(run.workspace, "linus", ["reviewer"])
+    forged = seal(signed.approval.model_copy(update={"person": "linus"}).to_bytes(), decisions.PAYLOAD_TYPE,
+                  SigningKey.load(run.workspace, "grace"))
+    file.with_name(f"{sha256_bytes(forged)}.json").write_bytes(forged)
+    with pytest.raises(DoesNotVerify, match="grace signed in the name of linus"):
+        decisions_of(run.workspace, run.name)
 
 
 def test_a_decision_under_another_name_than_its_digest_is_refused(run):

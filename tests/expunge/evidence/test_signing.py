@@ -4,8 +4,6 @@ import base64
 import json
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from expunge.digests import canonical_json
 from expunge.errors import BadInput, DoesNotVerify
@@ -48,16 +46,15 @@ def signed(tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", ["statement", "checkpoint"])
-@settings(max_examples=300, deadline=None)
-@given(data=st.data())
-def test_every_byte_of_what_is_signed_is_covered(signed, kind, data):
+def test_every_bit_of_what_is_signed_is_covered(signed, kind):
     whole, opening = signed[1][kind]
     opening(whole)
-    place = data.draw(st.integers(0, len(whole) - 1))
-    flipped = bytearray(whole)
-    flipped[place] ^= data.draw(st.integers(1, 255))
-    with pytest.raises(DoesNotVerify):
-        opening(bytes(flipped))
+    for place in range(len(whole)):
+        for bit in range(8):
+            flipped = bytearray(whole)
+            flipped[place] ^= 1 << bit
+            with pytest.raises(DoesNotVerify):
+                opening(bytes(flipped))
 
 
 @pytest.mark.parametrize("kind", ["statement", "checkpoint"])
