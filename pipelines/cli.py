@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from expunge import __version__
-from expunge.errors import BadInput, ExpungeError
+from expunge.errors import BadInput, Cancelled, ExpungeError
 from expunge.settings import WORKSPACE_VARIABLE, Workspace
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -37,22 +37,18 @@ def main() -> NoReturn:
     """Entry point of the `expunge` command."""
     signal.signal(signal.SIGTERM, _stop)  # so that a stopped run is recorded as cancelled
     try:
-        app(standalone_mode=False)
+        ended = app(standalone_mode=False)  # returns the code of an Exit
     except ExpungeError as error:
         _complain(error)
         sys.exit(error.exit_code)
-    except typer.Exit as ended:
-        sys.exit(ended.exit_code)
-    except typer.Abort:
-        sys.exit(31)
-    except KeyboardInterrupt:
-        sys.exit(31)
+    except (typer.Abort, KeyboardInterrupt):
+        sys.exit(Cancelled.exit_code)
     except Exception as error:
         if not hasattr(error, "format_message"):
             raise
         _complain(BadInput(error.format_message(), "see --help"))
         sys.exit(BadInput.exit_code)
-    sys.exit(0)
+    sys.exit(ended or 0)
 
 
 def _stop(*_: object) -> None:
@@ -105,7 +101,7 @@ def init(as_json: AsJson = False) -> None:
 
 @app.command()
 def run(
-    request: Annotated[Path, typer.Argument(help="The request: a YAML or JSON file.")],
+    request: Annotated[Path, typer.Argument(dir_okay=False, help="The request: a YAML or JSON file.")],
     again: Annotated[bool, typer.Option(help="Make another attempt although this request was decided.")] = False,
     as_json: AsJson = False,
 ) -> None:

@@ -1,0 +1,41 @@
+"""What several test modules need: the installed command, and an environment like a new user's."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from expunge.settings import KEYS_VARIABLE, RUN_VARIABLE, WORKSPACE_VARIABLE
+
+EXPUNGE = Path(sys.executable).parent / "expunge"
+FOREIGN = (KEYS_VARIABLE, RUN_VARIABLE, WORKSPACE_VARIABLE, "MLFLOW_TRACKING_URI", "VIRTUAL_ENV")
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command printed, and how it ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """Its standard output, which must be one JSON document and nothing else."""
+        return json.loads(self.out)
+
+
+def bare_environment(**more: str) -> dict[str, str]:
+    """As a new user has it: no Git identity, no activated environment, nothing of ours set."""
+    kept = {name: value for name, value in os.environ.items() if name not in FOREIGN}
+    return {**kept, "PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/nonexistent", **more}
+
+
+def call(folder: Path, *arguments: object, **environment: str) -> Done:
+    """Runs the command in a folder."""
+    done = subprocess.run([str(EXPUNGE), *map(str, arguments)], cwd=folder, capture_output=True, text=True,
+                          stdin=subprocess.DEVNULL, env=bare_environment(**environment), check=False)
+    return Done(done.returncode, done.stdout, done.stderr)
