@@ -55,8 +55,16 @@ class FinishedRun:
 
     def make(self):
         """Candidate and report."""
-        from expunge.contracts import Candidate, Compute, Control, Interval, Measurement, Report, StoredFile
-        from expunge.contracts import write_record
+        from expunge.contracts import (
+            Candidate,
+            Compute,
+            Control,
+            Interval,
+            Measurement,
+            Report,
+            StoredFile,
+            write_record,
+        )
         from expunge.digests import sha256_bytes, sha256_file
         from expunge.room import room
 
