@@ -23,7 +23,8 @@ from recording import record
 def demo(digit: int, folder: Path) -> dict[str, Any]:
     """One demo: its JSON, the wall clock of the whole command, and its peak memory."""
     began, peak = time.monotonic(), 0
-    command = [str(Path(sys.executable).parent / "expunge"), "demo", "--json", "--digit", str(digit), "--folder", str(folder)]
+    expunge = Path(sys.executable).parent / "expunge"
+    command = [str(expunge), "demo", "--json", "--digit", str(digit), "--folder", str(folder)]
     process = psutil.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     while process.poll() is None:
         peak = max(peak, tree_memory(process))

@@ -33,9 +33,9 @@ from typing import Any, TypeAlias
 from expunge import __version__
 from expunge.digests import canonical_json, files_below, sha256_bytes, sha256_file, sha256_tree
 from expunge.errors import DoesNotVerify, ExpungeError, WorkspaceBusy
+from expunge.events import Event, Progress, emit
 from expunge.evidence.keys import OPERATOR, Keyring, SigningKey
 from expunge.evidence.statements import RoomPredicate, Statement, open_statement, sign_statement
-from expunge.events import Event, Progress, emit
 from expunge.settings import Workspace, current_run, image_digest
 
 STATEMENT_FILE = "statement.json"

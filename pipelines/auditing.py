@@ -44,7 +44,8 @@ class Line:
 
     def to_json(self) -> dict[str, Any]:
         """The entry as plain values."""
-        inputs, subjects = {}, {}
+        inputs: dict[str, str] = {}
+        subjects: dict[str, str] = {}
         if isinstance(self.said, Statement):
             subjects = self.said.subjects
             inputs = getattr(self.said.predicate, "inputs", {})

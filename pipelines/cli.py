@@ -8,13 +8,12 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from expunge import __version__
 from expunge.errors import BadInput, Cancelled, ExpungeError
@@ -76,6 +75,11 @@ def _finish(found: Any, as_json: bool, say: Callable[[Console], None], exit_code
         raise typer.Exit(exit_code)
 
 
+def _print(out: Console, lines: Iterable[str]) -> None:
+    for line in lines:
+        out.print(line, highlight=False, markup=False)
+
+
 @app.callback(invoke_without_command=True)
 def options(
     workspace: Annotated[Path | None, typer.Option(help="The workspace; ./.expunge by default.")] = None,
@@ -96,7 +100,8 @@ def init(as_json: AsJson = False) -> None:
 
     workspace = initialise(Workspace.locate())
     _finish({"workspace": str(workspace.root), "keys": str(workspace.keys)}, as_json,
-            lambda out: out.print(f"workspace {workspace.root}\nkeys      {workspace.keys}  (keep these apart and safe)"))
+            lambda out: _print(out, [f"workspace {workspace.root}",
+                                     f"keys      {workspace.keys}  (keep these apart and safe)"]))
 
 
 @app.command()
@@ -232,8 +237,8 @@ def keys_list(as_json: AsJson = False) -> None:
     from expunge.evidence.keys import Keyring
 
     entries = Keyring.load(Workspace.locate().require()).entries
-    _finish([entry.model_dump(mode="json") for entry in entries], as_json, lambda out: [out.print(
-        f"{entry.key_id[:12]}  {entry.person}  {', '.join(entry.roles)}", highlight=False) for entry in entries])
+    _finish([entry.model_dump(mode="json") for entry in entries], as_json, lambda out: _print(
+        out, (f"{entry.key_id[:12]}  {entry.person}  {', '.join(entry.roles)}" for entry in entries)))
 
 
 @app.command()
@@ -243,9 +248,9 @@ def methods(as_json: AsJson = False) -> None:
 
     known = available().values()
     _finish([{"name": method.name, "family": method.family, "claim": method.claim, "paper": method.paper,
-              "presets": sorted(method.presets)} for method in known], as_json, lambda out: [out.print(
-                  f"{method.name}  ({method.family}; {method.claim}; presets {', '.join(sorted(method.presets))})\n"
-                  f"  {method.paper}") for method in known])
+              "presets": sorted(method.presets)} for method in known], as_json, lambda out: _print(
+                  out, (f"{method.name}  ({method.family}; {method.claim}; presets "
+                        f"{', '.join(sorted(method.presets))})\n  {method.paper}" for method in known)))
 
 
 @audit_app.command("log")
@@ -254,9 +259,8 @@ def audit_log(as_json: AsJson = False) -> None:
     from pipelines.auditing import log_lines
 
     lines = log_lines(Workspace.locate().require())
-    _finish(lines, as_json, lambda out: [out.print(
-        f"{line['index']:>4}  {line['sha256'][:12]}  {line['by']}  {line['what']}", highlight=False)
-        for line in lines])
+    _finish(lines, as_json, lambda out: _print(
+        out, (f"{line['index']:>4}  {line['sha256'][:12]}  {line['by']}  {line['what']}" for line in lines)))
 
 
 @audit_app.command("show")
@@ -298,14 +302,14 @@ def compile_plans(
     written = {plan.name: str(folder / f"{plan.name}.yaml") for plan in (unlearning_plan, release_plan)}
     for plan in (unlearning_plan, release_plan):
         Compiler().compile(plan, written[plan.name])
-    _finish(written, as_json, lambda out: [out.print(file, highlight=False) for file in written.values()])
+    _finish(written, as_json, lambda out: _print(out, written.values()))
 
 
 @app.command()
 def demo(
     digit: Annotated[int, typer.Option(min=0, max=9, help="Which handwritten digit is to be forgotten.")] = 8,
     folder: Annotated[Path | None, typer.Option(help="Where; a new folder under ./expunge-demo by default.")] = None,
-    debug_size: Annotated[bool, typer.Option("--debug-size", help="A tiny run that only shows that all works.")] = False,
+    debug_size: Annotated[bool, typer.Option("--debug-size", help="A tiny run: shows that all works.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of everything random in the run.")] = 0,
     as_json: AsJson = False,
 ) -> None:

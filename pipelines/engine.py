@@ -1,6 +1,6 @@
 """Runs one plan with kfp.local, as a process of its own that dies with the supervisor which started it.
 
-    python -m pipelines.engine PLAN ARGUMENTS.json PIPELINE_ROOT
+python -m pipelines.engine PLAN ARGUMENTS.json PIPELINE_ROOT
 """
 
 import json

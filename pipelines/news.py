@@ -42,7 +42,8 @@ class News:
             return state.mlflow_run
         failed = state.state == "failed"
         if "evaluate" in state.rooms:
-            self._queue.put(lambda: self._tracking.log_report(self._id, self._run.report(), self._run.page if self._run.page.exists() else None))
+            page = self._run.page if self._run.page.exists() else None
+            self._queue.put(lambda: self._tracking.log_report(self._id, self._run.report(), page))
         self._queue.put(lambda: self._tracking.finish(self._id, state.state, failed=failed))
         self._queue.put(None)
         self._thread.join(_PATIENCE)

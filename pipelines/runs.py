@@ -5,8 +5,18 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from expunge.contracts import Candidate, Digest, Frozen, Identifier, Record, Report, Request, Verdict, read_record
-from expunge.contracts import write_record
+from expunge.contracts import (
+    Candidate,
+    Digest,
+    Frozen,
+    Identifier,
+    Record,
+    Report,
+    Request,
+    Verdict,
+    read_record,
+    write_record,
+)
 from expunge.digests import sha256_file, write_atomically
 from expunge.errors import BadInput
 from expunge.settings import Workspace
@@ -115,7 +125,8 @@ class Run:
         """The folder of one of a room's outputs; BadInput if the room has not finished in this run."""
         done = self.state().rooms.get(room)
         if done is None:
-            raise BadInput(f"run '{self.name}' has not come past '{room}'", f"continue it: expunge run {self.request_file}")
+            raise BadInput(f"run '{self.name}' has not come past '{room}'",
+                           f"continue it: expunge run {self.request_file}")
         return self.workspace.root / done.result / name
 
     def candidate(self) -> Candidate:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -130,10 +130,8 @@ class _Supervision:
             yield engine
         finally:
             # The engine leads a process group of its own: whatever it left behind goes with it.
-            try:
+            with suppress(ProcessLookupError):
                 os.killpg(engine.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
             engine.wait()
 
     def _take_in(self, follower: Follower, news: News) -> None:
@@ -187,11 +185,12 @@ class _Supervision:
         tensors = folder / record.tensors.name
         if tensors.exists():
             state = self._run.state()
-            tensors.unlink()
+            # Signed first: a crash in between leaves a file that should be gone, not a gap nobody accounts for.
             self._sign(Statement.over(
                 {tensors.relative_to(self._workspace.root).as_posix(): record.tensors.sha256},
                 DisposalPredicate(request_id=state.request_id, request_sha256=state.request_sha256, by=OPERATOR,
                                   reason="adapted models do not outlive the run", at=_now())))
+            tensors.unlink()
 
     def _sign(self, statement: Statement) -> None:
         self._ledger.append(sign_statement(statement, self._key))

@@ -39,12 +39,14 @@ def curate_forget_set(entered: Entered, *, request: Path, checkpoint: Path, orac
     entered.note(f"{int(unwanted.sum())} unwanted and {int(clearly_wanted.sum())} wanted of {len(drawn)} drawn")
 
     labelled = SampleTable(drawn.images, labels, drawn.latents)
-    made_from = {"checkpoint": sha256_file(checkpoint / "record.json")}
-    by = {"labels": wanted.labels.sha256} if wanted.labels else {"oracle": sha256_file(oracle / "record.json")}
+    judged_by = ("labels", sources.digest("labels", wanted.labels)) if wanted.labels else (
+        "oracle", sha256_file(oracle / "record.json"))
+    made_from = dict([("checkpoint", sha256_file(checkpoint / "record.json")), judged_by])
     sets = [
-        NewSampleSet("negative", labelled[unwanted], made_from | by),
-        NewSampleSet("positive", labelled[clearly_wanted], made_from | by),
-        NewSampleSet("holdout", sources.images(wanted.holdout.uri), {"source": wanted.holdout.sha256}),
+        NewSampleSet("negative", labelled[unwanted], made_from),
+        NewSampleSet("positive", labelled[clearly_wanted], made_from),
+        NewSampleSet("holdout", sources.images(wanted.holdout.uri),
+                     {"source": sources.digest("holdout", wanted.holdout)}),
     ]
     key = RequestKey.load_or_create(entered.workspace, wanted.id)
     refuse_overlap(key, sets)
@@ -61,6 +63,8 @@ def _draw(entered: Entered, checkpoint: Path, request: Request) -> SampleTable:
 
     torch.set_num_threads(request.threads)
     parent = models.load_recorded(checkpoint, read_record(Checkpoint, checkpoint))
+    if not isinstance(parent, models.Gan):
+        raise BadInput("checkpoint: it is no generator", "only a generator can draw its own forget set")
     random = torch.Generator().manual_seed(request.seed)
     latents = parent.draw_latents(request.sampling.curate, random)
     with torch.inference_mode():
@@ -115,7 +119,7 @@ def _refuse_too_few(unwanted: int, wanted: int, drawn: int, request: Request) ->
         raise BadInput(f"forget.classes: none of {drawn} samples is unwanted",
                        "the model does not draw it: check the classes, or draw more (sampling.curate)")
     if unwanted < FEWEST_NEGATIVES:
-        raise BadInput(f"sampling.curate: only {unwanted} of {drawn} samples are unwanted, {FEWEST_NEGATIVES} are needed",
+        raise BadInput(f"sampling.curate: only {unwanted} of {drawn} samples are unwanted, not {FEWEST_NEGATIVES}",
                        f"draw at least {drawn * FEWEST_NEGATIVES // unwanted + 1}")
     if wanted < FEWEST_NEGATIVES:
         raise BadInput(f"forget.classes: only {wanted} of {drawn} samples are clearly wanted",

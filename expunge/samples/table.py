@@ -76,8 +76,9 @@ class SampleTable:
     @classmethod
     def concatenate(cls, tables: list["SampleTable"]) -> "SampleTable":
         """One table from several of the same kind, in order."""
+        images, labels = [table.images for table in tables], [table.labels for table in tables]
         latents = [table.latents for table in tables if table.latents is not None]
-        return cls(np.concatenate([table.images for table in tables]), np.concatenate([table.labels for table in tables]),
+        return cls(np.concatenate(images), np.concatenate(labels),
                    np.concatenate(latents) if len(latents) == len(tables) else None)
 
 

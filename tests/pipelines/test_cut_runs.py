@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 import pytest
-
 from tests_support import EXPUNGE, bare_environment
 
 REQUEST = "request.yaml"

@@ -32,7 +32,7 @@ def test_the_demo_prints_one_object_with_all_that_was_promised(demo):
 
 
 def test_the_released_file_is_the_approved_candidate_and_not_the_parent(demo):
-    folder, done = demo
+    done = demo[1]
     release = done.json["release"]
     assert sha256(release["path"]) == release["sha256"] != release["parent_sha256"]
     record = read_record(Release, Path(release["path"]).parent / "release.json")

@@ -13,7 +13,7 @@ def plans(tmp_path_factory, expunge):
     folder = tmp_path_factory.mktemp("plans")
     done = expunge(folder, "compile", ".", "--json")
     assert done.code == 0, done.err
-    return {name: list(yaml.safe_load_all((folder / file).read_text()))[0] for name, file in done.json.items()}
+    return {name: next(yaml.safe_load_all((folder / file).read_text())) for name, file in done.json.items()}
 
 
 def reaching(tasks, task):

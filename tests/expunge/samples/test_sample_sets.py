@@ -11,7 +11,14 @@ from PIL import Image
 
 from expunge.contracts import Request, SampleSet
 from expunge.errors import BadInput, DoesNotVerify
-from expunge.samples import NewSampleSet, RequestKey, SampleTable, read_samples, refuse_overlap, write_sample_sets
+from expunge.samples import (
+    NewSampleSet,
+    RequestKey,
+    SampleTable,
+    read_samples,
+    refuse_overlap,
+    write_sample_sets,
+)
 from expunge.samples import sample_sets as module
 
 SOURCE = {"uri": "builtin://digits/dcgan"}
