@@ -65,6 +65,7 @@ def evaluate(
             "candidate: it was made from another parent than the checkpoint given",
             "evaluate a candidate beside its own parent",
         )
+    table = read_samples(entered.workspace, real)  # before the long work: it may be missing
     torch.set_num_threads(asked.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     seed = latent_seed(changed.weights.sha256, request_sha256)
@@ -77,7 +78,6 @@ def evaluate(
         asked.sampling.evaluate,
         may_show_before(asked.reason),
     )
-    table = read_samples(entered.workspace, real)
     evidence = Evidence(
         asked.forget.classes,
         view.classes,

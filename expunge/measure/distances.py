@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from expunge.contracts import Interval
 from expunge.errors import BadInput
@@ -239,7 +239,7 @@ def _half_sampled(sides: _Sides, signs: list[float], confidence: float) -> Estim
     rng = np.random.default_rng([sides.seed, 1])
     draws = value(_halves(sides.blocks, rng), _halves(sides.real_blocks, rng))
     error = float(np.sqrt(np.mean((draws - full) ** 2)))
-    reach = float(student.ppf((1 + confidence) / 2, min(sides.blocks, sides.real_blocks) - 1)) * error
+    reach = float(stdtrit(min(sides.blocks, sides.real_blocks) - 1, (1 + confidence) / 2)) * error
     interval = Interval(lower=full - reach, upper=full + reach, confidence=confidence, method=SUBSAMPLING)
     return Estimate(full, interval, min(int(sides.sets[which].counts.sum()) for which, _ in used))
 
