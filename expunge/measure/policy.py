@@ -22,6 +22,7 @@ from expunge.contracts import (
 )
 from expunge.errors import BadInput
 from expunge.measure import words
+from expunge.measure.distances import SUBSAMPLING
 from expunge.measure.proportions import CLOPPER_PEARSON, Sides, exact_bounds, samples_to_decide, sides_of
 
 AS_EXPECTED = "as expected"
@@ -181,7 +182,10 @@ def _how_many_more(rule: Rule, measurement: Measurement, bounds: Interval) -> st
     reach = (bounds.upper if gap > 0 else bounds.lower) - measurement.estimate
     if gap == 0 or not math.isfinite(reach / gap):
         return "the estimate is the limit itself, no number of samples would decide"
-    more = max(1, math.ceil(measurement.n * (reach / gap) ** 2) - measurement.n)
+    factor = (reach / gap) ** 2
+    if bounds.method == SUBSAMPLING:  # both the latents and the real images make this interval wide
+        return f"about {factor:.2g} times as many samples, and real images, would decide"
+    more = max(1, math.ceil(measurement.n * factor) - measurement.n)
     return f"about {more:,} more samples like these {measurement.n:,} would decide"
 
 

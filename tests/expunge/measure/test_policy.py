@@ -5,6 +5,7 @@ import pytest
 
 from expunge.contracts import Control, Interval, Measurement, Policy, Report, Rule
 from expunge.errors import BadInput
+from expunge.measure.distances import SUBSAMPLING
 from expunge.measure.policy import AS_EXPECTED, decide, judge_rule, preset, preset_bytes, worst
 from expunge.measure.proportions import clopper_pearson
 
@@ -224,3 +225,9 @@ def test_the_presets_read_and_give_reasons(name):
 def test_a_preset_there_is_not():
     with pytest.raises(BadInput, match=r"use debug or standard"):
         preset("../standard")
+
+
+def test_a_kid_interval_needs_more_of_both_sides():
+    wide = number("kid_difference", 0.0, 0.03, n=900, method=SUBSAMPLING)
+    reason = judge_rule(rule("kid_difference", limit=0.02), (wide,)).reason
+    assert reason.endswith("about 9 times as many samples, and real images, would decide")
