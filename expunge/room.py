@@ -40,6 +40,8 @@ from expunge.settings import Workspace, current_run, image_digest
 
 STATEMENT_FILE = "statement.json"
 ALIVE_FILE = "alive"
+ROOT = Path(__file__).parent.parent
+DATA_SUFFIXES = frozenset({".j2", ".css", ".yaml", ".sql"})
 OUR_PACKAGES = ("expunge", "components")
 RoomStatement: TypeAlias = Statement[RoomPredicate]
 
@@ -236,7 +238,7 @@ def die_with_run(workspace: Workspace) -> None:
 
 
 def code_digest(module: str, params: dict[str, Any]) -> str:
-    """One digest over the source of `module` and all of our modules that it imports, directly or not.
+    """One digest over the source of `module`, of all our modules that it imports, and the data beside them.
 
     A method is chosen by name at run time, so a parameter called `method` adds that method's file. A method
     from somebody else's package is covered by its distribution's version, through the parameters' digest.
@@ -251,6 +253,7 @@ def code_digest(module: str, params: dict[str, Any]) -> str:
             continue
         text = file.read_bytes()
         sources[current] = sha256_bytes(text)
+        sources |= {str(data.relative_to(ROOT)): sha256_file(data) for data in _data_beside(file.parent)}
         pending += _imports_of(text, current, is_package=file.name == "__init__.py")
     return sha256_bytes(canonical_json(sources))
 
@@ -261,9 +264,16 @@ def _source_of(module: str) -> Path | None:
     package, _, rest = module.partition(".")
     if package not in OUR_PACKAGES:
         return None
-    base = Path(__file__).parent.parent / package
+    base = ROOT / package
     path = base.joinpath(*rest.split(".")) if rest else base
     return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
+
+
+@functools.cache
+def _data_beside(folder: Path) -> tuple[Path, ...]:
+    """Templates, styles, policies and the like that the modules of a folder read, also from plain subfolders."""
+    places = [folder, *(path for path in folder.iterdir() if path.is_dir() and not (path / "__init__.py").exists())]
+    return tuple(path for place in places for path in sorted(place.iterdir()) if path.suffix in DATA_SUFFIXES)
 
 
 def _imports_of(source: bytes, module: str, is_package: bool) -> Iterator[str]:

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from expunge.contracts import Approval, Measurement, Release, SampleSet, read_record
+from components.deploy.step import MLFLOW_VERSION_FILE
+from expunge.contracts import Measurement, Release, SampleSet, read_record
 from expunge.digests import sha256_file
 from expunge.evidence.decisions import decisions_of
 from expunge.evidence.ledger import Ledger
@@ -38,7 +39,9 @@ def summarise(run: Run) -> dict[str, Any]:
     if "gate" in state.rooms:
         found["verdict"] = run.verdict().outcome
     if "deploy" in state.rooms:
-        found |= _released(run)
+        released = _released(run)
+        found["mlflow"]["model_version"] = released.pop("model_version")
+        found |= released
     return found
 
 
@@ -66,11 +69,12 @@ def _released(run: Run) -> dict[str, Any]:
     folder = run.output("deploy", "release")
     release = read_record(Release, folder)
     served = run.workspace.releases / release.model / "current" / release.weights.name
-    approvals: list[Approval] = [decision.approval for decision in decisions_of(run.workspace, run.name)]
-    agreed = next((approval for approval in approvals if approval.decision == "approve"), None)
+    agreed = next(found for found in decisions_of(run.workspace, run.name) if found.sha256 in release.approvals)
+    version = folder / MLFLOW_VERSION_FILE
     return {
-        "approval": None if agreed is None else {
-            "by": agreed.person, "requester": run.request().requester, "key_id": None},
+        "approval": {"by": agreed.approval.person, "requester": run.request().requester,
+                     "key_id": agreed.signer.key_id},
+        "model_version": version.read_text() if version.exists() else None,
         "release": {"path": str(served), "sha256": sha256_file(served) if served.exists() else None,
                     "parent_sha256": release.parent_sha256},
     }

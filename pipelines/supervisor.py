@@ -27,6 +27,7 @@ from expunge.evidence.coherence import read_policy
 from expunge.evidence.keys import OPERATOR, SigningKey
 from expunge.evidence.ledger import Ledger
 from expunge.evidence.statements import DisposalPredicate, RoomUse, RunPredicate, Statement, sign_statement
+from expunge.measure.policy import AS_EXPECTED
 from expunge.room import ALIVE_FILE, STATEMENT_FILE
 from expunge.settings import RUN_VARIABLE, WORKSPACE_VARIABLE, Workspace
 from pipelines.news import News
@@ -175,8 +176,9 @@ class _Supervision:
         token = (self._run.output("gate", "verdict") / "token.txt").read_text()
         if token == "open" and "deploy" not in self._run.state().rooms:
             raise ExpungeError("the gate was open and nothing was deployed", f"see {self._run.log}")
-        return {"state": _VERDICT_STATES.get(verdict.outcome) or _TOKEN_STATES[token],
-                "reason": "; ".join(rule.reason for rule in verdict.rules if rule.outcome == verdict.outcome != "PASS")}
+        reasons = [rule.reason for rule in verdict.rules if rule.outcome == verdict.outcome != "PASS"]
+        reasons += [f"control '{name}': {came}" for name, came in verdict.controls.items() if came != AS_EXPECTED]
+        return {"state": _VERDICT_STATES.get(verdict.outcome) or _TOKEN_STATES[token], "reason": "; ".join(reasons)}
 
     def _dispose_of_adaptation(self) -> None:
         """An adapted model may be the unwanted thing itself: it does not outlive the run that needed it."""

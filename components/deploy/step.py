@@ -13,6 +13,8 @@ from expunge.settings import Workspace, current_run
 from expunge.stores import releases, taint
 from expunge.stores.tracking import Tracking
 
+MLFLOW_VERSION_FILE = "mlflow_version.txt"  # news for people; absent if MLflow could not be told
+
 
 @room(outputs=("release",), memo=False)
 def deploy(entered: Entered, *, request: Path, candidate: Path, report: Path, policy: Path, verdict: Path,
@@ -46,7 +48,11 @@ def deploy(entered: Entered, *, request: Path, candidate: Path, report: Path, po
     taint.place(mark.model_copy(update={"pending": False}), workspace)
     write_record(release, live)
     told = Tracking.for_workspace(workspace).register_release(live)
-    entered.note(f"version {told.value} in MLflow" if told.value else f"MLflow was not told: {told.reason}")
+    if told.value:
+        (release / MLFLOW_VERSION_FILE).write_text(told.value)
+        entered.note(f"version {told.value} in MLflow")
+    else:
+        entered.note(f"MLflow was not told: {told.reason}")
 
 
 def _refuse_unless_passed(case: Case, given: Verdict) -> None:
