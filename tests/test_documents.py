@@ -1,0 +1,78 @@
+"""The documents are run: what they say works, works."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from tests_support import EXPUNGE, bare_environment
+
+from expunge.contracts import Request, parse_record
+from expunge.errors import BadInput, ExpungeError, exit_codes
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(text, language):
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def test_the_first_screen_has_two_commands_and_both_are_verbs_of_the_makefile():
+    makefile = (ROOT / "Makefile").read_text()
+    commands = [line.split("#")[0].split() for line in blocks(README, "bash")[0].splitlines()]
+    assert commands == [["make", "demo"], ["make", "test"]]
+    for _, verb in commands:
+        assert re.search(rf"^{verb}:", makefile, re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_the_next_three_things_work_as_the_readme_says(tmp_path):
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    written = [*blocks(README, "bash")[1:], *blocks((ROOT / "docs" / "evidence.md").read_text(), "bash")]
+    environment = bare_environment()
+    environment["PATH"] = f"{EXPUNGE.parent}:{environment['PATH']}"
+    for block in written:
+        done = subprocess.run(["bash", "-euc", block], cwd=tmp_path, env=environment, capture_output=True, text=True,
+                              stdin=subprocess.DEVNULL, check=False)
+        assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
+    assert (tmp_path / ".expunge" / "releases" / "digits" / "current" / "model.safetensors").exists()
+
+
+def test_every_link_leads_somewhere():
+    for page in [ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("components/*/README.md")]:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.relative_to(ROOT)} links to {target}"
+
+
+def test_the_request_that_is_explained_is_one(tmp_path):
+    explained, = blocks((ROOT / "docs" / "requests.md").read_text(), "yaml")
+    request = parse_record(Request, yaml.safe_load(explained), "docs")
+    assert request.model_dump().keys() - {"schema_name"} == yaml.safe_load(explained).keys(), "a field is not explained"
+    example = yaml.safe_load((ROOT / "examples" / "forget-4.yaml").read_text())
+    assert parse_record(Request, example, "examples").forget == request.forget
+
+
+def test_the_exit_codes_in_the_readme_are_those_of_the_errors():
+    listed = {int(code) for row in re.findall(r"^\|.*\|$", README, re.MULTILINE) for code in re.findall(r"\| (\d+) ", row)}
+    assert listed == set(exit_codes().values()) | {0}
+
+
+def test_an_error_keeps_its_code_and_its_advice():
+    assert exit_codes()["Refused"] == 41
+    assert exit_codes()["ExpungeError"] == ExpungeError.exit_code == 1
+    assert str(BadInput("field: is wrong", "correct it")) == "field: is wrong: correct it"
+
+
+def test_every_verb_is_explained_and_takes_json():
+    verbs = subprocess.run([EXPUNGE, "--help"], capture_output=True, text=True, check=True, env=bare_environment()).stdout
+    names = re.findall(r"^│ ([a-z]+) ", verbs, re.MULTILINE)
+    assert {"init", "run", "approve", "release", "audit", "keys", "demo"} <= set(names)
+    for name in names:
+        shown = subprocess.run([EXPUNGE, name, "--help"], capture_output=True, text=True, check=True,
+                               env=bare_environment(TERMINAL_WIDTH="200", COLUMNS="200")).stdout
+        assert "--json" in shown or name in ("keys", "audit"), name
+        assert f"`{name}" in (ROOT / "CHANGELOG.md").read_text() or name in README, f"{name} is in no document"
