@@ -1,0 +1,180 @@
+"""What the methods share: samples, the session that the room hands over, and a seeded, resumable loop."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from expunge.errors import BadInput, NonFiniteLoss
+
+CHECKPOINT_EVERY = 50  # steps between offers of resumable state; the room may throttle further
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Images with what is known of them.
+
+    Attributes:
+        images: [N, C, H, W] in the model's range.
+        latents: [N, latent_dim] that the parent turned into the images, or None.
+        labels: [N] integer classes, or None.
+    """
+
+    images: Tensor
+    latents: Tensor | None = None
+    labels: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+class Oracle(Protocol):
+    """Says what is unwanted, and lets gradients through."""
+
+    def probability_unwanted(self, images: Tensor) -> Tensor:
+        """Probabilities [B] for images [B, C, H, W]."""
+        ...
+
+
+class ClassifierOracle:
+    """An oracle made of a classifier and the classes that are unwanted."""
+
+    def __init__(self, classifier: nn.Module, unwanted: Sequence[int]) -> None:
+        self.classifier = classifier.eval().requires_grad_(False)
+        self.unwanted = list(unwanted)
+
+    def probability_unwanted(self, images: Tensor) -> Tensor:
+        """The classifier's summed softmax over the unwanted classes, [B] for images [B, C, H, W]."""
+        probabilities: Tensor = self.classifier(images).softmax(dim=1)
+        return probabilities[:, self.unwanted].sum(dim=1)
+
+
+class Session:
+    """What the room hands a method besides data. This one keeps and reports nothing; rooms override it.
+
+    Attributes:
+        seed: the only source of randomness.
+        threads: CPU threads; part of what makes a run repeatable.
+        device: where to train.
+    """
+
+    def __init__(self, seed: int, threads: int = 2, device: torch.device | str = "cpu") -> None:
+        self.seed = seed
+        self.threads = threads
+        self.device = torch.device(device)
+
+    def report(self, step: int, total: int, **scalars: float) -> None:
+        """Called after steps worth telling of; `scalars` are losses and the like."""
+
+    def resume(self) -> dict[str, Any] | None:
+        """The last state given to `checkpoint` by a run that was killed, or None."""
+        return None
+
+    def checkpoint(self, state: dict[str, Any]) -> None:
+        """Offers state to continue from: tensors, plain values, and containers of them."""
+
+
+def prepare(session: Session) -> None:
+    """Sets thread count and deterministic kernels: same seed and threads, same bits on a CPU."""
+    torch.set_num_threads(session.threads)
+    torch.use_deterministic_algorithms(True, warn_only=session.device.type != "cpu")
+    # Every tensor is written before it is read here; filling fresh memory first cost a tenth of the time.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def stream(session: Session, purpose: int) -> torch.Generator:
+    """An independent random stream on the CPU for one purpose of a run."""
+    return torch.Generator().manual_seed((session.seed * 1_000_003 + purpose) % 2**63)
+
+
+def pick(images: Tensor, count: int, random: torch.Generator) -> Tensor:
+    """`count` of the images [N, ...], with replacement."""
+    return images[torch.randint(len(images), (count,), generator=random)]
+
+
+@torch.no_grad()
+def in_parts(function: Callable[[Tensor], Tensor], inputs: Tensor, size: int = 512) -> Tensor:
+    """The function of inputs [N, ...], `size` at a time, without gradients."""
+    return torch.cat([function(part) for part in inputs.split(size)])
+
+
+def weights(module: nn.Module, device: torch.device | str | None = None) -> dict[str, Tensor]:
+    """A copy of the module's state, on `device` if given."""
+    state = module.state_dict()
+    return {name: tensor.detach().clone().to(device or tensor.device) for name, tensor in state.items()}
+
+
+class Loop:
+    """A training loop that can be killed between any two steps and gives the same bits when continued.
+
+    `parts` are whatever has state_dict() and load_state_dict(); `random` is the loop's only random stream.
+    """
+
+    def __init__(
+        self, session: Session, name: str, steps: int, parts: Mapping[str, Any], random: torch.Generator
+    ) -> None:
+        self.session = session
+        self.name = name
+        self.steps = steps
+        self.parts = parts
+        self.random = random
+
+    def run(self, one_step: Callable[[int], dict[str, Tensor]]) -> None:
+        """Calls `one_step(step)`, which does one update and returns its losses, for every step still to do.
+
+        Raises:
+            NonFiniteLoss: a loss is not finite; names the step.
+        """
+        for step in range(self._resume(), self.steps):
+            losses = {name: loss.item() for name, loss in one_step(step).items()}
+            for name, loss in losses.items():
+                if not math.isfinite(loss):
+                    raise NonFiniteLoss(
+                        f"{self.name}: {name} loss is {loss} at step {step}", "lower the rates or the weights"
+                    )
+            self.session.report(step + 1, self.steps, **losses)
+            if (step + 1) % CHECKPOINT_EVERY == 0 and step + 1 < self.steps:
+                self.session.checkpoint(self._state(step + 1))
+
+    def _resume(self) -> int:
+        state = self.session.resume()
+        if state is None or state["loop"] != self.name:
+            return 0
+        for name, part in self.parts.items():
+            part.load_state_dict(state["parts"][name])
+        self.random.set_state(state["random"].cpu())
+        return int(state["step"])
+
+    def _state(self, step: int) -> dict[str, Any]:
+        return {
+            "loop": self.name,
+            "step": step,
+            "parts": {name: part.state_dict() for name, part in self.parts.items()},
+            "random": self.random.get_state(),
+        }
+
+
+class Kept:
+    """Tensors that a loop has finished and must not lose when it is killed; one of its `parts`."""
+
+    def __init__(self) -> None:
+        self.tensors: dict[str, Tensor] = {}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The tensors so far."""
+        return dict(self.tensors)
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Continues from saved tensors."""
+        self.tensors = dict(state)
+
+
+def need(condition: object, problem: str, remedy: str) -> None:
+    """Raises BadInput unless the condition holds."""
+    if not condition:
+        raise BadInput(problem, remedy)
