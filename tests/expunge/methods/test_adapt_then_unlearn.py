@@ -1,0 +1,173 @@
+"""Adapt-then-unlearn: repeatable, resumable, honest about what it needs, and it does make a digit go."""
+
+import io
+
+import pytest
+import torch
+
+from expunge.assets import path
+from expunge.errors import BadInput, NonFiniteLoss
+from expunge.methods import find
+from expunge.methods.adapt_then_unlearn import Pairs, Repulsion
+from expunge.methods.training import ClassifierOracle, Samples, Session, in_parts
+from expunge.models import build, load
+
+METHOD = find("adapt_then_unlearn", "gan")
+TINY = {"models": 2, "adapt_steps": 32, "steps": 60, "batch": 8, "pool": 64, "assign_every": 20}
+SMALL_GAN = {"width": 8, "mapping": 16, "discriminator_width": 8}
+
+
+class Bright:
+    """Finds bright images unwanted: an oracle that needs no training."""
+
+    def __init__(self, threshold):
+        self.threshold = threshold
+
+    def probability_unwanted(self, images):
+        return torch.sigmoid(1000 * (images.mean(dim=(1, 2, 3)) - self.threshold))
+
+
+def small_problem():
+    torch.manual_seed(0)
+    parent = build("dcgan", **SMALL_GAN)
+    latents = parent.draw_latents(120, torch.Generator().manual_seed(1))
+    images = in_parts(parent, latents)
+    brightness = images.mean(dim=(1, 2, 3))
+    oracle = Bright(brightness.quantile(0.75))
+    bright = brightness > oracle.threshold
+    return parent, Samples(images[bright], latents[bright]), Samples(images[~bright], latents[~bright]), oracle
+
+
+def run(params, session_for=lambda stage: Session(seed=3), problem=None):
+    parent, negatives, positives, oracle = problem or small_problem()
+    adaptation = METHOD.adapt(parent, negatives, params, session_for("adapt"))
+    return METHOD.unlearn(parent, adaptation, negatives, positives, oracle, params, session_for("unlearn"))
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+class Killed(Exception):
+    pass
+
+
+class KilledOnce(Session):
+    """Keeps state as a room does, through bytes, and dies right after the first time."""
+
+    def __init__(self, seed, kept):
+        super().__init__(seed)
+        self.kept = kept
+
+    def checkpoint(self, state):
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        first_time = not self.kept
+        self.kept[:] = [buffer.getvalue()]
+        if first_time:
+            raise Killed
+
+    def resume(self):
+        return torch.load(io.BytesIO(self.kept[0]), weights_only=True) if self.kept else None
+
+
+@pytest.mark.parametrize("preset", ["default", "paper"])
+def test_the_same_seed_gives_the_same_bits_and_another_seed_others(preset):
+    params = METHOD.parameters(preset, {**TINY, "pool": 0})
+    first = run(params)
+    assert same(first, run(params))
+    assert not same(first, run(params, lambda stage: Session(seed=4)))
+
+
+def test_the_parent_is_left_as_it_was():
+    problem = small_problem()
+    before = {name: tensor.clone() for name, tensor in problem[0].state_dict().items()}
+    candidate = run(METHOD.parameters("default", TINY), problem=problem)
+    assert same(before, problem[0].state_dict())
+    assert candidate.keys() == before.keys()
+    assert not same(before, candidate)
+
+
+def test_a_killed_run_continues_to_the_same_bits():
+    params = METHOD.parameters("default", TINY)
+    undisturbed = run(params)
+    kept = {"adapt": [], "unlearn": []}
+    deaths = 0
+    while True:
+        try:
+            candidate = run(params, lambda stage: KilledOnce(3, kept[stage]))
+            break
+        except Killed:
+            deaths += 1
+    assert deaths == 2, "once in each stage"
+    assert same(undisturbed, candidate)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step():
+    parent, negatives, positives, oracle = small_problem()
+    spoiled = Samples(negatives.images * float("nan"), negatives.latents)
+    with pytest.raises(NonFiniteLoss, match="adapt: .* at step 0"):
+        run(METHOD.parameters("default", TINY), problem=(parent, spoiled, positives, oracle))
+
+
+def test_labels_alone_do_without_guidance_and_pool():
+    parent, negatives, positives, _ = small_problem()
+    problem = (parent, negatives, positives, None)
+    with pytest.raises(BadInput, match="need an oracle.*set guidance_weight and pool to 0"):
+        run(METHOD.parameters("default", TINY), problem=problem)
+    run(METHOD.parameters("default", {**TINY, "guidance_weight": 0, "pool": 0}), problem=problem)
+
+
+def test_pairs_need_latents():
+    parent, negatives, positives, oracle = small_problem()
+    problem = (parent, Samples(negatives.images), Samples(positives.images), oracle)
+    with pytest.raises(BadInput, match="need the samples' latents"):
+        run(METHOD.parameters("default", TINY), problem=problem)
+    run(METHOD.parameters("paper", TINY | {"pool": 0}), problem=problem)
+
+
+@pytest.mark.parametrize("form", ["el2", "il2", "nl2"])
+def test_repulsion_is_largest_at_the_adapted_weights_and_falls_with_distance(form):
+    parent = build("dcgan", **SMALL_GAN)
+    moved = {f"0.{name}": tensor + 0.1 for name, tensor in parent.generator.state_dict().items()}
+    repulsion = Repulsion(parent, moved, METHOD.parameters("default", {"repulsion": form}))
+    at_parent = repulsion(parent.generator).item()
+    assert at_parent == pytest.approx({"el2": 1.0, "il2": 1.0, "nl2": -1.0}[form], rel=1e-4), "r = 1 at the parent"
+    with torch.no_grad():
+        for parameter in parent.generator.parameters():
+            parameter += 0.05
+    nearer = repulsion(parent.generator).item()
+    with torch.no_grad():
+        for parameter in parent.generator.parameters():
+            parameter -= 0.15
+    farther = repulsion(parent.generator).item()
+    assert nearer > at_parent > farther
+
+
+def test_every_moved_latent_gets_a_wanted_image_of_its_own():
+    parent = build("dcgan", **SMALL_GAN)
+    latents = parent.draw_latents(20, torch.Generator().manual_seed(0))
+    images = in_parts(parent, latents)
+    shuffled = torch.randperm(20, generator=torch.Generator().manual_seed(1))
+    pairs = Pairs((latents, images), latents, images[shuffled])
+    pairs.assign(parent.generator)
+    assert torch.equal(pairs.candidates[pairs.assigned], images), "the nearest image to each is its own"
+
+
+def test_the_debug_preset_takes_most_of_a_digit_away():
+    parent, oracle, judge = (load(path(name)) for name in ("dcgan", "oracle", "judge"))
+    latents = parent.draw_latents(2000, torch.Generator().manual_seed(7))
+    images = in_parts(parent, latents)
+    unwanted = in_parts(oracle, images).argmax(dim=1) == 3
+    problem = (
+        parent,
+        Samples(images[unwanted], latents[unwanted]),
+        Samples(images[~unwanted], latents[~unwanted]),
+        ClassifierOracle(oracle, [3]),
+    )
+    state = run(METHOD.parameters("debug"), problem=problem)
+    candidate = load(path("dcgan"))
+    candidate.load_state_dict(state)
+    fresh = parent.draw_latents(2000, torch.Generator().manual_seed(8))
+    before, after = ((in_parts(judge, in_parts(gan, fresh)).argmax(dim=1) == 3).sum() for gan in (parent, candidate))
+    assert after < before / 4
