@@ -106,14 +106,14 @@ def test_a_killed_run_continues_to_the_same_bits():
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step():
     parent, negatives, positives, oracle = small_problem()
     spoiled = Samples(negatives.images * float("nan"), negatives.latents)
-    with pytest.raises(NonFiniteLoss, match="adapt: .* at step 0"):
+    with pytest.raises(NonFiniteLoss, match=r"adapt: .* at step 0"):
         run(METHOD.parameters("default", TINY), problem=(parent, spoiled, positives, oracle))
 
 
 def test_labels_alone_do_without_guidance_and_pool():
     parent, negatives, positives, _ = small_problem()
     problem = (parent, negatives, positives, None)
-    with pytest.raises(BadInput, match="need an oracle.*set guidance_weight and pool to 0"):
+    with pytest.raises(BadInput, match=r"need an oracle.*set guidance_weight and pool to 0"):
         run(METHOD.parameters("default", TINY), problem=problem)
     run(METHOD.parameters("default", {**TINY, "guidance_weight": 0, "pool": 0}), problem=problem)
 

@@ -31,7 +31,7 @@ def test_an_unknown_name_is_refused_with_the_known_ones():
 
 
 def test_a_config_that_does_not_suit_is_refused():
-    with pytest.raises(BadInput, match="config of architecture 'dcgan'.*depth"):
+    with pytest.raises(BadInput, match=r"config of architecture 'dcgan'.*depth"):
         build("dcgan", depth=3)
 
 
