@@ -1,0 +1,90 @@
+"""The second room, on the built-in models: who says what is unwanted, and when there is too little of it."""
+
+import numpy as np
+import pytest
+
+from components.curate_forget_set.step import curate_forget_set
+from components.fetch_checkpoint.step import fetch_checkpoint
+from expunge.contracts import Request, SampleSet, parse_record, read_record, write_record
+from expunge.errors import BadInput
+from expunge.samples import read_samples
+from expunge.stores.sources import pin
+from pipelines.demo import request_for
+
+
+@pytest.fixture
+def curate(workspace, tmp_path):
+    """Curates for a request that differs from the demo's; returns the records by role."""
+
+    def call(**changes):
+        document = request_for(8, 0, False) | {"sampling": {"curate": 600}} | changes
+        request = tmp_path / "request.json"
+        write_record(request, pin(parse_record(Request, document, "request")))
+        models = {name: tmp_path / "in" / name for name in ("checkpoint", "oracle", "judge")}
+        fetch_checkpoint(request=request, statement=tmp_path / "s1.json", **models)
+        folders = {role: tmp_path / "out" / role for role in ("negative", "positive", "holdout")}
+        curate_forget_set(request=request, checkpoint=models["checkpoint"], oracle=models["oracle"],
+                          statement=tmp_path / "s2.json", **folders)
+        return {role: read_record(SampleSet, folder) for role, folder in folders.items()}
+
+    return call
+
+
+def test_the_oracle_sorts_what_the_parent_draws(curate, workspace):
+    records = curate()
+    assert set(records["negative"].class_counts) == {"8"}
+    assert "8" not in records["positive"].class_counts
+    assert sum(records[role].count for role in ("negative", "positive")) <= 600
+    table = read_samples(workspace, records["negative"])
+    assert table.images.shape[1:] == records["negative"].image_shape == (1, 16, 16)
+    assert len(table.latents) == len(table) == records["negative"].count
+
+
+def test_the_same_seed_draws_the_same_sets_and_another_seed_others(curate):
+    first, again = curate(), curate()
+    assert {role: record.set_id for role, record in first.items()} == {role: record.set_id for role, record in again.items()}
+    assert curate(seed=1)["negative"].set_id != first["negative"].set_id
+
+
+def test_several_classes_can_be_unwanted_at_once(curate):
+    records = curate(forget={"classes": [3, 8]})
+    assert set(records["negative"].class_counts) == {"3", "8"}
+    assert not {"3", "8"} & set(records["positive"].class_counts)
+
+
+def test_a_persons_labels_stand_in_for_the_oracle(curate, workspace, tmp_path):
+    labels = tmp_path / "labels.csv"
+    labels.write_text("index,label\n" + "".join(f"{n},{8 if n < 30 else 1}\n" for n in range(100)))
+    records = curate(labels={"uri": str(labels)})
+    assert records["negative"].count == 30
+    assert records["positive"].count == 70, "what nobody labelled is in neither set"
+    assert "labels" in records["negative"].made_from
+    assert np.all(read_samples(workspace, records["negative"]).labels == 8)
+
+
+@pytest.mark.parametrize(("content", "words"), [
+    ("index,label\n1,eight\n", "line 2 of .* has no whole numbers"),
+    ("number,label\n1,8\n", "line 2 of .* has no whole numbers"),
+    ("index,label\n600,8\n", "names sample 600, 600 were drawn"),
+    ("", "none of 600 samples is unwanted"),
+])
+def test_a_labels_file_that_cannot_be_used_is_refused(curate, tmp_path, content, words):
+    labels = tmp_path / "labels.csv"
+    labels.write_text(content)
+    with pytest.raises(BadInput, match=words):
+        curate(labels={"uri": str(labels)})
+
+
+def test_a_class_that_the_oracle_does_not_know_is_refused(curate):
+    with pytest.raises(BadInput, match=r"forget\.classes: the oracle does not know class 10"):
+        curate(forget={"classes": [10]})
+
+
+def test_too_few_unwanted_samples_are_refused_with_how_many_to_draw(curate):
+    with pytest.raises(BadInput, match=r"only \d+ of 100 samples are unwanted, not 20: draw at least \d+"):
+        curate(sampling={"curate": 100})
+
+
+def test_a_request_that_leaves_nothing_to_keep_is_refused(curate):
+    with pytest.raises(BadInput, match="something to keep"):
+        curate(forget={"classes": list(range(10))})
