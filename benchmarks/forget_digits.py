@@ -1,7 +1,7 @@
 """Does each of the ten digits go, and at what price to the other nine? Ten digits, three seeds, two presets.
 
-python benchmarks/forget_digits.py            # all that is missing today; about 30 minutes on two cores
-python benchmarks/forget_digits.py --digits 8 --seeds 0 --presets default    # half a minute
+python benchmarks/forget_digits.py            # all that today's file lacks; half a minute per run
+python benchmarks/forget_digits.py --digits 8 --seeds 0 --presets default
 
 Every run is a process of its own, so that its time and memory are its own. A run that the results already hold
 is not done again. The judge is never seen by training, and measures parent and candidate on the same 10,000
