@@ -29,6 +29,7 @@ def unlearn(entered: Entered, *, checkpoint: Path, oracle: Path, adaptation: Pat
         Refused: the method left the weights as they were.
         NonFiniteLoss: training diverged.
     """
+    import torch
     from safetensors.torch import load
 
     from expunge import methods, models
@@ -46,20 +47,21 @@ def unlearn(entered: Entered, *, checkpoint: Path, oracle: Path, adaptation: Pat
     if sha256_file(sealed) != learned.tensors.sha256:
         raise DoesNotVerify("adaptation: its tensors are not those of its record", "run the request again")
 
+    parent = models.load_recorded(checkpoint, parent_record)
     state = chosen.unlearn(
-        models.load_recorded(checkpoint, parent_record), load(key.open(sealed.read_bytes(), sealed.name)),
+        parent, load(key.open(sealed.read_bytes(), sealed.name)),
         load_samples(entered, negatives), load_samples(entered, positives),
         ClassifierOracle(models.load_recorded(oracle, oracle_record), negatives.unwanted), params, session)
+    # Compared as tensors: the file's bytes would differ already by what its header says.
+    if all(torch.equal(tensor, state[name]) for name, tensor in parent.state_dict().items()):
+        raise Refused(f"unlearn: '{method}' left the weights as they were", "check its parameters")
 
     weights = candidate / WEIGHTS
     models.save(weights, state, models.ModelSpec(
         architecture=parent_record.architecture, config=parent_record.config, family=parent_record.family))
-    made = StoredFile.of(weights)
-    if made.sha256 == parent_record.weights.sha256:
-        raise Refused(f"unlearn: '{method}' left the weights as they were", "check its parameters")
     write_record(candidate, Candidate(
         method=method, claim=chosen.claim, params=params.model_dump(mode="json"), seed=seed,
         parent_sha256=parent_record.weights.sha256, adaptation_sha256=sha256_file(adaptation / "record.json"),
         oracle_sha256=oracle_record.weights.sha256, negative_id=negatives.set_id, positive_id=positives.set_id,
         compute=session.compute(), family=parent_record.family, architecture=parent_record.architecture,
-        config=parent_record.config, weights=made))
+        config=parent_record.config, weights=StoredFile.of(weights)))
