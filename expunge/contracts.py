@@ -21,6 +21,9 @@ Person = Annotated[str, Field(min_length=1, max_length=254, pattern=r"^[^\s/\\]+
 
 RECORD_FILE = "record.json"
 
+# What a release may say of itself by the method that made it. Never "proved forgotten".
+Claim = Literal["retrained", "approximate removal", "output suppression"]
+
 
 class Frozen(BaseModel):
     """A value that cannot change after it was made, and refuses unknown keys."""
@@ -254,7 +257,7 @@ class Candidate(Record):
     SCHEMA: ClassVar[str] = "expunge/candidate/v1"
 
     method: str
-    claim: Literal["retrained", "approximate removal", "output suppression"]
+    claim: Claim
     params: dict[str, Any]
     seed: int
     parent_sha256: Digest

@@ -400,7 +400,8 @@ class Game:
 METHOD = Method(
     name="adapt_then_unlearn",
     family="gan",
-    claim="approximate removal",
+    # What is measured is what the model draws. Until a probe that reads weights says more, more is not claimed.
+    claim="output suppression",
     paper="Tiwary et al., Adapt then Unlearn, TMLR 2025, arXiv 2309.14054",
     params=Params,
     presets=PRESETS,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
+from expunge.contracts import Claim
 from expunge.errors import BadInput
 
 
@@ -29,7 +30,7 @@ class Method:
 
     name: str
     family: str
-    claim: Literal["retrained", "approximate removal", "output suppression"]
+    claim: Claim
     paper: str
     params: type[BaseModel]
     presets: Mapping[str, Mapping[str, Any]]
