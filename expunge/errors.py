@@ -97,11 +97,11 @@ class NonFiniteLoss(ExpungeError):
     """Training produced a loss that is not a finite number; the problem names the step."""
 
 
-def exit_codes() -> dict[str, int]:
-    """Exit code of every error class by name, so that a room's error keeps its code across processes."""
+def by_name() -> dict[str, type[ExpungeError]]:
+    """Every error class by its name, so that a room's error keeps its code across processes."""
 
-    def walk(error: type[ExpungeError]) -> dict[str, int]:
-        found = {error.__name__: error.exit_code}
+    def walk(error: type[ExpungeError]) -> dict[str, type[ExpungeError]]:
+        found = {error.__name__: error}
         for child in error.__subclasses__():
             found |= walk(child)
         return found

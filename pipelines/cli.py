@@ -146,8 +146,7 @@ def _finish_run(run: Any, as_json: bool, show: Callable[[Console, dict[str, Any]
 
     state, summary = run.state(), summarise(run)
     if state.state == "failed":
-        _complain(ExpungeError(state.reason, state.remedy))
-        raise typer.Exit(state.exit)
+        raise state.failure()
     _finish(summary, as_json, lambda out: show(out, summary), state.exit)
 
 

@@ -18,7 +18,7 @@ from expunge.contracts import (
     write_record,
 )
 from expunge.digests import sha256_file, write_atomically
-from expunge.errors import BadInput
+from expunge.errors import BadInput, ExpungeError, by_name
 from expunge.settings import Workspace
 
 State = Literal[
@@ -52,7 +52,7 @@ class RunState(Record):
     state: State
     reason: str = ""
     remedy: str = ""
-    exit_code: int | None = None  # of a failure: the code of its error
+    error: str | None = None  # of a failure: its class in expunge.errors
     rooms: dict[str, RoomState] = Field(default_factory=dict)
     seconds: float = 0.0  # wall clock of the supervised work, over all its parts
     started_at: str
@@ -61,7 +61,11 @@ class RunState(Record):
     @property
     def exit(self) -> int:
         """The exit code that says this state."""
-        return self.exit_code if self.exit_code is not None else EXIT_CODES.get(self.state, 1)
+        return self.failure().exit_code if self.error else EXIT_CODES.get(self.state, 1)
+
+    def failure(self) -> ExpungeError:
+        """The error that ended the run, as it was raised in its room."""
+        return by_name().get(self.error or "", ExpungeError)(self.reason, self.remedy)
 
 
 class Run:

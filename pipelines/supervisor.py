@@ -21,7 +21,7 @@ from pathlib import Path
 from components.evaluate.page import render_page
 from expunge.contracts import Adaptation, Request, read_record
 from expunge.digests import sha256_file, write_atomically
-from expunge.errors import BadInput, ExpungeError, WorkspaceBusy, exit_codes
+from expunge.errors import BadInput, ExpungeError, WorkspaceBusy
 from expunge.events import Event, Follower, events_file
 from expunge.evidence.coherence import read_policy
 from expunge.evidence.keys import OPERATOR, SigningKey
@@ -88,7 +88,7 @@ class _Supervision:
 
     def carry_out(self, plan: str, arguments: dict[str, object]) -> RunState:
         """Runs a plan to its end, whatever end that is."""
-        self._update(state="releasing" if plan == "release" else "running", reason="", remedy="", exit_code=None)
+        self._update(state="releasing" if plan == "release" else "running", reason="", remedy="", error=None)
         scratch = self._run.folder / "kfp"
         shutil.rmtree(scratch, ignore_errors=True)
         news = News(self._run, self._say)
@@ -160,7 +160,7 @@ class _Supervision:
             failure = self._failure or Event(room="engine", kind="failed", text="the engine stopped without a word",
                                              remedy=f"see {self._run.log}")
             changes = {"state": "failed", "reason": f"{failure.room}: {failure.text}", "remedy": failure.remedy,
-                       "exit_code": exit_codes().get(failure.error or "", 1)}
+                       "error": failure.error or ExpungeError.__name__}
         state = self._run.state().model_copy(update=changes)
         self._sign(Statement.over({}, RunPredicate(
             run=state.run, request_id=state.request_id, request_sha256=state.request_sha256, state=state.state,

@@ -10,7 +10,7 @@ import yaml
 from tests_support import EXPUNGE, bare_environment
 
 from expunge.contracts import Request, parse_record
-from expunge.errors import BadInput, ExpungeError, exit_codes
+from expunge.errors import BadInput, ExpungeError, by_name
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -58,12 +58,12 @@ def test_the_request_that_is_explained_is_one(tmp_path):
 
 def test_the_exit_codes_in_the_readme_are_those_of_the_errors():
     listed = {int(code) for row in re.findall(r"^\|.*\|$", README, re.MULTILINE) for code in re.findall(r"\| (\d+) ", row)}
-    assert listed == set(exit_codes().values()) | {0}
+    assert listed == {error.exit_code for error in by_name().values()} | {0}
 
 
 def test_an_error_keeps_its_code_and_its_advice():
-    assert exit_codes()["Refused"] == 41
-    assert exit_codes()["ExpungeError"] == ExpungeError.exit_code == 1
+    assert by_name()["Refused"].exit_code == 41
+    assert by_name()["ExpungeError"] is ExpungeError
     assert str(BadInput("field: is wrong", "correct it")) == "field: is wrong: correct it"
 
 
