@@ -8,6 +8,7 @@ from expunge.digests import sha256_file
 from expunge.evidence.decisions import decisions_of
 from expunge.evidence.ledger import Ledger
 from expunge.stores.tracking import Tracking
+from pipelines.display import TITLES
 from pipelines.runs import Run
 
 
@@ -21,8 +22,9 @@ def summarise(run: Run) -> dict[str, Any]:
         "run": run.name, "request_id": request.id, "attempt": state.attempt, "state": state.state,
         "reason": state.reason or None, "verdict": None, "forgotten": list(request.forget.classes),
         "pul": None, "residual_rate": None, "fid": None, "kid": None, "shares": None,
-        "seconds": {room: None if done.reused else done.seconds for room, done in state.rooms.items()}
-        | {"total": state.seconds},
+        # A room that was served from an earlier run took no time of this one: null, not zero.
+        "seconds": {room: None if state.rooms[room].reused else state.rooms[room].seconds
+                    for room in TITLES if room in state.rooms} | {"total": state.seconds},
         "overhead_seconds": round(state.seconds - work, 3),
         "approval": None, "release": None, "samples": None,
         "mlflow": {"tracking_uri": Tracking.for_workspace(run.workspace).uri, "run_id": state.mlflow_run,

@@ -149,8 +149,11 @@ class _Supervision:
     def _record(self, event: Event) -> None:
         assert event.result is not None
         self._ledger.append((self._workspace.root / event.result / STATEMENT_FILE).read_bytes())
+        rooms = self._run.state().rooms
         done = RoomState(result=event.result, seconds=event.seconds or 0.0, reused=event.reused)
-        self._update(rooms={**self._run.state().rooms, event.room: done})
+        if event.room in rooms and rooms[event.room].result == done.result:
+            return  # an earlier stretch of this very run did it
+        self._update(rooms={**rooms, event.room: done})
 
     def _conclude(self, ended_well: bool) -> RunState:
         """Names the state that the plan has left the run in, has it signed, and only then records it."""
