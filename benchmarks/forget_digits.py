@@ -213,7 +213,7 @@ def main() -> None:
     for preset, digit, seed in (wanted for wanted in plan if wanted not in have):
         command = [sys.executable, __file__, "--threads", str(given.threads)]
         command += ["--one", preset, str(digit), str(seed)]
-        environment = {"GOMP_SPINCOUNT": "10000", **os.environ}  # as the supervisor does it
+        environment = {"GOMP_SPINCOUNT": "1000", **os.environ}  # as the supervisor does it
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
         results["rows"].append(json.loads(done.stdout.splitlines()[-1]))
         print(f"{preset} digit {digit} seed {seed}", line("", results["rows"][-1:]), flush=True)

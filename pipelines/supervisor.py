@@ -120,7 +120,7 @@ class _Supervision:
             # A folder of the caller's called `mlflow` or `docker` must not shadow a package.
             "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1",
             # OpenMP threads that wait for each other give up the core early: see docs/decisions/waiting.md.
-            "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "10000"),
+            "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "1000"),
             # The steps' `python3` is this one, whether or not its environment was activated.
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
         }
