@@ -1,9 +1,10 @@
 """Tables that people read."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from expunge.evidence.verify import Finding
@@ -29,44 +30,41 @@ def _number(value: float | None) -> str:
     return "not measured" if value is None else f"{value:.4g}"
 
 
-def _two_columns() -> Table:
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
-    return table
+def _print_rows(out: Console, rows: Iterable[tuple[str, str]]) -> None:
+    """Label and value per line, never wrapped: paths and commands are there to be copied."""
+    out.print()
+    for label, value in rows:
+        out.print(f"[dim]{label:<15}[/]  {value}", highlight=False, soft_wrap=True)
 
 
 def show_run(out: Console, summary: dict[str, Any]) -> None:
     """A run's state and what is known of it."""
     state = summary["state"]
-    table = _two_columns()
-    table.add_row("run", f"{summary['run']}  (attempt {summary['attempt']})")
-    table.add_row("state", f"[{_COLOURS.get(state, 'red')}]{state.replace('_', ' ')}[/]")
+    rows = [("run", f"{summary['run']}  (attempt {summary['attempt']})"),
+            ("state", f"[{_COLOURS.get(state, 'red')}]{state.replace('_', ' ')}[/]")]
     if summary["reason"]:
-        table.add_row("because", summary["reason"])
-    _add_numbers(table, summary)
-    out.print()
-    out.print(table)
+        rows.append(("because", escape(summary["reason"])))
+    _print_rows(out, [*rows, *_numbers(summary)])
     if state in _NEXT:
-        out.print(f"\n{_NEXT[state].format(run=summary['run'])}", highlight=False)
+        out.print(f"\n{_NEXT[state].format(run=summary['run'])}", highlight=False, soft_wrap=True)
 
 
-def _add_numbers(table: Table, summary: dict[str, Any]) -> None:
+def _numbers(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if summary["pul"] is not None:
         fid, kid = summary["fid"], summary["kid"]
-        table.add_row("unlearned (PUL)", _percent(summary["pul"]))
-        table.add_row("residual rate", _percent(summary["residual_rate"]))
-        table.add_row("FID of the rest", f"{_number(fid['before'])} → {_number(fid['after'])}"
-                                         f"  (real against real {_number(fid['floor'])})")
-        table.add_row("KID of the rest", f"{_number(kid['before'])} → {_number(kid['after'])}")
+        yield "unlearned (PUL)", _percent(summary["pul"])
+        yield "residual rate", _percent(summary["residual_rate"])
+        yield "FID of the rest", (f"{_number(fid['before'])} → {_number(fid['after'])}"
+                                  f"  (one half of the real images against the other: {_number(fid['floor'])})")
+        yield "KID of the rest", f"{_number(kid['before'])} → {_number(kid['after'])}"
     rooms = [f"{TITLES[room]} {'reused' if spent is None else f'{spent:.1f}'}"
              for room, spent in summary["seconds"].items() if room in TITLES]
-    table.add_row("seconds", ", ".join(rooms) + f"; in all {summary['seconds']['total']:.1f},"
-                                                f" overhead {summary['overhead_seconds']:.1f}")
+    yield "seconds", (", ".join(rooms) + f"; in all {summary['seconds']['total']:.1f},"
+                                         f" overhead {summary['overhead_seconds']:.1f}")
     if summary["release"]:
-        table.add_row("released", summary["release"]["path"])
+        yield "released", summary["release"]["path"]
     if summary["report"]:
-        table.add_row("report", summary["report"])
+        yield "report", summary["report"]
 
 
 def show_runs(out: Console, states: Iterable[RunState]) -> None:
@@ -81,17 +79,14 @@ def show_runs(out: Console, states: Iterable[RunState]) -> None:
 
 
 def show_demo(out: Console, found: dict[str, Any]) -> None:
-    """What the demo did, in one table."""
-    table = _two_columns()
-    table.add_row("forgotten", f"the digit {found['forgotten'][0]}  ({found['state'].replace('_', ' ')},"
-                               f" verdict {found['verdict'] or 'none'})")
-    _add_numbers(table, found)
+    """What the demo did, line by line."""
+    rows = [("forgotten", f"the digit {found['forgotten'][0]}  ({found['state'].replace('_', ' ')},"
+                          f" verdict {found['verdict'] or 'none'})"), *_numbers(found)]
     if found["approval"]:
-        table.add_row("agreed", f"{found['approval']['by']}, asked by {found['approval']['requester']}")
-    table.add_row("audit trail", f"{found['ledger']['size']} entries, root {found['ledger']['root'][:16]}…")
-    table.add_row("MLflow UI", f"mlflow ui --backend-store-uri {found['mlflow']['tracking_uri']}")
-    out.print()
-    out.print(table)
+        rows.append(("agreed", f"{found['approval']['by']}, asked by {found['approval']['requester']}"))
+    rows.append(("audit trail", f"{found['ledger']['size']} entries, root {found['ledger']['root'][:16]}…"))
+    rows.append(("MLflow UI", f"mlflow ui --backend-store-uri {found['mlflow']['tracking_uri']}"))
+    _print_rows(out, rows)
 
 
 def show_trail(out: Console, trail: dict[str, Any]) -> None:
