@@ -1,5 +1,6 @@
 """Signing decisions on runs, and entering them in the ledger."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
@@ -31,4 +32,9 @@ def decide(run: Run, person: str, decision: Literal["approve", "reject"], reason
     Ledger.open(run.workspace).append(signed.read_bytes())
     if decision == "reject":
         run.write(state.model_copy(update={"state": "rejected", "reason": f"rejected by {person}"}))
+    else:
+        tally = decisions.count_valid(decisions.decisions_of(run.workspace, run.name), subject, policy,
+                                      run.request().requester, datetime.now(UTC))
+        if decisions.token(run.verdict(), tally) == "open":
+            run.write(state.model_copy(update={"state": "approved"}))
     return signed

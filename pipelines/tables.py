@@ -13,10 +13,12 @@ from pipelines.runs import RunState
 
 _NEXT = {
     "awaiting_approval": "next: expunge approve {run} --as REVIEWER --reason '...'   then: expunge release {run}",
+    "approved": "next: expunge release {run}",
+    "releasing": "next: expunge release {run}   continues it",
     "inconclusive": "next: draw more samples (sampling.evaluate), or accept that this cannot be decided yet",
     "cancelled": "next: the same 'expunge run' continues it",
 }
-_COLOURS = {"released": "green", "awaiting_approval": "yellow", "running": "blue", "releasing": "blue"}
+_COLOURS = {"released": "green", "awaiting_approval": "yellow", "approved": "yellow", "running": "blue", "releasing": "blue"}
 
 
 def _percent(measured: dict[str, Any] | None) -> str:

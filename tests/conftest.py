@@ -1,8 +1,13 @@
 """Workspaces for tests: real ones, in temporary folders."""
 
+import os
+
 import pytest
 
 from expunge.settings import KEYS_VARIABLE, RUN_VARIABLE, WORKSPACE_VARIABLE, Workspace
+
+# Said before any test loads torch: waiting threads give up the core early, see docs/decisions/waiting.md.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 @pytest.fixture(autouse=True)

@@ -38,6 +38,7 @@ def test_the_requester_may_not_approve_even_with_a_reviewers_key(waiting, expung
 
 def test_a_second_persons_signature_opens_the_gate(waiting, expunge):
     assert approve(expunge, waiting, "grace").code == 0
+    assert expunge(waiting, "status", "forget-8", "--json").json["state"] == "approved"
     released = expunge(waiting, "release", "forget-8", "--json")
     assert released.code == 0, released.err
     assert released.json["approval"]["by"] == "grace"
