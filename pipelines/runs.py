@@ -26,7 +26,8 @@ State = Literal[
     "expired", "approved", "releasing", "released", "rolled_back", "withdrawn",
 ]
 EXIT_CODES: dict[State, int] = {
-    "released": 0, "awaiting_approval": 10, "approved": 10, "releasing": 10, "refused": 20, "inconclusive": 21, "invalid": 22, "rejected": 30,
+    "released": 0, "awaiting_approval": 10, "approved": 10, "releasing": 10,
+    "refused": 20, "inconclusive": 21, "invalid": 22, "rejected": 30,
     "expired": 30, "cancelled": 31,
 }
 UNFINISHED: frozenset[State] = frozenset({"running", "failed", "cancelled"})

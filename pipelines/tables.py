@@ -18,7 +18,8 @@ _NEXT = {
     "inconclusive": "next: draw more samples (sampling.evaluate), or accept that this cannot be decided yet",
     "cancelled": "next: the same 'expunge run' continues it",
 }
-_COLOURS = {"released": "green", "awaiting_approval": "yellow", "approved": "yellow", "running": "blue", "releasing": "blue"}
+_COLOURS = {"released": "green", "awaiting_approval": "yellow", "approved": "yellow",
+            "running": "blue", "releasing": "blue"}
 
 
 def _percent(measured: dict[str, Any] | None) -> str:
