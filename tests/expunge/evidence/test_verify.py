@@ -5,6 +5,7 @@ import shutil
 import sqlite3
 
 import pytest
+from finished_run import FinishedRun
 
 from expunge.digests import sha256_bytes
 from expunge.errors import DoesNotVerify
@@ -27,15 +28,7 @@ def finished(tmp_path_factory):
         patch.setenv("EXPUNGE_WORKSPACE", str(made.root))
         patch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
         patch.setenv(RUN_VARIABLE, "forget-8.1")
-        yield FINISHED_RUN(made).release()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _finished_run_class(request):
-    """The class is in the root conftest, which pytest imports under no name of ours."""
-    global FINISHED_RUN
-    FINISHED_RUN = next(plugin.FinishedRun for plugin in request.config.pluginmanager.get_plugins()
-                        if hasattr(plugin, "FinishedRun"))
+        yield FinishedRun(made).release()
 
 
 @pytest.fixture
@@ -223,7 +216,7 @@ def test_a_result_that_did_not_get_into_the_ledger_is_mentioned_and_checked_too(
 
     monkeypatch.setenv("EXPUNGE_WORKSPACE", str(workspace.root))
     monkeypatch.setenv(RUN_VARIABLE, "forget-8.2")
-    run = FINISHED_RUN(workspace, name="forget-8.2").make()
+    run = FinishedRun(workspace, name="forget-8.2").make()
     kept = gate(**run.evidence, verdict=tmp_path / "verdict", statement=tmp_path / "statement.json")
     assert f"results/{kept.folder.name}/statement.json: not in the ledger" in messages(run.workspace)
     assert wrong(run.workspace) == {}
