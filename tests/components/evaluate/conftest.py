@@ -134,7 +134,7 @@ def house(tmp_path_factory):
         made.write_model("judge", "judge", "classifier")
         made.forgetful = forgetful()
         made.write_model("candidate", "candidate", "gan", state=made.forgetful)
-        yield made
+    return made  # outside of the patch: a session lasts longer than this fixture's tests
 
 
 def _request(file):
