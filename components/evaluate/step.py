@@ -56,6 +56,8 @@ def evaluate(
     """
     import torch
 
+    from expunge.models import load_recorded
+
     asked = read_record(Request, request)
     request_sha256 = sha256_file(request)
     parent, changed = read_record(Checkpoint, checkpoint), read_record(Candidate, candidate)
@@ -69,10 +71,10 @@ def evaluate(
     torch.set_num_threads(asked.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     seed = latent_seed(changed.weights.sha256, request_sha256)
-    view = _Judge(_model(judge, measurer, device), asked.forget.classes, device)
+    view = _Judge(load_recorded(judge, measurer).to(device), asked.forget.classes, device)
     drawn = _draw(
         entered,
-        (_model(checkpoint, parent, device), _model(candidate, changed, device)),
+        (load_recorded(checkpoint, parent).to(device), load_recorded(candidate, changed).to(device)),
         view,
         seed,
         asked.sampling.evaluate,
@@ -209,12 +211,6 @@ def _joined(parts: list[Seen]) -> Seen:
             for name in ("classes", "unwanted", "confidence", "features")
         )
     )
-
-
-def _model(folder: Path, record: Checkpoint | Candidate, device: "torch.device") -> "torch.nn.Module":
-    from expunge import models
-
-    return models.load_recorded(folder, record).to(device)
 
 
 # --------------------------------------------------------------------------------------- what is written

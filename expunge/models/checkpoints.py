@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from expunge.contracts import Candidate, Checkpoint
-from expunge.digests import sha256_file
+from expunge.digests import sha256_file, write_atomically
 from expunge.errors import BadInput, DoesNotVerify
 from expunge.models.registry import build
 
@@ -55,18 +54,7 @@ def save(path: str | os.PathLike[str], state: Mapping[str, Tensor], spec: ModelS
     """Writes the tensors and their spec atomically; equal inputs give equal bytes."""
     tensors = {name: state[name].detach().cpu().contiguous() for name in sorted(state)}
     content = to_safetensors(tensors, metadata={METADATA_KEY: spec.canonical_json()})
-    target = Path(path)
-    descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_atomically(Path(path), content)
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], ModelSpec | None]:
