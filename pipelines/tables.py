@@ -1,6 +1,8 @@
 """Tables that people read."""
 
+import sys
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -88,7 +90,8 @@ def show_demo(out: Console, found: dict[str, Any]) -> None:
     if found["approval"]:
         rows.append(("agreed", f"{found['approval']['by']}, asked by {found['approval']['requester']}"))
     rows.append(("audit trail", f"{found['ledger']['size']} entries, root {found['ledger']['root'][:16]}…"))
-    rows.append(("MLflow UI", f"mlflow ui --backend-store-uri {found['mlflow']['tracking_uri']}"))
+    mlflow = Path(sys.executable).with_name("mlflow")  # works from any folder, activated or not
+    rows.append(("MLflow UI", f"{mlflow} ui --backend-store-uri {found['mlflow']['tracking_uri']}"))
     _print_rows(out, rows)
 
 
