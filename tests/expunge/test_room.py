@@ -188,3 +188,39 @@ def test_a_stored_file_describes_the_bytes_on_disk(source):
         name="source", size=3, sha256="ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad")
     with pytest.raises(ValueError, match="extra_forbidden"):
         Source.model_validate({"uri": "x", "url": "y"})
+
+
+STEP = """
+import fcntl, sys
+from pathlib import Path
+from expunge.room import room
+
+@room(outputs=("out",))
+def step(entered, *, source: Path, out: Path):
+    (out / "text").write_bytes(b"x")
+
+step(source=Path(sys.argv[1]), out=Path(sys.argv[1] + ".out"), statement=Path(sys.argv[1] + ".statement"))
+print("published")
+{after}
+"""
+
+
+@pytest.mark.parametrize(("after", "code"), [("", 0), ("raise RuntimeError('the door failed')", 1)])
+def test_a_supervised_step_leaves_quickly_and_never_hides_a_failure(workspace, source, after, code):
+    import fcntl
+
+    (workspace.runs / "r").mkdir(parents=True)
+    with (workspace.runs / "r" / "alive").open("w") as alive:
+        fcntl.flock(alive, fcntl.LOCK_EX)
+        done = subprocess.run([sys.executable, "-c", STEP.format(after=after), str(source)], capture_output=True,
+                              text=True, env={**os.environ, RUN_VARIABLE: "r"}, check=False)
+    assert "published" in done.stdout
+    assert done.returncode == code, done.stderr
+    assert ("the door failed" in done.stderr) == bool(code)
+
+
+def test_a_room_called_in_somebody_elses_process_does_not_end_it(workspace, source, monkeypatch):
+    code = STEP.format(after="sys.exit(7)")
+    done = subprocess.run([sys.executable, "-c", code, str(source)], capture_output=True, text=True,
+                          env={**os.environ, RUN_VARIABLE: "r"}, check=False)
+    assert done.returncode == 7
