@@ -30,7 +30,7 @@ def demo(digit: int, folder: Path) -> dict[str, Any]:
     while process.poll() is None:
         peak = max(peak, tree_memory(process))
         time.sleep(0.05)
-    found: dict[str, Any] = json.loads(process.stdout.read())
+    found: dict[str, Any] = json.loads(process.stdout.read().decode().replace(str(folder), "demo"))
     candidate = json.loads(next(folder.glob(".expunge/results/unlearn-*/candidate/record.json")).read_text())
     return {"command_seconds": time.monotonic() - began, "peak_mib": peak / 2**20, "exit": process.returncode,
             "candidate": candidate["weights"]["sha256"], **found}
