@@ -109,7 +109,8 @@ def _enter(work: Callable[..., None], name: str, workspace: Workspace, outputs: 
         {"room": name, "inputs": digests, "params": params, "code": code, "image": image_digest(),
          "run": "" if memo else f"{current_run()} {datetime.now(UTC).isoformat()}"}))
     stem = f"{name}-{key[:16]}"
-    with _locked(workspace.results / f"{stem}.lock", name):
+    with exclusive(workspace.results / f"{stem}.lock", f"{name}: the same work is being done by another process",
+                   "wait for it, or stop that run"):
         earlier = sorted(workspace.results.glob(f"{stem}-*"), key=_number) if memo else []
         for folder in reversed(earlier):
             if statement := _reusable(workspace, folder):
@@ -211,14 +212,14 @@ def _report_failure(workspace: Workspace, name: str, error: BaseException) -> No
 
 
 @contextlib.contextmanager
-def _locked(file: Path, name: str) -> Iterator[None]:
+def exclusive(file: Path, problem: str, remedy: str) -> Iterator[None]:
+    """Holds `file` for one process at a time; the second is told so at once, by WorkspaceBusy."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise WorkspaceBusy(f"{name}: the same work is being done by another process",
-                                "wait for it, or cancel that run") from None
+            raise WorkspaceBusy(problem, remedy) from None
         yield
 
 

@@ -14,21 +14,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 from components.evaluate.page import render_page
 from expunge.contracts import Adaptation, Request, read_record
 from expunge.digests import sha256_file, write_atomically
-from expunge.errors import BadInput, ExpungeError, WorkspaceBusy
+from expunge.errors import BadInput, ExpungeError
 from expunge.events import Event, Follower, events_file
 from expunge.evidence.coherence import read_policy
 from expunge.evidence.keys import OPERATOR, SigningKey
 from expunge.evidence.ledger import Ledger
 from expunge.evidence.statements import DisposalPredicate, RoomUse, RunPredicate, Statement, sign_statement
 from expunge.measure.policy import AS_EXPECTED
-from expunge.room import ALIVE_FILE, STATEMENT_FILE
+from expunge.room import ALIVE_FILE, STATEMENT_FILE, exclusive
 from expunge.settings import RUN_VARIABLE, WORKSPACE_VARIABLE, Workspace
 from pipelines.news import News
 from pipelines.runs import UNFINISHED, RoomState, Run, RunState, State
@@ -44,7 +44,7 @@ def start(workspace: Workspace, request: Request, watch: Watcher, again: bool = 
 
     A request that has been decided is not run twice unless `again` asks for another attempt, which counts.
     """
-    with _exclusive(workspace):
+    with _alone(workspace):
         attempts = [run for run in Run.all(workspace) if run.state().request_id == request.id]
         latest = attempts[-1] if attempts else None
         if latest and not again and latest.request_file.read_bytes() == request.to_bytes():
@@ -62,7 +62,7 @@ def start(workspace: Workspace, request: Request, watch: Watcher, again: bool = 
 
 def release(workspace: Workspace, run: Run, watch: Watcher) -> RunState:
     """Continues a run that waits for approval: gate, then deploy, from the bytes that were approved."""
-    with _exclusive(workspace):
+    with _alone(workspace):
         state = run.state()
         if state.state == "released":
             return state
@@ -213,16 +213,10 @@ class _Supervision:
 _TOKEN_STATES: dict[str, State] = {"open": "released", "waiting": "awaiting_approval", "closed": "rejected"}
 
 
-@contextmanager
-def _exclusive(workspace: Workspace) -> Iterator[None]:
-    """One supervisor per workspace; the second one is told at once."""
-    with (workspace.root / "supervisor.lock").open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise WorkspaceBusy(f"workspace: another run works in {workspace.root}",
-                                "wait for it, cancel it, or use another workspace") from None
-        yield
+def _alone(workspace: Workspace) -> AbstractContextManager[None]:
+    """One supervisor per workspace."""
+    return exclusive(workspace.root / "supervisor.lock", f"workspace: another run works in {workspace.root}",
+                     "wait for it, stop it, or use another workspace")
 
 
 @contextmanager

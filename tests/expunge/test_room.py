@@ -13,7 +13,7 @@ import pytest
 
 from expunge.contracts import Source, StoredFile
 from expunge.errors import BadInput, DoesNotVerify, WorkspaceBusy
-from expunge.room import _locked, code_digest, room, verify_result
+from expunge.room import code_digest, exclusive, room, verify_result
 from expunge.settings import RUN_VARIABLE
 
 
@@ -121,7 +121,7 @@ def test_a_failure_is_told_with_its_class_and_remedy(workspace, source, tmp_path
 
 def test_the_same_work_is_not_done_twice_at_once(workspace):
     lock = workspace.results / "x.lock"
-    with _locked(lock, "x"), pytest.raises(WorkspaceBusy), _locked(lock, "x"):
+    with exclusive(lock, "x", ""), pytest.raises(WorkspaceBusy), exclusive(lock, "x", ""):
         pass
 
 
