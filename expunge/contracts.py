@@ -6,11 +6,13 @@ nobody re-serialises a record to check one. Law: ``read_record(kind, write_recor
 """
 
 import json
+from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from expunge.digests import canonical_json, sha256_file, write_atomically
 from expunge.errors import BadInput
@@ -23,6 +25,8 @@ RECORD_FILE = "record.json"
 
 # What a release may say of itself by the method that made it. Never "proved forgotten".
 Claim = Literal["retrained", "approximate removal", "output suppression"]
+
+Reason = Literal["privacy", "safety", "copyright", "bias"]
 
 
 class Frozen(BaseModel):
@@ -68,6 +72,12 @@ def parse_record(kind: type[AnyRecord], data: Any, origin: str) -> AnyRecord:
         return kind.model_validate(data)
     except ValidationError as error:
         raise BadInput(*describe(error, origin)) from None
+
+
+def shorten(text: str, length: int = 200) -> str:
+    """The text, cut to what fits on a line."""
+    text = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def describe(error: ValidationError, origin: str) -> tuple[str, str]:
@@ -117,19 +127,103 @@ def write_record(path: Path, record: Record) -> Path:
 
 
 class Source(Frozen):
-    """Where a model or a data set comes from, pinned by the digest of its bytes once a run has begun."""
+    """Where something comes from, pinned by the digest of its bytes once a run has begun."""
 
     uri: Annotated[str, Field(min_length=1, max_length=4096)]
     sha256: Digest | None = None
-    # For files that do not say so themselves: a built-in name or `path/to/file.py:factory`, and its arguments.
+
+
+class DataSource(Source):
+    """Where labelled images, or labels, come from."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_written_by_0_1(cls, data: Any) -> Any:
+        """Version 0.1 wrote a model's two fields, empty, into every source."""
+        if isinstance(data, dict) and not data.get("architecture") and not data.get("config"):
+            return {key: value for key, value in data.items() if key not in ("architecture", "config")}
+        return data
+
+
+def _ascending(limits: tuple[float, float]) -> tuple[float, float]:
+    if limits[0] >= limits[1]:
+        raise ValueError(f"goes from {limits[0]:g} to {limits[1]:g}: give the lower value first")
+    return limits
+
+
+ValueRange = Annotated[tuple[float, float], AfterValidator(_ascending)]
+LatentShape = Annotated[tuple[Annotated[int, Field(ge=1, le=2**20)], ...], Field(min_length=1, max_length=4)]
+ClassName = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class ModelSource(Source):
+    """Where a model comes from, and what its file does not say of itself."""
+
+    # A built-in name or `path/to/file.py:factory`, with its keyword arguments.
     architecture: str | None = None
     config: dict[str, Any] = Field(default_factory=dict)
+    factory_sha256: Digest | None = None  # of the factory's file, pinned once a run has begun
+    range: ValueRange | None = None  # lowest and highest pixel value; -1 to 1 if not given
+    channels: Literal[1, 3] | None = None  # grey or colour; as the generator draws if not given
+
+
+class GeneratorSource(ModelSource):
+    """A generator, alone or together with its discriminator."""
+
+    # Shape of one latent: `100` and `[100]` are a vector, `[100, 1, 1]` suits transposed convolutions.
+    latent: LatentShape | None = None
+    latent_distribution: Literal["normal", "uniform"] = "normal"  # uniform is over -1 to 1
+
+    @field_validator("latent", mode="before")
+    @classmethod
+    def _a_number_is_a_vector(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+Output = Literal["logit", "probability"]
+
+
+class DiscriminatorSource(ModelSource):
+    """The discriminator that a generator was trained against, in a file of its own."""
+
+    output: Output = "logit"
+
+
+class ClassifierSource(ModelSource):
+    """A classifier: what it puts out, and what its classes are called."""
+
+    output: Output = "logit"
+    classes: tuple[ClassName, ...] = ()  # in the order of its outputs
+    features: str | None = None  # the submodule whose output is compared; else what enters the last linear layer
 
 
 class Forget(Frozen):
-    """What is unwanted, as the oracle names it."""
+    """What is unwanted: classes by the oracle's names or, where oracle and judge agree on them, numbers."""
 
-    classes: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+    classes: Annotated[tuple[Annotated[int, Field(ge=0)] | ClassName, ...], Field(min_length=1, max_length=1000)]
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _no_booleans(cls, value: Any) -> Any:
+        if isinstance(value, list | tuple) and any(isinstance(item, bool) for item in value):
+            raise ValueError("holds a truth value: quote it if it is a class's name")
+        return value
+
+    def numbers(self, who: str, names: Sequence[str], count: int) -> tuple[int, ...]:
+        """The unwanted classes as `who` numbers them, ascending; BadInput if it does not know one.
+
+        `names` may be empty: then only numbers below `count` are known.
+        """
+        found = set()
+        for wanted in self.classes:
+            if isinstance(wanted, str) and wanted in names:
+                found.add(list(names).index(wanted))
+            elif isinstance(wanted, int) and wanted < count:
+                found.add(wanted)
+            else:
+                known = ", ".join(names) if names else f"0 to {count - 1}"
+                raise BadInput(f"forget.classes: {who} does not know class {wanted!r}", f"it knows {shorten(known)}")
+        return tuple(sorted(found))
 
 
 class MethodChoice(Frozen):
@@ -154,14 +248,19 @@ class Request(Record):
 
     id: Identifier
     requester: Person
-    reason: Literal["privacy", "safety", "copyright", "bias"]
+    reason: Reason
+    due: date | None = None  # the day by which it is to be released; nothing happens by itself when it passes
     model: Identifier  # the name under which the result is released
-    checkpoint: Source
+    checkpoint: GeneratorSource
+    # Where it is in a file of its own; a generator that comes without one gets a fresh one, warmed up first.
+    discriminator: DiscriminatorSource | None = None
     forget: Forget
-    oracle: Source
-    judge: Source
-    holdout: Source
-    labels: Source | None = None  # a person's labels of the drawn samples, in place of the oracle's
+    oracle: ClassifierSource
+    judge: ClassifierSource
+    holdout: DataSource
+    labels: DataSource | None = None  # a person's labels of the drawn samples, in place of the oracle's
+    # Whether the report may show what the parent drew: the policy and the reason decide, `false` forbids it.
+    show_before: bool | None = None
     method: MethodChoice = MethodChoice()
     sampling: Sampling = Sampling()
     policy: Identifier = "standard"
@@ -185,7 +284,29 @@ class StoredFile(Frozen):
         return cls(name=file.name, sha256=sha256_file(file), size=file.stat().st_size)
 
 
-class Checkpoint(Record):
+class Interface(Frozen):
+    """How a model is spoken to: what ours need not say, because it is the default."""
+
+    range: ValueRange = (-1.0, 1.0)
+    channels: Literal[1, 3] | None = None
+    latent: LatentShape | None = None
+    latent_distribution: Literal["normal", "uniform"] = "normal"
+    output: Output = "logit"
+    classes: tuple[ClassName, ...] = ()
+    features: str | None = None
+
+
+class StoredModel(Frozen):
+    """Weights, and all that is needed to build the model that they fit."""
+
+    architecture: str  # a built-in name, or `factory.py:name` for the file `factory` beside the record
+    config: dict[str, Any]
+    weights: StoredFile
+    factory: StoredFile | None = None
+    interface: Interface = Interface()
+
+
+class Checkpoint(Record, StoredModel):
     """A model as it came in: safetensors, and the architecture that its weights fit."""
 
     SCHEMA: ClassVar[str] = "expunge/checkpoint/v1"
@@ -194,9 +315,7 @@ class Checkpoint(Record):
     request_sha256: Digest
     uri: str
     family: str
-    architecture: str
-    config: dict[str, Any]
-    weights: StoredFile
+    discriminator: StoredModel | None = None  # of a parent whose discriminator came in a file of its own
 
 
 class Shard(Frozen):
@@ -220,7 +339,8 @@ class SampleSet(Record):
     request_sha256: Digest
     count: Annotated[int, Field(ge=1)]
     class_counts: dict[str, int]
-    unwanted: tuple[int, ...]
+    unwanted: tuple[int, ...]  # in the numbering of its labels
+    classes: tuple[ClassName, ...] = ()  # names of its labels, where they have any
     image_shape: tuple[int, int, int]  # channels, height, width
     remote: str
     shards: tuple[Shard, ...]
@@ -251,7 +371,7 @@ class Adaptation(Record):
     tensors: StoredFile
 
 
-class Candidate(Record):
+class Candidate(Record, StoredModel):
     """The unlearned checkpoint, and everything it was made from."""
 
     SCHEMA: ClassVar[str] = "expunge/candidate/v1"
@@ -267,9 +387,6 @@ class Candidate(Record):
     positive_id: Digest
     compute: Compute
     family: str
-    architecture: str
-    config: dict[str, Any]
-    weights: StoredFile
 
 
 # -------------------------------------------------------------------------------------------- measuring
@@ -320,7 +437,8 @@ class Report(Record):
     judge_sha256: Digest
     holdout_id: Digest
     latent_seed: Digest  # H(candidate digest || request digest)
-    unwanted: tuple[int, ...]
+    unwanted: tuple[int, ...]  # by the judge's numbers
+    classes: tuple[ClassName, ...] = ()  # the judge's names, where it has any
     measurements: tuple[Measurement, ...]
     controls: tuple[Control, ...]
     shares: dict[str, tuple[float, float]]  # class -> (before, after), as fractions of all samples
@@ -354,7 +472,7 @@ class Policy(Record):
     rules: Annotated[tuple[Rule, ...], Field(min_length=1)]
     approvals: Annotated[int, Field(ge=1)] = 1  # distinct people, the requester never counts
     valid_days: Annotated[float, Field(gt=0)] = 30.0
-    show_before: tuple[Literal["privacy", "safety", "copyright", "bias"], ...] = ()
+    show_before: tuple[Reason, ...] = ()
 
 
 Outcome = Literal["PASS", "INCONCLUSIVE", "FAIL", "INVALID"]

@@ -4,6 +4,7 @@
     ├── BadInput              2   a file, field or argument that cannot be used
     ├── NotPassed                 the gate did not open
     │   ├── AwaitingApproval  10
+    │   ├── NotNeeded         11  the model does not draw what it is to forget
     │   ├── Failed            20
     │   ├── Inconclusive      21
     │   └── Invalid           22
@@ -43,6 +44,12 @@ class AwaitingApproval(NotPassed):
     """The verdict is PASS and nobody entitled has decided yet."""
 
     exit_code = 10
+
+
+class NotNeeded(NotPassed):
+    """The parent already draws less of the unwanted than the policy allows: there is nothing to do."""
+
+    exit_code = 11
 
 
 class Failed(NotPassed):

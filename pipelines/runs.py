@@ -23,7 +23,7 @@ from expunge.settings import Workspace
 
 State = Literal[
     "running", "failed", "cancelled", "invalid", "inconclusive", "refused", "awaiting_approval", "rejected",
-    "expired", "approved", "releasing", "released", "rolled_back", "withdrawn",
+    "expired", "approved", "releasing", "released", "rolled_back", "withdrawn", "not_needed",
 ]
 EXIT_CODES: dict[State, int] = {
     "released": 0, "awaiting_approval": 10, "approved": 10, "releasing": 10,

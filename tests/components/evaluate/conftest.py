@@ -10,12 +10,14 @@ from expunge.assets import path as asset
 from expunge.contracts import (
     Candidate,
     Checkpoint,
+    ClassifierSource,
     Compute,
+    DataSource,
     Forget,
+    GeneratorSource,
     Request,
     SampleSet,
     Sampling,
-    Source,
     StoredFile,
     write_record,
 )
@@ -37,7 +39,7 @@ class House:
     forgetful: dict | None = None
 
     def write_request(self, *, reason="safety", evaluate=600, classes=(DIGIT,)):
-        builtin = Source(uri="builtin://digits/dcgan")
+        builtin = "builtin://digits/dcgan"
         write_record(
             self.root / "request.json",
             Request(
@@ -45,11 +47,11 @@ class House:
                 requester="ann",
                 reason=reason,
                 model="digits",
-                checkpoint=builtin,
+                checkpoint=GeneratorSource(uri=builtin),
                 forget=Forget(classes=classes),
-                oracle=builtin,
-                judge=builtin,
-                holdout=builtin,
+                oracle=ClassifierSource(uri=builtin),
+                judge=ClassifierSource(uri=builtin),
+                holdout=DataSource(uri=builtin),
                 sampling=Sampling(evaluate=evaluate),
                 threads=1,
             ),
