@@ -15,10 +15,14 @@ class Classifier(nn.Module):
         """Penultimate activations [B, F]: the space in which FID and KID are measured."""
         raise NotImplementedError
 
+    def look(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Features [B, F] and class logits [B, K] from one pass."""
+        features = self.features(x)
+        return features, self.head(features)
+
     def forward(self, x: Tensor) -> Tensor:
         """Class logits [B, K]."""
-        logits: Tensor = self.head(self.features(x))
-        return logits
+        return self.look(x)[1]
 
 
 class LeNet(Classifier):
