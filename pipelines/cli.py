@@ -8,7 +8,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -18,6 +18,11 @@ from rich.console import Console
 from expunge import __version__
 from expunge.errors import BadInput, Cancelled, ExpungeError
 from expunge.settings import WORKSPACE_VARIABLE, Workspace
+from pipelines.cli_samples import samples_app
+from pipelines.output import AsJson
+from pipelines.output import finish as _finish
+from pipelines.output import out as _out
+from pipelines.output import print_lines as _print
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="Make trained image models forget, and prove to a stranger what was done.")
@@ -25,8 +30,8 @@ keys_app = typer.Typer(no_args_is_help=True, help="Who may sign.")
 audit_app = typer.Typer(no_args_is_help=True, help="What happened, and whether it still verifies.")
 app.add_typer(keys_app, name="keys")
 app.add_typer(audit_app, name="audit")
+app.add_typer(samples_app, name="samples")
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run, or the request whose latest run is meant.")]
 Person = Annotated[str, typer.Option("--as", metavar="PERSON", help="Whose key signs.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why, in your words; it is kept with the decision.")]
@@ -59,25 +64,6 @@ def _complain(error: ExpungeError) -> None:
         print(json.dumps({"error": type(error).__name__, "problem": error.problem, "remedy": error.remedy,
                           "exit_code": error.exit_code}))
     print(f"expunge: {error}", file=sys.stderr)
-
-
-def _out(as_json: bool) -> Console:
-    """Where words for people go: never to standard output when a machine reads that."""
-    return Console(stderr=as_json, soft_wrap=True)
-
-
-def _finish(found: Any, as_json: bool, say: Callable[[Console], None], exit_code: int = 0) -> None:
-    if as_json:
-        print(json.dumps(found, ensure_ascii=False))
-    else:
-        say(_out(False))
-    if exit_code:
-        raise typer.Exit(exit_code)
-
-
-def _print(out: Console, lines: Iterable[str]) -> None:
-    for line in lines:
-        out.print(line, highlight=False, markup=False)
 
 
 @app.callback(invoke_without_command=True)
