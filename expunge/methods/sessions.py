@@ -1,13 +1,12 @@
 """What the two training rooms give a method to work with: progress, a device, and encrypted resumable state."""
 
 import io
-import platform
 import time
 from typing import Any
 
 import torch
 
-from expunge.contracts import Compute, SampleSet
+from expunge.contracts import SampleSet
 from expunge.digests import write_atomically
 from expunge.errors import DoesNotVerify
 from expunge.methods.training import Samples, Session
@@ -50,13 +49,6 @@ class RoomSession(Session):
         buffer = io.BytesIO()
         torch.save(state, buffer)
         write_atomically(self._entered.resume_file, self._key.seal(buffer.getvalue()))
-
-    def compute(self) -> Compute:
-        """What the resulting bits depend on besides the seed."""
-        return Compute(
-            device=torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu", threads=self.threads,
-            torch=torch.__version__, instruction_set=torch.backends.cpu.get_cpu_capability(),
-            machine=platform.machine())
 
 
 def load_samples(entered: Entered, record: SampleSet) -> Samples:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -10,6 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from expunge.contracts import Compute
 from expunge.errors import BadInput, NonFiniteLoss
 
 CHECKPOINT_EVERY = 50  # steps between offers of resumable state; the room may throttle further
@@ -77,6 +79,13 @@ class Session:
 
     def checkpoint(self, state: dict[str, Any]) -> None:
         """Offers state to continue from: tensors, plain values, and containers of them."""
+
+    def compute(self) -> Compute:
+        """What the resulting bits depend on besides the seed."""
+        return Compute(
+            device=torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu", threads=self.threads,
+            torch=torch.__version__, instruction_set=torch.backends.cpu.get_cpu_capability(),
+            machine=platform.machine())
 
 
 def prepare(session: Session) -> None:
