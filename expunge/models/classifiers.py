@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from expunge.errors import BadInput
+
+COARSEST = 8  # pixels: the longest side at which an image is summed up
 
 
 class Classifier(nn.Module):
@@ -26,19 +32,23 @@ class Classifier(nn.Module):
 
 
 class LeNet(Classifier):
-    """Convolution and pooling, twice, then two dense layers (LeCun et al. 1998) for 16x16 images."""
+    """Convolution and pooling, `halvings` times, then two dense layers (LeCun et al. 1998)."""
 
-    def __init__(self, channels: int, width: int, features: int, classes: int) -> None:
+    def __init__(
+        self, channels: int, width: int, features: int, classes: int, rows: int, columns: int, halvings: int
+    ) -> None:
         super().__init__()
+        _refuse_too_small(rows, columns, halvings)
         self.first = nn.Conv2d(channels, width, 5, padding=2)
         self.second = nn.Conv2d(width, 2 * width, 5, padding=2)
-        self.dense = nn.Linear(2 * width * 4 * 4, features)
+        self.further = nn.ModuleList(nn.Conv2d(2 * width, 2 * width, 5, padding=2) for _ in range(halvings - 2))
+        self.dense = nn.Linear(2 * width * (rows >> halvings) * (columns >> halvings), features)
         self.head = nn.Linear(features, classes)
 
     def features(self, x: Tensor) -> Tensor:
         """Penultimate activations [B, F]."""
-        x = F.max_pool2d(F.relu(self.first(x)), 2)
-        x = F.max_pool2d(F.relu(self.second(x)), 2)
+        for convolution in (self.first, self.second, *self.further):
+            x = F.max_pool2d(F.relu(convolution(x)), 2)
         return F.relu(self.dense(x.flatten(1)))
 
 
@@ -60,14 +70,18 @@ class ResidualBlock(nn.Module):
 
 
 class ResNet(Classifier):
-    """Strided stem, residual blocks at 8x8 and 4x4, global average pooling, for 16x16 images."""
+    """Strided convolutions, `halvings` of them, a residual block after each, then global average pooling."""
 
-    def __init__(self, channels: int, width: int, features: int, classes: int) -> None:
+    def __init__(self, channels: int, width: int, features: int, classes: int, halvings: int) -> None:
         super().__init__()
         self.stem = nn.Conv2d(channels, width, 3, stride=2, padding=1)
         self.block1 = ResidualBlock(width)
         self.down = nn.Conv2d(width, features, 3, stride=2, padding=1)
         self.block2 = ResidualBlock(features)
+        self.further = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(features, features, 3, stride=2, padding=1), ResidualBlock(features))
+            for _ in range(halvings - 2)
+        )
         self.norm = nn.GroupNorm(4, features)
         self.head = nn.Linear(features, classes)
 
@@ -75,14 +89,39 @@ class ResNet(Classifier):
         """Penultimate activations [B, F]."""
         x = self.block1(self.stem(x))
         x = self.block2(self.down(x))
+        for stage in self.further:
+            x = stage(x)
         return F.relu(self.norm(x)).mean(dim=(2, 3))
 
 
-def build_lenet(channels: int = 1, width: int = 16, features: int = 48, classes: int = 10) -> LeNet:
-    """A LeNet for 16x16 images with `features` penultimate units."""
-    return LeNet(channels, width, features, classes)
+def halvings_for(rows: int, columns: int) -> int:
+    """How often an image is halved before it is summed up: until its longer side is at most eight pixels.
+
+    Twice at least, which is what 16x16, 28x28 and 32x32 images get; 64x64 ones are halved three times.
+    """
+    return max(2, math.ceil(math.log2(max(rows, columns) / COARSEST)))
 
 
-def build_resnet(channels: int = 1, width: int = 32, features: int = 48, classes: int = 10) -> ResNet:
-    """A small residual network for 16x16 images; `features` must be a multiple of 4 (group normalisation)."""
-    return ResNet(channels, width, features, classes)
+def build_lenet(
+    channels: int = 1, width: int = 16, features: int = 48, classes: int = 10,
+    rows: int = 16, columns: int = 16, halvings: int = 2,
+) -> LeNet:
+    """A LeNet for images of `rows` x `columns` pixels with `features` penultimate units."""
+    return LeNet(channels, width, features, classes, rows, columns, halvings)
+
+
+def build_resnet(
+    channels: int = 1, width: int = 32, features: int = 48, classes: int = 10, halvings: int = 2
+) -> ResNet:
+    """A small residual network for images of any size.
+
+    `width` and `features` must be multiples of 4 (group normalisation).
+    """
+    return ResNet(channels, width, features, classes, halvings)
+
+
+def _refuse_too_small(rows: int, columns: int, halvings: int) -> None:
+    if min(rows, columns) >> halvings < 1:
+        raise BadInput(
+            f"rows, columns: {rows}x{columns} pixels cannot be halved {halvings} times", "use larger images"
+        )
