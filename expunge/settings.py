@@ -72,6 +72,16 @@ class Workspace:
         return self.root / "sample-remote"
 
     @property
+    def imports(self) -> Path:
+        """Sets of labelled images that were imported: one folder per set, by its name."""
+        return self.root / "imports"
+
+    @property
+    def lock(self) -> Path:
+        """Held by whoever changes runs or sample sets: one at a time."""
+        return self.root / "supervisor.lock"
+
+    @property
     def keys(self) -> Path:
         """Private keys of people and requests: never beside the data, so the workspace can be handed on."""
         return Path(os.environ.get(KEYS_VARIABLE) or self.root.with_name(self.root.name + "-keys"))

@@ -215,7 +215,7 @@ _TOKEN_STATES: dict[str, State] = {"open": "released", "waiting": "awaiting_appr
 
 def _alone(workspace: Workspace) -> AbstractContextManager[None]:
     """One supervisor per workspace."""
-    return exclusive(workspace.root / "supervisor.lock", f"workspace: another run works in {workspace.root}",
+    return exclusive(workspace.lock, f"workspace: another run works in {workspace.root}",
                      "wait for it, stop it, or use another workspace")
 
 

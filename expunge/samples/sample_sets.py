@@ -1,6 +1,6 @@
 """Writing and reading sample sets: the records of `expunge.contracts` on one side, ciphertext on the other."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,23 +27,15 @@ class NewSampleSet:
 def write_sample_sets(workspace: Workspace, key: RequestKey, request: Request, request_sha256: str,
                       sets: Sequence[NewSampleSet]) -> list[SampleSet]:
     """Encrypts, versions and pushes sets in one commit. Plaintext stays in memory."""
-    sealed: dict[str, bytes] = {}
-    counts: dict[str, int] = {}
-    for new in sets:
-        for number, first in enumerate(range(0, len(new.table), SHARD_SIZE)):
-            part = new.table[first : first + SHARD_SIZE]
-            name = f"{request.id}/{new.role}-{number:04d}.parquet.sealed"
-            sealed[name], counts[name] = key.seal(part.to_parquet()), len(part)
     total = sum(len(new.table) for new in sets)
-    md5s = store_ciphertext(workspace, sealed, f"{request.id}: {total} samples in {len(sets)} sets")
+    shards = write_tables(workspace, key, {f"{request.id}/{new.role}": new.table for new in sets},
+                          f"{request.id}: {total} samples in {len(sets)} sets")
     return [
         SampleSet(
-            role=new.role, set_id=_root(key, new.table), request_id=request.id, request_sha256=request_sha256,
+            role=new.role, set_id=keyed_root(key, new.table), request_id=request.id, request_sha256=request_sha256,
             count=len(new.table), class_counts=new.table.class_counts(), unwanted=request.forget.classes,
             image_shape=new.table.images.shape[1:], remote=workspace.sample_remote.name, made_from=new.made_from,
-            shards=tuple(
-                Shard(path=name, md5=md5s[name], sha256=sha256_bytes(data), size=len(data), count=counts[name])
-                for name, data in sealed.items() if name.startswith(f"{request.id}/{new.role}-")))
+            shards=shards[f"{request.id}/{new.role}"])
         for new in sets
     ]
 
@@ -51,18 +43,41 @@ def write_sample_sets(workspace: Workspace, key: RequestKey, request: Request, r
 def read_samples(workspace: Workspace, record: SampleSet) -> SampleTable:
     """Fetches, decrypts and checks a set: ciphertext digests first, then the keyed root of its items."""
     key = RequestKey.load(workspace, record.request_id)
-    tables = []
-    for shard in record.shards:
-        sealed = fetch_ciphertext(workspace, record.remote, shard.md5)
-        if sha256_bytes(sealed) != shard.sha256:
-            raise DoesNotVerify(f"{shard.path} is not the file its record names",
-                                "restore the sample remote, or run the request again")
-        tables.append(SampleTable.from_parquet(key.open(sealed, shard.path)))
-    table = SampleTable.concatenate(tables)
-    if _root(key, table) != record.set_id:
+    table = read_table(workspace, key, record.remote, record.shards)
+    if keyed_root(key, table) != record.set_id:
         raise DoesNotVerify(f"the {record.role} set of request '{record.request_id}' is not the one recorded",
                             "run the request again")
     return table
+
+
+def write_tables(workspace: Workspace, key: RequestKey, tables: Mapping[str, SampleTable],
+                 message: str) -> dict[str, tuple[Shard, ...]]:
+    """Encrypts, versions and pushes tables in one commit: the shards of each by its stem, a path in the repository."""
+    sealed: dict[str, bytes] = {}
+    names: dict[str, dict[str, int]] = {stem: {} for stem in tables}  # how many images each file holds
+    for stem, table in tables.items():
+        for number, first in enumerate(range(0, len(table), SHARD_SIZE)):
+            part = table[first : first + SHARD_SIZE]
+            name = f"{stem}-{number:04d}.parquet.sealed"
+            sealed[name], names[stem][name] = key.seal(part.to_parquet()), len(part)
+    md5s = store_ciphertext(workspace, sealed, message)
+    return {
+        stem: tuple(Shard(path=name, md5=md5s[name], sha256=sha256_bytes(sealed[name]), size=len(sealed[name]),
+                          count=count) for name, count in counts.items())
+        for stem, counts in names.items()
+    }
+
+
+def read_table(workspace: Workspace, key: RequestKey, remote: str, shards: Sequence[Shard]) -> SampleTable:
+    """Fetches, decrypts and joins shards; DoesNotVerify names the first whose ciphertext is another."""
+    tables = []
+    for shard in shards:
+        sealed = fetch_ciphertext(workspace, remote, shard.md5)
+        if sha256_bytes(sealed) != shard.sha256:
+            raise DoesNotVerify(f"{shard.path} is not the file its record names",
+                                "restore the sample remote, or make the set again")
+        tables.append(SampleTable.from_parquet(key.open(sealed, shard.path)))
+    return SampleTable.concatenate(tables)
 
 
 def refuse_overlap(key: RequestKey, sets: Sequence[NewSampleSet]) -> None:
@@ -76,7 +91,7 @@ def refuse_overlap(key: RequestKey, sets: Sequence[NewSampleSet]) -> None:
                                "take it out of one of them")
 
 
-def _root(key: RequestKey, table: SampleTable) -> str:
+def keyed_root(key: RequestKey, table: SampleTable) -> str:
     """The keyed digest of all items in order: what identifies a set without showing it."""
     shape = repr(table.images.shape[1:]).encode()
     items = (bytes.fromhex(key.digest(shape, pixels.tobytes(), str(label).encode()))
