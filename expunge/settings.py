@@ -16,6 +16,7 @@ WORKSPACE_VARIABLE = "EXPUNGE_WORKSPACE"
 RUN_VARIABLE = "EXPUNGE_RUN"
 IMAGE_VARIABLE = "EXPUNGE_IMAGE_DIGEST"
 KEYS_VARIABLE = "EXPUNGE_KEYS"
+ROOTS_VARIABLE = "EXPUNGE_ROOTS"
 WORKSPACE_VERSION = 1
 
 
@@ -72,6 +73,11 @@ class Workspace:
         return self.root / "sample-remote"
 
     @property
+    def sources(self) -> Path:
+        """What was fetched from elsewhere: ``<sha256>/<name>``."""
+        return self.root / "sources"
+
+    @property
     def imports(self) -> Path:
         """Sets of labelled images that were imported: one folder per set, by its name."""
         return self.root / "imports"
@@ -115,6 +121,18 @@ class Workspace:
     def tracking(self) -> Path:
         """MLflow's database and artifacts."""
         return self.root / "mlflow"
+
+
+def allowed_roots() -> tuple[Path, ...] | None:
+    """The folders that local files may come from, or None if all may; BadInput if one is not an absolute path."""
+    given = os.environ.get(ROOTS_VARIABLE)
+    if given is None:
+        return None
+    roots = tuple(Path(root) for root in given.split(os.pathsep) if root)
+    for root in roots:
+        if not root.is_absolute():
+            raise BadInput(f"{ROOTS_VARIABLE}: '{root}' is no absolute path", "name folders from / on")
+    return roots
 
 
 def current_run() -> str:

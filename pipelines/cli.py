@@ -105,7 +105,7 @@ def run(
     from pipelines.tables import show_run
 
     workspace = Workspace.locate().require()
-    pinned = pin(read_record(Request, request))
+    pinned = pin(read_record(Request, request), request.parent, workspace)
     out = _out(as_json)
     with Display(out) as display:
         state = supervisor.start(workspace, pinned, display, again)

@@ -41,7 +41,7 @@ def demonstrate(digit: int, seed: int, folder: Path | None, debug_size: bool,
 
     out.print(f"{REQUESTER} asks for the digit {digit} to be forgotten: {folder / 'request.yaml'}", highlight=False)
     with Display(out) as display:
-        state = supervisor.start(workspace, pin(request), display)
+        state = supervisor.start(workspace, pin(request, folder, workspace), display)
     run = Run.find(workspace, state.run)
     if state.state != "awaiting_approval":
         out.print(f"The run ended as [red]{state.state}[/]: {state.reason}", highlight=False)

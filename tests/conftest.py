@@ -5,7 +5,7 @@ import os
 import pytest
 from finished_run import FinishedRun
 
-from expunge.settings import KEYS_VARIABLE, RUN_VARIABLE, WORKSPACE_VARIABLE, Workspace
+from expunge.settings import KEYS_VARIABLE, ROOTS_VARIABLE, RUN_VARIABLE, WORKSPACE_VARIABLE, Workspace
 
 # Said before any test loads torch: waiting threads give up the core early, see docs/decisions/waiting.md.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -13,7 +13,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch):
-    for name in (WORKSPACE_VARIABLE, KEYS_VARIABLE, RUN_VARIABLE):
+    for name in (WORKSPACE_VARIABLE, KEYS_VARIABLE, RUN_VARIABLE, ROOTS_VARIABLE):
         monkeypatch.delenv(name, raising=False)
 
 

@@ -34,19 +34,20 @@ def curate_forget_set(entered: Entered, *, request: Path, checkpoint: Path, orac
     wanted = read_record(Request, request)
     drawn = _draw(entered, checkpoint, wanted)
     unwanted, clearly_wanted, labels = (
-        _ask_person(wanted.labels, wanted, len(drawn)) if wanted.labels else _ask_oracle(oracle, drawn, wanted))
+        _ask_person(entered, wanted.labels, wanted, len(drawn)) if wanted.labels
+        else _ask_oracle(oracle, drawn, wanted))
     _refuse_too_few(int(unwanted.sum()), int(clearly_wanted.sum()), len(drawn), wanted)
     entered.note(f"{int(unwanted.sum())} unwanted and {int(clearly_wanted.sum())} wanted of {len(drawn)} drawn")
 
     labelled = SampleTable(drawn.images, labels, drawn.latents)
-    judged_by = ("labels", sources.digest("labels", wanted.labels)) if wanted.labels else (
+    judged_by = ("labels", sources.digest("labels", wanted.labels, entered.workspace)) if wanted.labels else (
         "oracle", sha256_file(oracle / "record.json"))
     made_from = dict([("checkpoint", sha256_file(checkpoint / "record.json")), judged_by])
     sets = [
         NewSampleSet("negative", labelled[unwanted], made_from),
         NewSampleSet("positive", labelled[clearly_wanted], made_from),
-        NewSampleSet("holdout", sources.images(wanted.holdout.uri),
-                     {"source": sources.digest("holdout", wanted.holdout)}),
+        NewSampleSet("holdout", sources.images("holdout", wanted.holdout, entered.workspace).table,
+                     {"source": sources.digest("holdout", wanted.holdout, entered.workspace)}),
     ]
     key = RequestKey.load_or_create(entered.workspace, wanted.id)
     refuse_overlap(key, sets)
@@ -89,11 +90,11 @@ def _ask_oracle(oracle: Path, drawn: SampleTable, request: Request) -> tuple[
     return probability >= UNWANTED_FROM, clearly_wanted, labels
 
 
-def _ask_person(source: Source, request: Request, count: int) -> tuple[
+def _ask_person(entered: Entered, source: Source, request: Request, count: int) -> tuple[
         NDArray[np.bool_], NDArray[np.bool_], NDArray[np.int64]]:
     """Labels from a CSV file with the columns `index` (of the draw) and `label`; what is not listed is unsure."""
     labels = np.full(count, -1, np.int64)
-    with sources.model_file(source.uri).open(newline="") as file:
+    with sources.model_file("labels", source, entered.workspace).open(newline="") as file:
         for line, row in enumerate(csv.DictReader(file), start=2):
             try:
                 index, label = int(row["index"]), int(row["label"])

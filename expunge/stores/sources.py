@@ -1,64 +1,340 @@
-"""Where models and data come from: what ships with expunge, and local files."""
+"""Where models and data come from: what ships with expunge, files, and three kinds of store. See docs/sources.md.
 
+Every function takes the field of the request that it works for (`checkpoint`, `holdout`, ...), and names it in
+every complaint. What comes from elsewhere is kept in the workspace under ``sources/<sha256>/<name>``, complete or
+not at all, and hashed again before each use. A request pins content: a name is only how to get at it.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote_to_bytes, urlsplit
 
-from expunge.contracts import Request, Source
-from expunge.digests import sha256_bytes, sha256_file
-from expunge.errors import BadInput, Refused
-from expunge.samples.table import SampleTable
+import numpy as np
 
-BUILTIN = "builtin://"
+from expunge.contracts import ModelSource, Request, Source, shorten
+from expunge.digests import canonical_json, sha256_file
+from expunge.errors import BadInput, ExpungeError, Refused
+from expunge.room import exclusive
+from expunge.settings import ROOTS_VARIABLE, Workspace, allowed_roots
+from expunge.stores.addresses import scheme, shown
 
+if TYPE_CHECKING:
+    from expunge.samples.table import SampleTable
 
-def model_file(uri: str) -> Path:
-    """The local file that a model's URI names; BadInput if there is none."""
-    if uri.startswith(BUILTIN):
-        from expunge.assets import resolve
+FIELDS = ("checkpoint", "discriminator", "oracle", "judge", "holdout", "labels")
+DATA_SETS = ("holdout",)
+SUFFIXES = ((".safetensors",), (".pt", ".pth", ".bin"))  # of a model file, in the order of preference
+KINDS = "a path, file://, builtin://, samples://, s3://, models:/ or hf://"
+LONGEST_NAME = 200  # bytes; file systems take 255, and ours has a prefix while it is written
+_FACTORY = re.compile(r"(?P<file>.+\.py):(?P<name>[^/:]*)", re.DOTALL)
 
-        found = resolve(uri)
-        if not isinstance(found, Path):
-            raise BadInput(f"{uri} is a data set, not a model", "name a model")
-        return found
-    if "://" in uri and not uri.startswith("file://"):
-        raise BadInput(f"{uri}: this kind of source is not supported", f"use a path, file:// or {BUILTIN}")
-    file = Path(uri.removeprefix("file://"))
-    if not file.is_file():
-        raise BadInput(f"{uri}: no such file", "check the path")
-    return file
+@dataclass(frozen=True)
+class LabelledImages:
+    """Images, the names of their classes, and what could not be read."""
 
-
-def images(uri: str) -> SampleTable:
-    """Labelled images of a data set; BadInput if it names none."""
-    from expunge.assets import digits, resolve
-
-    found = resolve(uri)
-    if isinstance(found, Path):
-        raise BadInput(f"{uri} is a model, not a data set", "name a data set")
-    return SampleTable(*digits(found))
+    table: "SampleTable"
+    classes: tuple[str, ...]
+    skipped: tuple[str, ...]
 
 
-def digest(field: str, source: Source) -> str:
-    """SHA-256 of what a source holds now; Refused if the request pins another digest."""
-    if field == "holdout":
-        table = images(source.uri)
-        found = sha256_bytes(table.images.tobytes() + table.labels.tobytes())
-    else:
-        found = sha256_file(model_file(source.uri))
-    if source.sha256 not in (None, found):
-        raise Refused(f"{field}.sha256: {source.uri} has digest {found[:12]}…, the request pins {source.sha256[:12]}…",
-                      "get the bytes that were meant, or correct the request")
+Fetcher = Callable[[str, Path, Workspace], Path]
+"""Brings what a URI names to this machine: (URI, empty folder, workspace) to the file, or a folder that holds it."""
+
+
+def model_file(field: str, source: Source, workspace: Workspace) -> Path:
+    """The local file that holds a model's weights, or any other single file.
+
+    Raises:
+        BadInput: there is none, it cannot be had with these credentials, or it may not be used.
+        Refused: what was fetched has another digest than the request pins.
+        ExpungeError: the store that has it cannot be reached.
+    """
+    with _naming(field):
+        kind = scheme(source.uri)
+        if kind in _FETCHERS:
+            return _fetched(field, source, _FETCHERS[kind], workspace)
+        if kind == "builtin":
+            from expunge.assets import resolve
+
+            found = resolve(source.uri)
+            if not isinstance(found, Path):
+                raise BadInput(f"{source.uri} is a data set, not a model", "name a model")
+            return found
+        if kind == "samples":
+            raise BadInput(f"{shown(source.uri)} is a data set, not a single file", "name a file")
+        file = _local(source.uri)
+        if file.is_dir() and isinstance(source, ModelSource):
+            file = _only_model(file, file.iterdir())
+            _refuse_outsider(file)
+        return _usable(file)
+
+
+def factory_file(field: str, source: Source) -> Path | None:
+    """The Python file of a model's own factory, or None if its architecture is built in or not given.
+
+    Raises:
+        BadInput: there is no such file, or it may not be used.
+    """
+    parts = _factory_parts(source)
+    if parts is None:
+        return None
+    with _naming(field, "architecture"):
+        file, name = parts
+        if not name.isidentifier():
+            raise BadInput(f"'{shorten(name)}' is no name of a function", "write path/to/file.py:factory")
+        return _usable(_local(file))
+
+
+def images(field: str, source: Source, workspace: Workspace) -> "LabelledImages":
+    """The labelled images of a data set, every one readable.
+
+    Raises:
+        BadInput: there is no such data set, an image cannot be read, or it may not be used.
+        Refused: the images are not those that the request pins.
+    """
+    with _naming(field):
+        found = _read_images(source.uri, workspace)
+    _refuse_other(field, source, _digest_of(found))
     return found
 
 
-def pin(request: Request) -> Request:
-    """The request with every source made absolute and pinned by the digest of its bytes."""
+def digest(field: str, source: Source, workspace: Workspace) -> str:
+    """SHA-256 of what a source holds now: of a file's bytes, or of a data set's images, labels and class names.
+
+    Raises:
+        Refused: the request pins another digest, of the source or of its factory's file.
+    """
+    if field in DATA_SETS:
+        return _digest_of(images(field, source, workspace))
+    found = sha256_file(model_file(field, source, workspace))
+    _refuse_other(field, source, found)
+    factory = factory_file(field, source)
+    if factory is not None and isinstance(source, ModelSource) and source.factory_sha256 is not None:
+        _refuse_unless(sha256_file(factory), source.factory_sha256, f"{field}.factory_sha256", str(factory))
+    return found
+
+
+def pin(request: Request, folder: Path, workspace: Workspace) -> Request:
+    """The request with every source made absolute and pinned by the digest of its bytes, factories' files too.
+
+    Paths in the request are relative to `folder`, where its file lies.
+    """
 
     def pinned(field: str, source: Source) -> Source:
-        uri = source.uri if "://" in source.uri else str(Path(source.uri).absolute())
-        made_absolute = source.model_copy(update={"uri": uri})
-        return made_absolute.model_copy(update={"sha256": digest(field, made_absolute)})
+        changes = {"uri": _absolute(source.uri, folder)}
+        parts = _factory_parts(source)
+        if parts is not None:
+            changes["architecture"] = f"{_absolute(parts[0], folder)}:{parts[1]}"
+        made = source.model_copy(update=changes)
+        changes = {"sha256": digest(field, made, workspace)}
+        factory = factory_file(field, made)
+        if factory is not None:
+            changes["factory_sha256"] = sha256_file(factory)
+        return made.model_copy(update=changes)
 
-    fields = ("checkpoint", "oracle", "judge", "holdout", "labels")
-    sources = {field: getattr(request, field) for field in fields}
+    given = {field: getattr(request, field) for field in FIELDS}
     return request.model_copy(
-        update={field: pinned(field, source) for field, source in sources.items() if source is not None})
+        update={field: pinned(field, source) for field, source in given.items() if source is not None})
+
+
+# --------------------------------------------------------------------------------------- on this machine
+
+
+def _absolute(uri: str, folder: Path) -> str:
+    return uri if scheme(uri) else str(folder.absolute() / uri)
+
+
+def _factory_parts(source: Source) -> tuple[str, str] | None:
+    """File and function of ``path/to/file.py:factory``, or None."""
+    architecture = source.architecture if isinstance(source, ModelSource) else None
+    found = _FACTORY.fullmatch(architecture or "")
+    return (found["file"], found["name"]) if found else None
+
+
+def _local(uri: str) -> Path:
+    """The file or folder that a path or file:// URI names; it is there, and may be used."""
+    kind = scheme(uri)
+    if kind not in ("", "file"):
+        raise BadInput(f"{shorten(shown(uri))}: this kind of source is not supported", f"use {KINDS}")
+    path = Path(_path_of(uri) if kind else uri).absolute()
+    _refuse_outsider(path)
+    try:
+        path.stat()
+    except FileNotFoundError:
+        raise BadInput(f"{shorten(str(path))}: no such file", "check the path") from None
+    except (OSError, ValueError) as error:  # a name may also be one that no file can have
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise BadInput(f"{shorten(str(path))}: cannot be read ({reason})", "check the path") from None
+    return path
+
+
+def _path_of(uri: str) -> str:
+    """The path of a ``file://`` URI: percent-encoded bytes, of whatever encoding the file system has."""
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        parts = None
+    if parts is None or parts.netloc not in ("", "localhost") or parts.query or parts.fragment:
+        raise BadInput(f"{shorten(shown(uri))}: not a file URI with an absolute path",
+                       "write file:///folder/name, with %23 for # and %3F for ?")
+    return os.fsdecode(unquote_to_bytes(parts.path))
+
+
+def _refuse_outsider(path: Path) -> None:
+    """BadInput if the administrator allows only certain folders, and this is in none of them."""
+    roots = allowed_roots()
+    if roots is None:
+        return
+    try:
+        real = Path(os.path.realpath(path))
+    except ValueError:
+        raise BadInput(f"{shorten(str(path))}: not a path", "check the path") from None
+    if not any(real.is_relative_to(os.path.realpath(root)) for root in roots):
+        named = ", ".join(map(str, roots)) or "no folder"
+        raise BadInput(f"{shorten(str(path))}: is outside of the allowed folders ({ROOTS_VARIABLE}: {named})",
+                       "put it into one of them, or ask whoever runs this installation")
+
+
+def _usable(file: Path) -> Path:
+    """The file, which is one, can be read and holds something."""
+    found = file.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise BadInput(f"{shorten(str(file))}: is {'a folder' if file.is_dir() else 'no regular file'}", "name a file")
+    if not os.access(file, os.R_OK):
+        raise BadInput(f"{shorten(str(file))}: may not be read", "check its permissions")
+    if not found.st_size:
+        raise BadInput(f"{shorten(str(file))}: is empty", "write it again or fetch it again")
+    return file
+
+
+def _only_model(folder: Path, files: Iterable[Path]) -> Path:
+    """The one model file of a folder."""
+    candidates = sorted(file for file in files if not file.name.startswith(".") and not file.is_dir())
+    for suffixes in SUFFIXES:
+        found = [file for file in candidates if file.suffix in suffixes]
+        if len(found) > 1:
+            named = ", ".join(str(file.relative_to(folder)) for file in found)
+            raise BadInput(f"{shorten(str(folder))}: holds {len(found)} model files ({shorten(named)})",
+                           "name one of them")
+        if found:
+            return found[0]
+    kinds = ", ".join(suffix for suffixes in SUFFIXES for suffix in suffixes)
+    raise BadInput(f"{shorten(str(folder))}: holds no model file", f"name a folder with one file of {kinds}")
+
+
+def _read_images(uri: str, workspace: Workspace) -> "LabelledImages":
+    kind = scheme(uri)
+    if kind == "builtin":
+        from expunge.assets import digits, resolve
+        from expunge.samples import SampleTable
+
+        found = resolve(uri)
+        if isinstance(found, Path):
+            raise BadInput(f"{uri} is a model, not a data set", "name a data set")
+        return LabelledImages(SampleTable(*digits(found)), (), ())
+    if kind == "samples":
+        from expunge.samples.imported import open_imported
+
+        return open_imported(workspace, uri.partition("://")[2])
+    if kind in _FETCHERS:
+        raise BadInput(f"{shorten(shown(uri))}: images are not fetched from there",
+                       "download them, then name the folder or import them with 'expunge samples import'")
+    from expunge.samples.images import read_images
+
+    return read_images(_local(uri), strict=True)
+
+
+# ---------------------------------------------------------------------------------------------- digests
+
+
+def _digest_of(found: "LabelledImages") -> str:
+    """Over images [N, C, H, W] and labels [N] as they lie in memory, then the classes' names if there are any."""
+    made = hashlib.sha256(np.ascontiguousarray(found.table.images).data)
+    made.update(np.ascontiguousarray(found.table.labels).data)
+    if found.classes:
+        made.update(canonical_json(list(found.classes)))
+    return made.hexdigest()
+
+
+def _refuse_other(field: str, source: Source, found: str) -> None:
+    if source.sha256 is not None:
+        _refuse_unless(found, source.sha256, f"{field}.sha256", shown(source.uri))
+
+
+def _refuse_unless(found: str, wanted: str, field: str, what: str) -> None:
+    if found != wanted:
+        raise Refused(f"{field}: {shorten(what)} has digest {found[:12]}…, the request pins {wanted[:12]}…",
+                      "get the bytes that were meant, or correct the request")
+
+
+@contextmanager
+def _naming(field: str, key: str = "uri") -> Iterator[None]:
+    """Whatever cannot be used is complained of by the field that named it."""
+    try:
+        yield
+    except Refused:
+        raise  # names the field already, and another one
+    except ExpungeError as error:
+        raise type(error)(f"{field}.{key}: {error.problem}", error.remedy) from error.__cause__
+
+
+# --------------------------------------------------------------------------------------- from elsewhere
+
+
+def _fetched(field: str, source: Source, fetch: Fetcher, workspace: Workspace) -> Path:
+    """The file that a store holds, in the workspace; fetched only if it is not there already, undamaged."""
+    kept = _kept(source, workspace)
+    if kept is not None:
+        return kept
+    with exclusive(workspace.sources / ".lock", "another process fetches a source into this workspace",
+                   "wait until it is done"):
+        for left in workspace.sources.glob(".incoming-*"):  # by a fetch that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix=".incoming-", dir=workspace.sources) as scratch:
+            got = fetch(source.uri, Path(scratch), workspace)
+            file = _only_model(got, got.rglob("*")) if got.is_dir() else got
+            taken = Path(scratch, _name_here(file.name))
+            if not file.is_relative_to(scratch):
+                shutil.copyfile(file, taken)
+            elif file != taken:
+                file.rename(taken)
+            if not taken.stat().st_size:
+                raise BadInput(f"{shown(source.uri)}: is empty", "check what was stored there")
+            found = sha256_file(taken)
+            _refuse_other(field, source, found)
+            with taken.open("rb+") as file_handle:
+                os.fsync(file_handle.fileno())
+            target = workspace.sources / found / taken.name
+            target.parent.mkdir(exist_ok=True)
+            taken.replace(target)
+            return target
+
+
+def _kept(source: Source, workspace: Workspace) -> Path | None:
+    """What was fetched before and has the pinned digest. A damaged copy is removed."""
+    if source.sha256 is None:
+        return None
+    for file in sorted(workspace.sources.joinpath(source.sha256).glob("*")):
+        if sha256_file(file) != source.sha256:
+            file.unlink()
+        elif file.suffix == Path(source.uri).suffix or scheme(source.uri) == "models":
+            return file
+    return None
+
+
+def _name_here(name: str) -> str:
+    """A name by which the file can be kept: its own, unless that is too long or not fit to be seen."""
+    fits = name.isprintable() and len(os.fsencode(name)) <= LONGEST_NAME and not name.startswith(".")
+    return name if fits else "model" + next((end for ends in SUFFIXES for end in ends if name.endswith(end)), "")
+
+
+_FETCHERS: dict[str, Fetcher] = {}

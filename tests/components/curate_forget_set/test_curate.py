@@ -19,7 +19,7 @@ def curate(workspace, tmp_path):
     def call(**changes):
         document = request_for(8, 0, False) | {"sampling": {"curate": 600}} | changes
         request = tmp_path / "request.json"
-        write_record(request, pin(parse_record(Request, document, "request")))
+        write_record(request, pin(parse_record(Request, document, "request"), tmp_path, workspace))
         models = {name: tmp_path / "in" / name for name in ("checkpoint", "oracle", "judge")}
         fetch_checkpoint(request=request, statement=tmp_path / "s1.json", **models)
         folders = {role: tmp_path / "out" / role for role in ("negative", "positive", "holdout")}

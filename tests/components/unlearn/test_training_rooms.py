@@ -25,7 +25,7 @@ def inputs(workspace, tmp_path):
     """Everything that the first two rooms hand on."""
     document = request_for(8, 0, True) | {"sampling": {"curate": 600}}
     request = tmp_path / "request.json"
-    write_record(request, pin(parse_record(Request, document, "request")))
+    write_record(request, pin(parse_record(Request, document, "request"), tmp_path, workspace))
     fetched = {name: tmp_path / name for name in ("checkpoint", "oracle", "judge")}
     curated = {role: tmp_path / role for role in ("negative", "positive", "holdout")}
     fetch_checkpoint(request=request, statement=tmp_path / "s", **fetched)
