@@ -100,12 +100,18 @@ class Run:
         return sorted(found, key=lambda run: (run.state().started_at, run.state().attempt))
 
     @classmethod
-    def create(cls, workspace: Workspace, request: Request, attempt: int, now: str) -> "Run":
-        """Makes a run's folder: the pinned request and a copy of the policy as it is today."""
+    def policy_for(cls, workspace: Workspace, request: Request) -> Path:
+        """The file of the policy that a request names; BadInput if there is none."""
         policy = workspace.policies / f"{request.policy}.yaml"
         if not policy.is_file():
             known = sorted(file.stem for file in workspace.policies.glob("*.yaml"))
             raise BadInput(f"policy: '{request.policy}' is not known", f"use one of {', '.join(known)}")
+        return policy
+
+    @classmethod
+    def create(cls, workspace: Workspace, request: Request, attempt: int, now: str) -> "Run":
+        """Makes a run's folder: the pinned request and a copy of the policy as it is today."""
+        policy = cls.policy_for(workspace, request)
         run = cls(workspace, f"{request.id}.{attempt}")
         write_atomically(run.policy_file, policy.read_bytes())
         write_record(run.request_file, request)
