@@ -3,7 +3,6 @@
 import io
 import json
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +33,10 @@ class SampleTable:
     @property
     def pixels(self) -> NDArray[np.uint8]:
         """The images as they are stored: [N, C, H, W], 0 to 255."""
-        return np.clip(np.rint((self.images + 1) * 127.5), 0, 255).astype(np.uint8)
+        levels = self.images + 1  # from here on in place: a set may be as large as half the memory
+        levels *= 127.5
+        np.rint(levels, out=levels)
+        return np.clip(levels, 0, 255, out=levels).astype(np.uint8)
 
     def class_counts(self) -> dict[str, int]:
         """How many images each class has, by its number."""
@@ -84,7 +86,10 @@ class SampleTable:
 
 def from_pixels(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Stored pixels [N, C, H, W] as the images that models take: float32 in [-1, 1]."""
-    return cast(NDArray[np.float32], pixels.astype(np.float32) / 127.5 - 1)
+    images = pixels.astype(np.float32)
+    images /= 127.5
+    images -= 1
+    return images
 
 
 def _png(pixels: NDArray[np.uint8]) -> bytes:
