@@ -4,6 +4,7 @@
 standard error: what is wrong, then what to do about it.
 """
 
+import errno
 import json
 import os
 import signal
@@ -16,7 +17,7 @@ import typer
 from rich.console import Console
 
 from expunge import __version__
-from expunge.errors import BadInput, Cancelled, ExpungeError
+from expunge.errors import BadInput, Cancelled, ExpungeError, NoSpace, out_of_space
 from expunge.settings import WORKSPACE_VARIABLE, Workspace
 from pipelines.cli_samples import samples_app
 from pipelines.output import AsJson
@@ -42,17 +43,38 @@ def main() -> NoReturn:
     signal.signal(signal.SIGTERM, _stop)  # so that a stopped run is recorded as cancelled
     try:
         ended = app(standalone_mode=False)  # returns the code of an Exit
-    except ExpungeError as error:
-        _complain(error)
-        sys.exit(error.exit_code)
     except (typer.Abort, KeyboardInterrupt):
         sys.exit(Cancelled.exit_code)
     except Exception as error:
-        if not hasattr(error, "format_message"):
+        told = _told(error)
+        if told is None:
             raise
-        _complain(BadInput(error.format_message(), "see --help"))
-        sys.exit(BadInput.exit_code)
+        _complain(told)
+        sys.exit(told.exit_code)
     sys.exit(ended or 0)
+
+
+def _told(error: Exception) -> ExpungeError | None:
+    """An error as a person can use it; None for a mistake of ours, which needs its traceback."""
+    if out_of_space(error):
+        return error if isinstance(error, NoSpace) else NoSpace.on(Workspace.locate().root)
+    if isinstance(error, ExpungeError):
+        return error
+    if hasattr(error, "format_message"):
+        return BadInput(error.format_message(), "see --help")
+    if isinstance(error, OSError) and error.errno in _SYSTEM_SAYS_NO and error.filename is not None:
+        return ExpungeError(f"{os.fsdecode(error.filename)}: {error.strerror}", _SYSTEM_SAYS_NO[error.errno])
+    return None
+
+
+_SYSTEM_SAYS_NO = {
+    errno.EACCES: "give yourself permission, or use another workspace",
+    errno.EPERM: "give yourself permission, or use another workspace",
+    errno.EROFS: "use a workspace on a disk that can be written",
+    errno.EIO: "the disk does not answer as it should: check it",
+    errno.EMFILE: "allow more open files (ulimit -n)",
+    errno.ENFILE: "close other programs: the machine has too many open files",
+}
 
 
 def _stop(*_: object) -> None:
@@ -94,9 +116,12 @@ def init(as_json: AsJson = False) -> None:
 def run(
     request: Annotated[Path, typer.Argument(dir_okay=False, help="The request: a YAML or JSON file.")],
     again: Annotated[bool, typer.Option(help="Make another attempt although this request was decided.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Only say what would happen; change nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Carry out a request: fetch, curate, adapt, unlearn, evaluate, gate. The same command continues a cut run."""
+    if plan:
+        return _plan(request, again, as_json)
     from expunge.contracts import Request, read_record
     from expunge.stores.sources import pin
     from pipelines import supervisor
@@ -110,6 +135,30 @@ def run(
     with Display(out) as display:
         state = supervisor.start(workspace, pinned, display, again)
     _finish_run(Run.find(workspace, state.run), as_json, show_run)
+
+
+def _plan(file: Path, again: bool, as_json: bool) -> None:
+    from expunge.contracts import Request, read_record
+    from expunge.stores.sources import pin
+    from pipelines import planning
+    from pipelines.tables import show_plan
+
+    workspace = Workspace.locate().require()
+    named = read_record(Request, file)
+    with planning.untouched(workspace) as reading:
+        made = planning.plan(workspace, pin(named, file.parent, reading), named, again)
+    _finish(made.model_dump(mode="json"), as_json, lambda out: show_plan(out, made))
+
+
+@app.command()
+def cancel(run: RunName, as_json: AsJson = False) -> None:
+    """Stop a run, from any shell. The same 'expunge run' would continue it."""
+    from pipelines import supervisor
+    from pipelines.runs import Run
+
+    state = supervisor.cancel(Run.find(Workspace.locate().require(), run))
+    _finish({"run": state.run, "state": state.state, "reason": state.reason}, as_json,
+            lambda out: out.print(f"{state.run} is {state.state}: the same 'expunge run' continues it"))
 
 
 @app.command()

@@ -10,7 +10,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from expunge.evidence.verify import Finding
+from expunge.measure import words
 from pipelines.display import TITLES
+from pipelines.planning import Plan, RoomPlan
 from pipelines.runs import RunState
 
 _NEXT = {
@@ -37,9 +39,11 @@ def _number(value: float | None) -> str:
 
 def _print_rows(out: Console, rows: Iterable[tuple[str, str]]) -> None:
     """Label and value per line, never wrapped: paths and commands are there to be copied."""
+    rows = list(rows)
+    width = max((len(label) for label, _ in rows), default=0)
     out.print()
     for label, value in rows:
-        out.print(f"[dim]{label:<15}[/]  {value}", highlight=False, soft_wrap=True)
+        out.print(f"[dim]{label:<{width}}[/]  {value}", highlight=False, soft_wrap=True)
 
 
 def show_run(out: Console, summary: dict[str, Any]) -> None:
@@ -81,6 +85,57 @@ def show_runs(out: Console, states: Iterable[RunState]) -> None:
         table.add_row(state.run, f"[{_COLOURS.get(state.state, 'red')}]{state.state.replace('_', ' ')}[/]",
                       state.started_at[:19].replace("T", " "), state.reason)
     out.print(table)
+
+
+_WOULD = {
+    "start": "would start {run}",
+    "continue": "would continue {run}, which was cut off",
+    "nothing": "nothing would happen: {run} has decided it; --again makes another attempt",
+}
+
+
+def show_plan(out: Console, plan: Plan) -> None:
+    """What a run would do, line by line; what it needs and lacks comes last, where it is seen."""
+    method, samples = plan.method, plan.samples
+    tries = f"; {plan.verdicts} of {plan.attempts} earlier attempts came to a verdict" if plan.attempts else ""
+    changed = ", ".join(f"{name} {value}" for name, value in method.changed.items()) or "nothing changed"
+    share = (f"; {samples.unwanted_share:.2%} of the parent's were unwanted in {samples.measured_in}"
+             if samples.unwanted_share is not None else "")
+    rows = [
+        ("request", f"{escape(plan.request_id)}, asked by {escape(plan.requester)}, for {plan.reason}"),
+        ("", _WOULD[plan.would].format(run=plan.run) + tries),
+        ("to be forgotten", escape(", ".join(map(str, plan.forget)))),
+        ("parent", escape(f"{plan.parent}  {plan.parent_sha256[:12]}")),
+        ("method", escape(f"{method.name}, for a {method.family}: {method.why}; claim: {method.claim}")),
+        ("", escape(f"preset {method.preset}, {changed}")),
+        *((TITLES[room.room], escape(room.does) + f"  [dim]{_when(room)}[/]") for room in plan.rooms),
+        ("in all", _expected(plan)),
+        ("samples", f"{samples.planned:,} latents{share}"),
+        *(("", f"{escape(f'{words.title(rule.metric)}, {rule.limit}: {rule.note}')}") for rule in samples.rules),
+        ("policy", f"{escape(plan.policy)}; {plan.approvals} must sign: "
+                   f"{escape(', '.join(plan.reviewers)) or 'nobody here may'}; {escape(plan.requester)} may not"),
+        *(("not shown" if number == 0 else "", escape(text)) for number, text in enumerate(plan.not_shown)),
+    ]
+    _print_rows(out, rows)
+    for warning in plan.warnings:
+        out.print(f"[yellow]![/] {escape(warning)}", highlight=False, soft_wrap=True)
+
+
+def _when(room: RoomPlan) -> str:
+    if room.reuses:
+        return f"reused: {room.reuses}"
+    if room.seconds is None:
+        return "time not known"
+    return f"about {room.seconds:.1f} s, by {room.measured_in}" + (f" ({room.scaled})" if room.scaled else "")
+
+
+def _expected(plan: Plan) -> str:
+    due = "" if plan.due is None else f"; due on {plan.due}" + (
+        "" if plan.in_time is None else ", in time" if plan.in_time else ", too late")
+    unknown = [TITLES[room.room] for room in plan.rooms if room.seconds is None]
+    if plan.seconds is None:
+        return f"not known: no earlier run here says how long {', '.join(unknown)} take{due}"
+    return f"about {plan.seconds:.0f} s{due}"
 
 
 def show_demo(out: Console, found: dict[str, Any]) -> None:
