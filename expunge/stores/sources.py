@@ -13,10 +13,9 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
 import numpy as np
 
@@ -25,26 +24,20 @@ from expunge.digests import canonical_json, sha256_file
 from expunge.errors import BadInput, ExpungeError, Refused
 from expunge.room import exclusive
 from expunge.settings import ROOTS_VARIABLE, Workspace, allowed_roots
+from expunge.stores import hub, releases, s3
 from expunge.stores.addresses import scheme, shown
+from expunge.stores.tracking import Tracking
 
 if TYPE_CHECKING:
-    from expunge.samples.table import SampleTable
+    from expunge.samples.images import LabelledImages
 
 FIELDS = ("checkpoint", "discriminator", "oracle", "judge", "holdout", "labels")
 DATA_SETS = ("holdout",)
 SUFFIXES = ((".safetensors",), (".pt", ".pth", ".bin"))  # of a model file, in the order of preference
 KINDS = "a path, file://, builtin://, samples://, s3://, models:/ or hf://"
 LONGEST_NAME = 200  # bytes; file systems take 255, and ours has a prefix while it is written
+_REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[^/@]+))")
 _FACTORY = re.compile(r"(?P<file>.+\.py):(?P<name>[^/:]*)", re.DOTALL)
-
-@dataclass(frozen=True)
-class LabelledImages:
-    """Images, the names of their classes, and what could not be read."""
-
-    table: "SampleTable"
-    classes: tuple[str, ...]
-    skipped: tuple[str, ...]
-
 
 Fetcher = Callable[[str, Path, Workspace], Path]
 """Brings what a URI names to this machine: (URI, empty folder, workspace) to the file, or a folder that holds it."""
@@ -162,11 +155,12 @@ def _factory_parts(source: Source) -> tuple[str, str] | None:
 
 def _local(uri: str) -> Path:
     """The file or folder that a path or file:// URI names; it is there, and may be used."""
-    kind = scheme(uri)
-    if kind not in ("", "file"):
-        raise BadInput(f"{shorten(shown(uri))}: this kind of source is not supported", f"use {KINDS}")
-    path = Path(_path_of(uri) if kind else uri).absolute()
+    path = _path(uri)
     _refuse_outsider(path)
+    return _there(path)
+
+
+def _there(path: Path) -> Path:
     try:
         path.stat()
     except FileNotFoundError:
@@ -177,8 +171,13 @@ def _local(uri: str) -> Path:
     return path
 
 
-def _path_of(uri: str) -> str:
-    """The path of a ``file://`` URI: percent-encoded bytes, of whatever encoding the file system has."""
+def _path(uri: str) -> Path:
+    """The path that is given, or that of a ``file://`` URI: percent-encoded bytes, however the file system names it."""
+    kind = scheme(uri)
+    if kind == "":
+        return Path(uri).absolute()
+    if kind != "file":
+        raise BadInput(f"{shorten(shown(uri))}: this kind of source is not supported", f"use {KINDS}")
     try:
         parts = urlsplit(uri)
     except ValueError:
@@ -186,7 +185,7 @@ def _path_of(uri: str) -> str:
     if parts is None or parts.netloc not in ("", "localhost") or parts.query or parts.fragment:
         raise BadInput(f"{shorten(shown(uri))}: not a file URI with an absolute path",
                        "write file:///folder/name, with %23 for # and %3F for ?")
-    return os.fsdecode(unquote_to_bytes(parts.path))
+    return Path(os.fsdecode(unquote_to_bytes(parts.path)))
 
 
 def _refuse_outsider(path: Path) -> None:
@@ -232,6 +231,8 @@ def _only_model(folder: Path, files: Iterable[Path]) -> Path:
 
 
 def _read_images(uri: str, workspace: Workspace) -> "LabelledImages":
+    from expunge.samples.images import LabelledImages, read_images
+
     kind = scheme(uri)
     if kind == "builtin":
         from expunge.assets import digits, resolve
@@ -248,8 +249,6 @@ def _read_images(uri: str, workspace: Workspace) -> "LabelledImages":
     if kind in _FETCHERS:
         raise BadInput(f"{shorten(shown(uri))}: images are not fetched from there",
                        "download them, then name the folder or import them with 'expunge samples import'")
-    from expunge.samples.images import read_images
-
     return read_images(_local(uri), strict=True)
 
 
@@ -337,4 +336,33 @@ def _name_here(name: str) -> str:
     return name if fits else "model" + next((end for ends in SUFFIXES for end in ends if name.endswith(end)), "")
 
 
-_FETCHERS: dict[str, Fetcher] = {}
+def _from_registry(uri: str, folder: Path, workspace: Workspace) -> Path:
+    """What a version of MLflow's model registry stands for: its artifacts, or a release of this workspace."""
+    found = _REGISTERED.fullmatch(uri)
+    if found is None:
+        raise BadInput(f"{shorten(shown(uri))}: names no registered version",
+                       "write models:/name/1 (a version's number) or models:/name@alias")
+    registry = Tracking.for_workspace(workspace)
+    version = registry.registered(unquote(found["name"]), found["version"], found["alias"])
+    if version.released_sha256 is not None:
+        return _released(uri, version.released_sha256, workspace)
+    if scheme(version.uri) not in ("", "file"):
+        return registry.download(version.uri, folder)
+    place = _path(version.uri)
+    # What the workspace's own MLflow holds is as much allowed as the workspace itself.
+    if not Path(os.path.realpath(place)).is_relative_to(os.path.realpath(workspace.tracking)):
+        _refuse_outsider(place)
+    return _there(place)
+
+
+def _released(uri: str, sha256: str, workspace: Workspace) -> Path:
+    for model in releases.models(workspace):
+        for release in releases.history(workspace, model):
+            file = releases.folder_of(workspace, release) / releases.WEIGHTS
+            if release.weights.sha256 == sha256 and file.is_file():
+                return file
+    raise BadInput(f"{uri}: is a release that this workspace does not hold, and MLflow has no copy of its weights",
+                   "name the released file itself")
+
+
+_FETCHERS: dict[str, Fetcher] = {"s3": s3.fetch, "hf": hub.fetch, "models": _from_registry}

@@ -1,8 +1,9 @@
-"""MLflow: where lineage is told to. The only file that imports it, and only inside of methods.
+"""MLflow: where lineage is told to, and a user's model may come from. The only file that imports it, inside methods.
 
-MLflow carries news out and decides nothing. No method here raises: each returns `Told`, with a value or with
+MLflow carries news out and decides nothing. No method that tells raises: each returns `Told`, with a value or with
 the reason why there is none, so that a dead MLflow never fails a run. Nothing of what is to be forgotten is
 told: counts, keyed digests, remotes of ciphertext, finite numbers, and a page whose pictures its maker chose.
+The methods that ask for a model do raise: without its bytes there is no run.
 
 Without ``MLFLOW_TRACKING_URI`` it is a SQLite file in the workspace, with the artifacts beside it. Its tables
 come from ``mlflow_schema.sql``, which MLflow's own migrations made: those take five to nine seconds, reading
@@ -13,6 +14,7 @@ import json
 import logging
 import math
 import os
+import re
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -21,13 +23,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from expunge.contracts import Measurement, Release, Report, SampleSet
+from expunge.errors import BadInput, ExpungeError
 from expunge.settings import Workspace
+from expunge.stores.addresses import shown
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
+
+Answer = TypeVar("Answer")
 
 EXPERIMENT = "expunge"
 CHAMPION = "champion"
@@ -37,7 +43,9 @@ _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "GIT_PYTHON_REFRESH": "quiet",
     # A server that does not answer is given up in seconds, not in MLflow's default of minutes.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
+_NOT_ALLOWED = re.compile(r"error code (401|403)")  # MLflow has a class of its own for neither
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,14 @@ class Told:
 
     value: str | None
     reason: str = ""
+
+
+@dataclass(frozen=True)
+class Registered:
+    """One version of a registered model."""
+
+    uri: str  # where its artifacts are: a path, or an address that `Tracking.download` understands
+    released_sha256: str | None  # of the weights, if it is a release of ours: MLflow holds no copy of those
 
 
 class Tracking:
@@ -148,6 +164,38 @@ class Tracking:
 
         return self._safely(tell)
 
+    def registered(self, model: str, version: str | None, alias: str | None) -> Registered:
+        """One version of a registered model, by its number or by an alias.
+
+        Raises:
+            BadInput: there is no such model or version, or MLflow does not let us see it.
+            ExpungeError: MLflow cannot be asked.
+        """
+
+        def ask() -> Registered:
+            from mlflow.store.artifact.runs_artifact_repo import RunsArtifactRepository
+
+            found = (self._client.get_model_version_by_alias(model, alias) if alias is not None
+                     else self._client.get_model_version(model, str(version)))
+            released = found.tags.get("candidate_sha256") if "generation" in found.tags else None
+            place = self._client.get_model_version_download_uri(model, str(found.version))
+            if RunsArtifactRepository.is_runs_uri(place):
+                place = RunsArtifactRepository.get_underlying_uri(place)
+            return Registered(place, released)
+
+        named = f"version {version}" if alias is None else f"alias '{alias}'"
+        return self._ask(ask, f"no {named} of a model '{model}' is registered")
+
+    def download(self, uri: str, folder: Path) -> Path:
+        """Brings artifacts into a folder. Returns the file, or the folder that holds several; raises as above."""
+
+        def ask() -> Path:
+            from mlflow.artifacts import download_artifacts
+
+            return Path(download_artifacts(artifact_uri=uri, dst_path=str(folder), tracking_uri=self.uri))
+
+        return self._ask(ask, "the registered version's files are no longer there")
+
     def finish(self, mlflow_run: str, state: str, *, failed: bool = False) -> Told:
         """Ends a run and says in which state of ours it ended."""
 
@@ -159,6 +207,29 @@ class Tracking:
 
         return self._safely(tell)
 
+    def _ask(self, ask: Callable[[], Answer], missing: str) -> Answer:
+        """What MLflow answers. Its own messages are not passed on: they may hold passwords."""
+        from mlflow.exceptions import MlflowException
+
+        where = f"in MLflow at {shown(self.uri)}"
+        try:
+            with _only(self.uri):
+                return ask()
+        except ImportError as error:
+            raise BadInput(f"MLflow needs the package {error.name} to get it", f"pip install {error.name}") from None
+        except MlflowException as error:
+            # What an alias is called that nobody gave is, to MLflow, an invalid value.
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise BadInput(f"{missing} {where}", f"check the name and {_URI_VARIABLE}") from None
+            if error.error_code in ("PERMISSION_DENIED", "UNAUTHENTICATED") or _NOT_ALLOWED.search(str(error)):
+                raise BadInput(f"access denied {where}", "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, "
+                               "or MLFLOW_TRACKING_TOKEN") from None
+            raise ExpungeError(f"no usable answer {where} ({error.error_code})",
+                               f"check {_URI_VARIABLE} and that the server runs") from None
+        except Exception as error:
+            raise ExpungeError(f"no usable answer {where} ({type(error).__name__})",
+                               f"check {_URI_VARIABLE} and that the server runs") from error
+
     def _safely(self, tell: Callable[[], str]) -> Told:
         """Runs `tell`; an MLflow that could not even be opened is not asked twice."""
         if self._unreachable:
@@ -168,7 +239,7 @@ class Tracking:
                 self._open()
                 return Told(tell())
         except Exception as error:  # noqa: BLE001 - whatever goes wrong over there, the run goes on
-            reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+            reason = f"{type(error).__name__}: {shown((str(error).splitlines() or [''])[0])}"
             if "_experiment" not in self.__dict__:
                 self._unreachable = reason
             return Told(None, reason)

@@ -1,0 +1,90 @@
+"""S3, or a server that speaks it: the only file that imports boto3, and only inside of functions.
+
+Where the server is and who asks come from the usual AWS environment, files or roles (``AWS_ENDPOINT_URL``,
+``AWS_ACCESS_KEY_ID``, ``AWS_PROFILE``, ...). Object versions and ETags play no part: the digest of the bytes decides.
+"""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from expunge.contracts import shorten
+from expunge.errors import BadInput, ExpungeError
+from expunge.settings import Workspace
+from expunge.stores.addresses import shown
+
+if TYPE_CHECKING:
+    from botocore.exceptions import ClientError
+
+CONNECT_SECONDS, READ_SECONDS, ATTEMPTS = 5, 20, 2  # of one answer, not of a whole download
+PIECE = 1 << 20  # bytes
+
+_ADDRESS = re.compile(r"s3://(?P<bucket>[A-Za-z0-9][A-Za-z0-9._-]{1,254})/(?P<key>.*[^/])", re.DOTALL)
+_MISSING = {"NoSuchBucket": "no such bucket", "NoSuchKey": "no such object", "404": "no such object"}
+_NOT_ALLOWED = {"AccessDenied", "AllAccessDisabled", "403"}
+_UNKNOWN_CREDENTIALS = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken",
+                        "TokenRefreshRequired", "AuthorizationHeaderMalformed", "InvalidSecurity"}
+
+
+def fetch(uri: str, folder: Path, workspace: Workspace) -> Path:
+    """Fetches the object of ``s3://bucket/key`` into a folder; returns the file.
+
+    Raises:
+        BadInput: the URI is none, there is no such object, or the credentials are missing or do not suffice.
+        ExpungeError: the server cannot be reached, or answers with something else.
+    """
+    found = _ADDRESS.fullmatch(uri)
+    if found is None:
+        raise BadInput(f"{shorten(shown(uri))}: names no object", "write s3://bucket/key")
+    try:
+        import boto3  # noqa: F401 - whoever has only half of it is told the same
+        from botocore import exceptions
+    except ImportError:
+        raise BadInput("s3:// needs a package that is not installed", "pip install 'expunge[s3]'") from None
+
+    try:
+        answer = _client().get_object(Bucket=found["bucket"], Key=found["key"])
+        file = folder / "object"
+        with file.open("wb") as writing:
+            for piece in answer["Body"].iter_chunks(PIECE):
+                writing.write(piece)
+    except exceptions.ClientError as error:
+        raise _explained(error, uri) from None
+    except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError, exceptions.CredentialRetrievalError,
+            exceptions.ProfileNotFound, exceptions.TokenRetrievalError, exceptions.SSOError) as error:
+        raise BadInput(f"{_name(uri)}: there are no usable AWS credentials ({type(error).__name__})",
+                       "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE") from None
+    except (exceptions.HTTPClientError, exceptions.ConnectionError, exceptions.IncompleteReadError) as error:
+        raise ExpungeError(f"{_name(uri)}: the S3 server cannot be reached ({type(error).__name__})",
+                           "check the network and AWS_ENDPOINT_URL, then run the same command again") from None
+    except (exceptions.BotoCoreError, ValueError) as error:  # e.g. an endpoint that is no URL
+        raise ExpungeError(f"{_name(uri)}: cannot be fetched ({type(error).__name__})",
+                           "check AWS_ENDPOINT_URL and the AWS configuration") from None
+    return file
+
+
+def _client() -> Any:
+    import boto3
+    from botocore.config import Config
+
+    return boto3.client("s3", config=Config(
+        connect_timeout=CONNECT_SECONDS, read_timeout=READ_SECONDS,
+        retries={"total_max_attempts": ATTEMPTS, "mode": "standard"}))
+
+
+def _explained(error: "ClientError", uri: str) -> ExpungeError:
+    """What the server refused, by its code alone: its message may repeat what was sent."""
+    code = str(error.response.get("Error", {}).get("Code", "unknown"))
+    if code in _MISSING:
+        return BadInput(f"{_name(uri)}: {_MISSING[code]}", "check bucket and key")
+    if code in _NOT_ALLOWED:
+        return BadInput(f"{_name(uri)}: access denied", "ask for s3:GetObject on it, or check its name")
+    if code in _UNKNOWN_CREDENTIALS:
+        return BadInput(f"{_name(uri)}: the S3 server does not accept the credentials ({code})",
+                        "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN and AWS_REGION")
+    return ExpungeError(f"{_name(uri)}: the S3 server answers {shorten(code, 60)}",
+                        "check AWS_ENDPOINT_URL and AWS_REGION")
+
+
+def _name(uri: str) -> str:
+    return shorten(shown(uri))
