@@ -2,14 +2,16 @@
 
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from expunge.errors import BadInput
 
-_FEATURES = {
+_FEATURES: dict[str, dict[str, Any]] = {
     "image": {"_type": "Image"},
     "label": {"dtype": "int64", "_type": "Value"},
     "latent": {"feature": {"dtype": "float32", "_type": "Value"}, "_type": "Sequence"},
@@ -43,8 +45,11 @@ class SampleTable:
         found, counts = np.unique(self.labels, return_counts=True)
         return {str(label): int(count) for label, count in zip(found, counts, strict=True)}
 
-    def to_parquet(self) -> bytes:
-        """One Parquet file: images as PNG bytes, label, and latent where there is one."""
+    def to_parquet(self, classes: Sequence[str] = ()) -> bytes:
+        """One Parquet file: images as PNG bytes, label, and latent where there is one.
+
+        `classes` are what the labels are called; the file then says so too.
+        """
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -57,7 +62,9 @@ class SampleTable:
             columns["latent"] = pa.FixedSizeListArray.from_arrays(
                 pa.array(np.ascontiguousarray(self.latents, np.float32).ravel()), self.latents.shape[1]
             ).cast(pa.list_(pa.float32()))
-        features = {name: _FEATURES[name] for name in columns}
+        features: dict[str, dict[str, Any]] = {name: _FEATURES[name] for name in columns}
+        if classes:
+            features["label"] = {"names": list(classes), "_type": "ClassLabel"}
         table = pa.table(columns).replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
         out = io.BytesIO()
         pq.write_table(table, out, compression="none")  # PNG is compressed already
