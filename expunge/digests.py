@@ -1,10 +1,11 @@
 """Digests of stored bytes, canonical JSON, and writing files so that no reader sees half of one."""
 
+import fcntl
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,27 +42,61 @@ def sha256_tree(folder: Path) -> str:
     return sha256_bytes(canonical_json(listing))
 
 
+HALF = ".half"
+"""How the name of a file ends that is still being written, or was when its writer was killed."""
+
+
 @contextmanager
-def atomic_path(target: Path) -> Iterator[Path]:
+def atomic_path(target: Path, mode: int = 0o644, replace: bool = True) -> Iterator[Path]:
     """Hands out a scratch path beside `target` and renames it into place when the block ends well.
 
-    The bytes are flushed to disk before the rename, so a crash leaves either the old file or the new one.
+    The bytes are flushed to disk before the rename, so a crash leaves either the old file or the new one. The
+    scratch file is readable by its owner only until it has `mode`. Without `replace`, a target that is there
+    by then stays as it is.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name[:40]}.", dir=target.parent)
-    os.close(handle)
-    scratch = Path(name)
+    handle, scratch = _begin_half(target)
     try:
         yield scratch
         with scratch.open("rb+") as file:
             os.fsync(file.fileno())
-        scratch.chmod(0o644)
-        scratch.replace(target)
+        scratch.chmod(mode)
+        if replace:
+            scratch.replace(target)
+        else:
+            with suppress(FileExistsError):
+                os.link(scratch, target)
     finally:
         scratch.unlink(missing_ok=True)
+        os.close(handle)
 
 
-def write_atomically(target: Path, data: bytes) -> None:
+def _begin_half(target: Path) -> tuple[int, Path]:
+    """A new scratch file, locked for as long as it is being written: `sweep_halves` leaves it alone."""
+    while True:
+        handle, name = tempfile.mkstemp(prefix=f".{target.name[:40]}.", suffix=HALF, dir=target.parent)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.fstat(handle).st_nlink:
+            return handle, Path(name)
+        os.close(handle)  # swept in the instant before it was locked
+
+
+def sweep_halves(folders: Iterable[Path]) -> int:
+    """Removes what killed writers left half written in these folders; returns how many files."""
+    removed = 0
+    for folder in folders:
+        for half in folder.glob(f".*{HALF}"):
+            with suppress(FileNotFoundError), half.open("rb") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    continue  # somebody is writing it
+                half.unlink()
+                removed += 1
+    return removed
+
+
+def write_atomically(target: Path, data: bytes, mode: int = 0o644, replace: bool = True) -> None:
     """Writes `data` to `target` in one step: a reader sees the old file or the new one."""
-    with atomic_path(target) as scratch:
+    with atomic_path(target, mode, replace) as scratch:
         scratch.write_bytes(data)

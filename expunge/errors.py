@@ -13,10 +13,17 @@
     ├── DoesNotVerify         40  evidence and bytes disagree
     ├── Refused               41  a digest, a taint or a missing approval stands in the way
     ├── WorkspaceBusy         75  somebody else works here now; nothing waits silently
-    └── NonFiniteLoss         1   training diverged
+    ├── NonFiniteLoss         1   training diverged
+    └── NoSpace               1   the disk is full
 
 Each carries one line for a person: what is wrong, then what to do about it.
 """
+
+import errno
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
 
 
 class ExpungeError(Exception):
@@ -102,6 +109,43 @@ class WorkspaceBusy(ExpungeError):
 
 class NonFiniteLoss(ExpungeError):
     """Training produced a loss that is not a finite number; the problem names the step."""
+
+
+class NoSpace(ExpungeError):
+    """The disk, or somebody's share of it, is full. Nothing is spoiled: what was half written is taken back."""
+
+    @classmethod
+    def on(cls, place: Path) -> "NoSpace":
+        """The error that names a place on the full disk, and how little is left there."""
+        with suppress(OSError):
+            left = shutil.disk_usage(place).free / 2**20
+            return cls(f"no space left on the disk of {place} ({left:.1f} MiB free)", _MAKE_SPACE)
+        return cls(f"no space left on the disk of {place}", _MAKE_SPACE)
+
+
+_MAKE_SPACE = "make space there, then give the same command again"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+# SQLite, Rust, Git and everybody who wraps the system's words in their own.
+_FULL_IN_WORDS = ("database or disk is full", *(f"os error {number}" for number in _FULL),
+                  *(os.strerror(number).lower() for number in _FULL))
+
+
+def out_of_space(error: BaseException | None) -> bool:
+    """Whether a full disk is behind an error, however many libraries have wrapped it."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, NoSpace) or (isinstance(error, OSError) and error.errno in _FULL):
+            return True
+        if says_out_of_space(str(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def says_out_of_space(text: str) -> bool:
+    """Whether words, of an error or in a log, speak of a full disk."""
+    return any(words in text.lower() for words in _FULL_IN_WORDS)
 
 
 def by_name() -> dict[str, type[ExpungeError]]:

@@ -3,7 +3,7 @@
 No line may carry a pixel, a file name of a sample, a plain content digest or a subject's name.
 """
 
-import json
+import errno
 import os
 import time
 from collections.abc import Iterator
@@ -43,22 +43,28 @@ def events_file(workspace: Workspace, run: str) -> Path:
 def emit(workspace: Workspace, event: Event) -> None:
     """Appends one event to the run's file; outside of a run it goes to standard output.
 
-    A line is one `write` on a file opened for appending, so concurrent writers do not mix within a line.
+    A line is one `write` on a file opened for appending, so concurrent writers do not mix within a line. What
+    a full disk cut short before ends where the new line begins. OSError if this one does not fit either.
     """
     line = (event.model_dump_json(exclude_defaults=True, exclude={"at"})[:-1] + f',"at":{event.at:.3f}}}\n').encode()
     file = events_file(workspace, current_run())
     if not file.parent.is_dir():
         print(line.decode(), end="", flush=True)
         return
-    handle = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        os.write(handle, line)
-    finally:
-        os.close(handle)
+    with file.open("a+b", buffering=0) as handle:
+        size = handle.seek(0, os.SEEK_END)
+        if size and os.pread(handle.fileno(), 1, size - 1) != b"\n":
+            line = b"\n" + line
+        if handle.write(line) < len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
 
 
 class Follower:
-    """Reads a growing event file from where it left off; a last line without its end is left for later."""
+    """Reads a growing event file from where it left off.
+
+    A last line without its end is left for later. A line that ends in its middle was cut short by a full disk
+    or a crash: it tells nothing, and whoever wrote it has failed.
+    """
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -74,7 +80,11 @@ class Follower:
         complete = data[: data.rfind(b"\n") + 1]
         self._position += len(complete)
         for line in complete.splitlines():
-            yield Event.model_validate(json.loads(line))
+            try:
+                event = Event.model_validate_json(line)
+            except ValueError:
+                continue
+            yield event
 
 
 class Progress:

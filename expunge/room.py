@@ -34,14 +34,16 @@ from typing import Any, TypeAlias
 
 from expunge import __version__
 from expunge.digests import canonical_json, files_below, sha256_bytes, sha256_file, sha256_tree
-from expunge.errors import DoesNotVerify, ExpungeError, WorkspaceBusy
+from expunge.errors import DoesNotVerify, ExpungeError, NoSpace, WorkspaceBusy, out_of_space
 from expunge.events import Event, Progress, emit
 from expunge.evidence.keys import OPERATOR, Keyring, SigningKey
 from expunge.evidence.statements import RoomPredicate, Statement, open_statement, sign_statement
 from expunge.settings import Workspace, current_run, image_digest
 
 STATEMENT_FILE = "statement.json"
-ALIVE_FILE = "alive"
+SCRATCH_SUFFIX = ".scratch"
+RESUME_SUFFIX = ".resume"
+START_VARIABLE = "EXPUNGE_START"  # which start of its run a process belongs to
 ROOT = Path(__file__).parent.parent
 DATA_SUFFIXES = frozenset({".j2", ".css", ".yaml", ".sql"})
 OUR_PACKAGES = ("expunge", "components")
@@ -118,29 +120,42 @@ def _enter(work: Callable[..., None], name: str, workspace: Workspace, outputs: 
                 return Kept(folder, statement, reused=True)
         folder = workspace.results / f"{stem}-{_number(earlier[-1]) + 1 if earlier else 1}"
         emit(workspace, Event(room=name, kind="started"))
-        scratch = folder.with_name(f".{folder.name}.scratch")
-        shutil.rmtree(scratch, ignore_errors=True)
-        for output in outputs:
-            (scratch / output).mkdir(parents=True)
-        entered = Entered(workspace, name, Progress(workspace, name),
-                          workspace.results / f"{stem}.resume", code)
-        began, started_at = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
-        try:
+        entered = Entered(workspace, name, Progress(workspace, name), _resume_file(workspace, stem), code)
+        with _scratch_of(folder) as scratch:
+            for output in outputs:
+                (scratch / output).mkdir(parents=True)
+            began, started_at = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
             work(entered, **{**given, **{output: scratch / output for output in outputs}})
-        except BaseException:
-            shutil.rmtree(scratch, ignore_errors=True)  # half of a result is no result
-            raise
-        statement = Statement.over(
-            {f"results/{folder.name}/{file}": sha256_file(path) for file, path in files_below(scratch).items()},
-            RoomPredicate(
-                room=name, run=current_run(), inputs=digests, params=params, code_sha256=code, image=image_digest(),
-                version=__version__, python=platform.python_version(), machine=platform.machine(),
-                started_at=started_at, seconds=round(time.monotonic() - began, 3)))
-        (scratch / STATEMENT_FILE).write_bytes(
-            sign_statement(statement, SigningKey.load(workspace, OPERATOR)))
-        _publish(scratch, folder)
+            statement = Statement.over(
+                {f"results/{folder.name}/{file}": sha256_file(path) for file, path in files_below(scratch).items()},
+                RoomPredicate(
+                    room=name, run=current_run(), inputs=digests, params=params, code_sha256=code,
+                    image=image_digest(), version=__version__, python=platform.python_version(),
+                    machine=platform.machine(), started_at=started_at,
+                    seconds=round(time.monotonic() - began, 3)))
+            (scratch / STATEMENT_FILE).write_bytes(
+                sign_statement(statement, SigningKey.load(workspace, OPERATOR)))
+            _publish(scratch, folder)
         entered.resume_file.unlink(missing_ok=True)
         return Kept(folder, statement, reused=False)
+
+
+def _resume_file(workspace: Workspace, stem: str) -> Path:
+    """With the run that may continue from it, so that it goes when that run needs it no longer."""
+    home = workspace.runs / current_run()
+    return (home if home.is_dir() else workspace.results) / f"{stem}{RESUME_SUFFIX}"
+
+
+@contextlib.contextmanager
+def _scratch_of(folder: Path) -> Iterator[Path]:
+    """Where a result is made before it gets its name. Half of a result is no result: it is taken back."""
+    scratch = folder.with_name(f".{folder.name}{SCRATCH_SUFFIX}")
+    shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        yield scratch
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
 
 
 def _number(folder: Path) -> int:
@@ -175,11 +190,13 @@ def verify_result(workspace: Workspace, folder: Path) -> RoomStatement:
 
 
 def _publish(scratch: Path, folder: Path) -> None:
-    """Flushes a finished result to disk and gives it its name in one rename."""
-    for path in scratch.rglob("*"):
-        if path.is_file():
-            with path.open("rb+") as file:
-                os.fsync(file.fileno())
+    """Flushes a finished result to disk, files and folders, and gives it its name in one rename."""
+    for path in (*scratch.rglob("*"), scratch):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
     scratch.rename(folder)
 
 
@@ -206,9 +223,12 @@ def _hand_over(kept: Kept, targets: dict[str, Path]) -> None:
 def _report_failure(workspace: Workspace, name: str, error: BaseException) -> None:
     if not isinstance(error, ExpungeError):
         traceback.print_exc()
+    if out_of_space(error):
+        error = NoSpace.on(workspace.root)
     problem = error.problem if isinstance(error, ExpungeError) else f"{type(error).__name__}: {error}"
     remedy = error.remedy if isinstance(error, ExpungeError) else "the traceback is in the run's engine.log"
-    emit(workspace, Event(room=name, kind="failed", text=problem, remedy=remedy, error=type(error).__name__))
+    with contextlib.suppress(OSError):  # on a full disk there is no room for the news either: the supervisor looks
+        emit(workspace, Event(room=name, kind="failed", text=problem, remedy=remedy, error=type(error).__name__))
 
 
 @contextlib.contextmanager
@@ -239,22 +259,31 @@ def _leave() -> None:
         os._exit(0)
 
 
-def die_with_run(workspace: Workspace) -> bool:
-    """Ends this process at once when the supervisor of its run is gone, however that came to be.
+def alive_file(workspace: Workspace, run: str, start: str) -> Path:
+    """What the supervisor of one start of a run holds locked for as long as it lives."""
+    return workspace.runs / run / f"alive.{start}"
 
-    The supervisor holds an exclusive lock on the run's `alive` file for as long as it lives; whoever gets a
-    shared one knows that it does not. Linux releases locks of a killed process, so nobody has to poll, and a
-    shell between the supervisor and the step does not matter. Outside of a supervised run nothing happens, and
-    the answer is no.
+
+def die_with_run(workspace: Workspace) -> bool:
+    """Ends this process at once when the supervisor that started it is gone, however that came to be.
+
+    The supervisor holds an exclusive lock on the `alive` file of this start for as long as it lives; whoever
+    gets a shared one knows that it does not, and so does whoever finds no such file. Linux releases locks of a
+    killed process, so nobody has to poll, and a shell between the supervisor and the step does not matter. The
+    next start has a file of its own: it does not keep alive what was left of this one. Outside of a supervised
+    run nothing happens, and the answer is no.
     """
-    alive = workspace.runs / current_run() / ALIVE_FILE
-    if not alive.exists():
+    start = os.environ.get(START_VARIABLE)
+    if start is None:
         return False
+    try:
+        alive = alive_file(workspace, current_run(), start).open("rb")
+    except FileNotFoundError:
+        os.kill(os.getpid(), signal.SIGKILL)
 
     def wait_for_the_end() -> None:
-        with alive.open() as handle:
-            fcntl.flock(handle, fcntl.LOCK_SH)
-            os.kill(os.getpid(), signal.SIGKILL)
+        fcntl.flock(alive, fcntl.LOCK_SH)
+        os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=wait_for_the_end, daemon=True, name="die with the run").start()
     return True

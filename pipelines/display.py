@@ -3,8 +3,10 @@
 from types import TracebackType
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from expunge.errors import NotNeeded
 from expunge.events import Event
 
 TITLES = {
@@ -55,7 +57,8 @@ class Display:
                                 highlight=False)
         elif event.kind == "failed":
             self._drop_bar(event.room)
-            self._console.print(f"  [red]✗[/] {title}  {event.text}", highlight=False)
+            mark = "[green]–[/]" if event.error == NotNeeded.__name__ else "[red]✗[/]"
+            self._console.print(f"  {mark} {title}  {escape(event.text)}", highlight=False)
 
     def _drop_bar(self, room: str) -> None:
         if room in self._bars:

@@ -13,6 +13,7 @@ from expunge.stores.tracking import Told, Tracking
 from pipelines.runs import Run, RunState
 
 _PATIENCE = 30.0  # seconds that a finished run waits for MLflow to take in the last news
+_BRIEF = 5.0  # and one that somebody wants to be stopped
 
 
 class News:
@@ -40,15 +41,15 @@ class News:
         """Waits until everything is told, or until patience ends. Returns MLflow's id of the run, if it has one."""
         if self._thread is None:
             return state.mlflow_run
-        failed = state.state == "failed"
+        failed, patience = state.state == "failed", _BRIEF if state.state == "cancelled" else _PATIENCE
         if "evaluate" in state.rooms:
             page = self._run.page if self._run.page.exists() else None
             self._queue.put(lambda: self._tracking.log_report(self._id, self._run.report(), page))
         self._queue.put(lambda: self._tracking.finish(self._id, state.state, failed=failed))
         self._queue.put(None)
-        self._thread.join(_PATIENCE)
+        self._thread.join(patience)
         if self._thread.is_alive():
-            self._complaint = self._complaint or f"it did not answer within {_PATIENCE:.0f} s"
+            self._complaint = self._complaint or f"it did not answer within {patience:.0f} s"
         if self._complaint:
             self._say(f"MLflow was not told everything: {self._complaint}")
         return self._mlflow_run

@@ -1,5 +1,6 @@
 """What a run is on disk: a pinned request, a policy, a state that survives everything, events and a log."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -27,7 +28,7 @@ State = Literal[
 ]
 EXIT_CODES: dict[State, int] = {
     "released": 0, "awaiting_approval": 10, "approved": 10, "releasing": 10,
-    "refused": 20, "inconclusive": 21, "invalid": 22, "rejected": 30,
+    "not_needed": 11, "refused": 20, "inconclusive": 21, "invalid": 22, "rejected": 30,
     "expired": 30, "cancelled": 31,
 }
 UNFINISHED: frozenset[State] = frozenset({"running", "failed", "cancelled"})
@@ -49,7 +50,7 @@ class RunState(Record):
     run: Identifier
     request_id: Identifier
     request_sha256: Digest
-    attempt: Annotated[int, Field(ge=1)]
+    attempt: Annotated[int, Field(ge=1)]  # which try at a verdict on this request it is
     state: State
     reason: str = ""
     remedy: str = ""
@@ -58,6 +59,11 @@ class RunState(Record):
     seconds: float = 0.0  # wall clock of the supervised work, over all its parts
     started_at: str
     mlflow_run: str | None = None
+
+    @property
+    def came_to_a_verdict(self) -> bool:
+        """Whether this was a try: a run that failed or was stopped before its verdict is none."""
+        return "gate" in self.rooms
 
     @property
     def exit(self) -> int:
@@ -80,6 +86,7 @@ class Run:
         self.state_file = self.folder / "state.json"
         self.log = self.folder / "engine.log"
         self.page = self.folder / "report.html"
+        self.lock = self.folder / "run.lock"  # held by whoever works on the run or changes how it ended
 
     @classmethod
     def find(cls, workspace: Workspace, name: str) -> "Run":
@@ -97,7 +104,7 @@ class Run:
     def all(cls, workspace: Workspace) -> list["Run"]:
         """Every run, by the time it was started."""
         found = [cls(workspace, file.parent.name) for file in workspace.runs.glob("*/state.json")]
-        return sorted(found, key=lambda run: (run.state().started_at, run.state().attempt))
+        return sorted(found, key=lambda run: (run.state().started_at, run.number))
 
     @classmethod
     def policy_for(cls, workspace: Workspace, request: Request) -> Path:
@@ -109,15 +116,26 @@ class Run:
         return policy
 
     @classmethod
-    def create(cls, workspace: Workspace, request: Request, attempt: int, now: str) -> "Run":
-        """Makes a run's folder: the pinned request and a copy of the policy as it is today."""
+    def create(cls, workspace: Workspace, request: Request, earlier: Sequence["Run"], now: str) -> "Run":
+        """Makes a run's folder: the pinned request and a copy of the policy as it is today.
+
+        `earlier` are the runs of that request's name so far: the new one goes by the next number, and is the
+        next attempt after those that came to a verdict.
+        """
         policy = cls.policy_for(workspace, request)
-        run = cls(workspace, f"{request.id}.{attempt}")
+        number = max((run.number for run in earlier), default=0) + 1
+        attempt = sum(run.state().came_to_a_verdict for run in earlier) + 1
+        run = cls(workspace, f"{request.id}.{number}")
         write_atomically(run.policy_file, policy.read_bytes())
         write_record(run.request_file, request)
         run.write(RunState(run=run.name, request_id=request.id, request_sha256=sha256_file(run.request_file),
                            attempt=attempt, state="running", started_at=now))
         return run
+
+    @property
+    def number(self) -> int:
+        """The number in its name: runs of one request are numbered as they are begun."""
+        return int(self.name.rpartition(".")[2])
 
     def state(self) -> RunState:
         """Where the run stands."""

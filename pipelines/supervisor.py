@@ -8,6 +8,7 @@ MLflow in the background, and records a state that the next start can continue f
 import fcntl
 import json
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -21,38 +22,48 @@ from pathlib import Path
 from components.evaluate.page import render_page
 from expunge.contracts import Adaptation, Request, read_record
 from expunge.digests import sha256_file, write_atomically
-from expunge.errors import BadInput, ExpungeError
+from expunge.errors import BadInput, Cancelled, ExpungeError, NoSpace, NotNeeded, WorkspaceBusy, says_out_of_space
 from expunge.events import Event, Follower, events_file
 from expunge.evidence.coherence import read_policy
 from expunge.evidence.keys import OPERATOR, SigningKey
 from expunge.evidence.ledger import Ledger
 from expunge.evidence.statements import DisposalPredicate, RoomUse, RunPredicate, Statement, sign_statement
 from expunge.measure.policy import AS_EXPECTED
-from expunge.room import ALIVE_FILE, STATEMENT_FILE, exclusive
+from expunge.room import START_VARIABLE, STATEMENT_FILE, alive_file, exclusive
 from expunge.settings import RUN_VARIABLE, WORKSPACE_VARIABLE, Workspace
 from pipelines.news import News
 from pipelines.runs import UNFINISHED, RoomState, Run, RunState, State
+from pipelines.sweeping import sweep, sweep_resume_state
 
 Watcher = Callable[[Event], None]
 
 _LOOK_EVERY = 0.05  # seconds between looks at the event file: below what a person notices
+_STOPS_WITHIN = 60.0  # seconds that a supervisor may take to end its engine and tell MLflow
+_TOO_LITTLE = 2**20  # bytes free: with less, a step cannot even say why it failed
+_ON_REQUEST = "cancelled by 'expunge cancel'"
+_INSTEAD = {
+    "awaiting_approval": "it waits for people: expunge reject {run} --as REVIEWER --reason '...'",
+    "approved": "it waits for its release: expunge reject {run} --as REVIEWER --reason '...'",
+    "releasing": "expunge release {run} ends it; then 'expunge withdraw' takes the model out of service",
+    "released": "'expunge withdraw' takes the model out of service, 'expunge rollback' serves the one before",
+}
 _VERDICT_STATES: dict[str, State] = {"FAIL": "refused", "INCONCLUSIVE": "inconclusive", "INVALID": "invalid"}
 
 
 def start(workspace: Workspace, request: Request, watch: Watcher, again: bool = False) -> RunState:
     """Runs a pinned request, or continues it where an earlier start was cut off.
 
-    A request that has been decided is not run twice unless `again` asks for another attempt, which counts.
+    A request that has been decided is not run twice unless `again` asks for another attempt.
     """
     with _alone(workspace):
-        attempts = [run for run in Run.all(workspace) if run.state().request_id == request.id]
-        latest = attempts[-1] if attempts else None
+        earlier = [run for run in Run.all(workspace) if run.state().request_id == request.id]
+        latest = earlier[-1] if earlier else None
         if latest and not again and latest.request_file.read_bytes() == request.to_bytes():
             if latest.state().state not in UNFINISHED:
                 return latest.state()
             run = latest
         else:
-            run = Run.create(workspace, request, len(attempts) + 1, _now())
+            run = Run.create(workspace, request, earlier, _now())
         choice = request.method
         return _Supervision(run, watch).carry_out("unlearning", {
             "request_uri": str(run.request_file), "policy_uri": str(run.policy_file), "method": choice.name,
@@ -74,6 +85,36 @@ def release(workspace: Workspace, run: Run, watch: Watcher) -> RunState:
             "report_uri": str(run.output("evaluate", "report"))})
 
 
+def cancel(run: Run) -> RunState:
+    """Stops a run that somebody supervises; one that was cut off or has failed is given up as it lies.
+
+    The supervisor is asked by a file that names its very start, so that a request that comes too late stops
+    nothing that is started later.
+
+    Raises:
+        BadInput: the run has come to its end, or is being released.
+        WorkspaceBusy: its supervisor does not stop.
+    """
+    asked: Path | None = None
+    until = time.monotonic() + _STOPS_WITHIN
+    try:
+        while True:
+            with suppress(WorkspaceBusy), _working_on(run):
+                return _Supervision(run, lambda event: None).give_up(_ON_REQUEST)
+            if run.state().state == "releasing":
+                raise _cannot_cancel(run.state())
+            started = next(run.folder.glob(alive_file(run.workspace, run.name, "*").name), None)
+            if asked is None and started is not None:
+                asked = _cancel_file(run, started.suffix[1:])
+                asked.touch()
+            if time.monotonic() > until:
+                raise WorkspaceBusy(f"run '{run.name}' does not stop", "end its 'expunge run' yourself, then try again")
+            time.sleep(_LOOK_EVERY)
+    finally:
+        if asked is not None:
+            asked.unlink(missing_ok=True)
+
+
 class _Supervision:
     """One stretch of supervised work on a run."""
 
@@ -83,40 +124,59 @@ class _Supervision:
         self._ledger = Ledger.open(run.workspace)
         self._key = SigningKey.load(run.workspace, OPERATOR)
         self._failure: Event | None = None
+        self._at = "engine"  # the room that was entered last
+        self._log_began = 0  # where in the log this stretch begins
         self._began = time.monotonic()
         self._spent = run.state().seconds
 
     def carry_out(self, plan: str, arguments: dict[str, object]) -> RunState:
         """Runs a plan to its end, whatever end that is."""
-        self._update(state="releasing" if plan == "release" else "running", reason="", remedy="", error=None)
-        scratch = self._run.folder / "kfp"
-        shutil.rmtree(scratch, ignore_errors=True)
-        news = News(self._run, self._say)
-        follower = Follower(events_file(self._workspace, self._run.name))
-        try:
-            with _alive(self._run), self._engine(plan, arguments, scratch) as engine:
-                while engine.poll() is None:
-                    self._take_in(follower, news)
-                    time.sleep(_LOOK_EVERY)
+        with _working_on(self._run):
+            self._update(state="releasing" if plan == "release" else "running", reason="", remedy="", error=None)
+            news = News(self._run, self._say)
+            follower = Follower(events_file(self._workspace, self._run.name))
+            try:
+                ended_well = self._follow(plan, arguments, follower, news)
+            except (KeyboardInterrupt, _CancelAsked) as stop:
                 self._take_in(follower, news)
-                ended_well = engine.returncode == 0
-        except KeyboardInterrupt:
+                if plan == "release":  # it has been decided already: what is left is to put it into service
+                    raise Cancelled("the release was stopped",
+                                    f"expunge release {self._run.name} continues it") from None
+                return self.give_up(_ON_REQUEST if isinstance(stop, _CancelAsked) else "stopped from outside", news)
+            finally:
+                self._update()
+            return self._end(self._decided() if ended_well else self._failed(), news)
+
+    def give_up(self, why: str, news: News | None = None) -> RunState:
+        """Ends a run that has not come to its end; BadInput if it has."""
+        state = self._run.state()
+        if state.state == "cancelled":
+            return state
+        if state.state not in UNFINISHED:
+            raise _cannot_cancel(state)
+        return self._end({"state": "cancelled", "reason": why, "remedy": "the same command continues it",
+                          "error": None}, news)
+
+    def _follow(self, plan: str, arguments: dict[str, object], follower: Follower, news: News) -> bool:
+        """Starts the engine, takes in what its rooms say until it ends, and says whether it ended well."""
+        start = secrets.token_hex(8)
+        stop = _cancel_file(self._run, start)
+        with _alive(self._run, start), self._engine(plan, arguments, start) as engine:
+            while engine.poll() is None:
+                self._take_in(follower, news)
+                if stop.exists():
+                    raise _CancelAsked
+                time.sleep(_LOOK_EVERY)
             self._take_in(follower, news)
-            self._update(state="cancelled", reason="stopped from outside", remedy="the same command continues it")
-            return self._run.state()
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-            self._update()
-        state = self._conclude(ended_well)
-        self._update(mlflow_run=news.finish(state))
-        return self._run.state()
+            return engine.returncode == 0
 
     @contextmanager
-    def _engine(self, plan: str, arguments: dict[str, object], scratch: Path) -> Iterator[subprocess.Popen[bytes]]:
-        arguments_file = self._run.folder / f"{plan}.json"
+    def _engine(self, plan: str, arguments: dict[str, object], start: str) -> Iterator[subprocess.Popen[bytes]]:
+        arguments_file, scratch = self._run.folder / f"{plan}.json", self._run.folder / f"kfp.{start}"
         write_atomically(arguments_file, json.dumps(arguments).encode())
         environment = {
             **os.environ, WORKSPACE_VARIABLE: str(self._workspace.root), RUN_VARIABLE: self._run.name,
+            START_VARIABLE: start,
             # A folder of the caller's called `mlflow` or `docker` must not shadow a package.
             "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1",
             # OpenMP threads that wait for each other give up the core early: see docs/decisions/waiting.md.
@@ -125,6 +185,7 @@ class _Supervision:
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
         }
         with self._run.log.open("ab") as log:
+            self._log_began = log.tell()
             engine = subprocess.Popen(
                 [sys.executable, "-m", "pipelines.engine", plan, str(arguments_file), str(scratch)],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment,
@@ -136,6 +197,7 @@ class _Supervision:
             with suppress(ProcessLookupError):
                 os.killpg(engine.pid, signal.SIGKILL)
             engine.wait()
+            shutil.rmtree(scratch, ignore_errors=True)
 
     def _take_in(self, follower: Follower, news: News) -> None:
         for event in follower.new_events():
@@ -144,6 +206,8 @@ class _Supervision:
                 news.tell(event)
             elif event.kind == "failed":
                 self._failure = event
+            elif event.kind == "started":
+                self._at = event.room
             self._watch(event)
 
     def _record(self, event: Event) -> None:
@@ -155,22 +219,35 @@ class _Supervision:
             return  # an earlier stretch of this very run did it
         self._update(rooms={**rooms, event.room: done})
 
-    def _conclude(self, ended_well: bool) -> RunState:
-        """Names the state that the plan has left the run in, has it signed, and only then records it."""
-        if ended_well:
-            changes = self._decided()
-        else:
-            failure = self._failure or Event(room="engine", kind="failed", text="the engine stopped without a word",
-                                             remedy=f"see {self._run.log}")
-            changes = {"state": "failed", "reason": f"{failure.room}: {failure.text}", "remedy": failure.remedy,
-                       "error": failure.error or ExpungeError.__name__}
+    def _end(self, changes: dict[str, object], news: News | None) -> RunState:
+        """Has the end signed, tells MLflow, and only then records it: a crash in between is a cut run."""
         state = self._run.state().model_copy(update=changes)
         self._sign(Statement.over({}, RunPredicate(
             run=state.run, request_id=state.request_id, request_sha256=state.request_sha256, state=state.state,
             rooms={room: RoomUse(statement_sha256=sha256_file(self._workspace.root / done.result / STATEMENT_FILE),
                                  reused=done.reused) for room, done in state.rooms.items()})))
-        self._update(**changes)
+        self._update(**changes, mlflow_run=news.finish(state) if news else state.mlflow_run)
+        sweep_resume_state(self._workspace)
         return self._run.state()
+
+    def _failed(self) -> dict[str, object]:
+        """What a room's failure makes of the run. That there is nothing to do is no failure."""
+        failure = self._failure or self._silence()
+        if failure.error == NotNeeded.__name__:
+            return {"state": "not_needed", "reason": failure.text, "remedy": failure.remedy}
+        return {"state": "failed", "reason": f"{failure.room}: {failure.text}", "remedy": failure.remedy,
+                "error": failure.error or ExpungeError.__name__}
+
+    def _silence(self) -> Event:
+        """What to say when the engine ended and no room said why: on a full disk nobody could."""
+        with self._run.log.open("rb") as log:
+            log.seek(self._log_began)
+            said = log.read().decode(errors="replace")
+        if says_out_of_space(said) or shutil.disk_usage(self._workspace.root).free < _TOO_LITTLE:
+            full = NoSpace.on(self._workspace.root)
+            return Event(room=self._at, kind="failed", text=full.problem, remedy=full.remedy, error=NoSpace.__name__)
+        return Event(room=self._at, kind="failed", text="its process ended without a word, as if killed",
+                     remedy=f"the same command continues it; see {self._run.log}")
 
     def _decided(self) -> dict[str, object]:
         """What follows from the gate's verdict and token. Leaves the page that people decide by."""
@@ -210,24 +287,46 @@ class _Supervision:
         self._run.write(self._run.state().model_copy(update={**changes, "seconds": seconds}))
 
 
+class _CancelAsked(Exception):
+    """Somebody wants this start to stop."""
+
+
 _TOKEN_STATES: dict[str, State] = {"open": "released", "waiting": "awaiting_approval", "closed": "rejected"}
 
 
-def _alone(workspace: Workspace) -> AbstractContextManager[None]:
-    """One supervisor per workspace."""
-    return exclusive(workspace.lock, f"workspace: another run works in {workspace.root}",
-                     "wait for it, stop it, or use another workspace")
+@contextmanager
+def _alone(workspace: Workspace) -> Iterator[None]:
+    """One supervisor per workspace; it begins by removing what killed ones left."""
+    with exclusive(workspace.root / "supervisor.lock", f"workspace: another run works in {workspace.root}",
+                   "wait for it, stop it with 'expunge cancel', or use another workspace"):
+        sweep(workspace)
+        yield
+
+
+def _working_on(run: Run) -> AbstractContextManager[None]:
+    """One process at a time works on a run or changes how it ended."""
+    return exclusive(run.lock, f"run '{run.name}' is being worked on", "wait for it")
 
 
 @contextmanager
-def _alive(run: Run) -> Iterator[None]:
-    """Holds the lock by which a run's processes know that somebody looks after them.
-
-    Taking it waits for processes of an earlier start: they hold it shared for the instant in which they end.
-    """
-    with (run.folder / ALIVE_FILE).open("w") as handle:
+def _alive(run: Run, start: str) -> Iterator[None]:
+    """Holds the lock by which the processes of a start know that somebody looks after them."""
+    file = alive_file(run.workspace, run.name, start)
+    with file.open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+        try:
+            yield
+        finally:
+            file.unlink(missing_ok=True)
+
+
+def _cancel_file(run: Run, start: str) -> Path:
+    return run.folder / f"cancel.{start}"
+
+
+def _cannot_cancel(state: RunState) -> BadInput:
+    return BadInput(f"run '{state.run}' is {state.state.replace('_', ' ')}",
+                    _INSTEAD.get(state.state, "it has ended: there is nothing to stop").format(run=state.run))
 
 
 def _now() -> str:

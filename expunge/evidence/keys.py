@@ -6,7 +6,6 @@ Ed25519 is RFC 8032, by ``cryptography``.
 """
 
 import fcntl
-import os
 import urllib.parse
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -148,8 +147,9 @@ def create_key(workspace: Workspace, person: str, roles: Iterable[Role]) -> Keyr
             if key.key_id in {entry.key_id for entry in keyring.entries}:
                 raise BadInput(f"key: {person} already has {key.key_id[:12]}", "keys are never overwritten")
         else:
-            _write_private(file, Ed25519PrivateKey.generate().private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
+            write_atomically(file, Ed25519PrivateKey.generate().private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()),
+                mode=0o600)
             key = _read_private(file, person)
         entry = KeyringEntry(key_id=key.key_id, public_key=key.public_key, person=person, roles=roles,
                              created_at=datetime.now(UTC).isoformat(timespec="seconds"))
@@ -167,15 +167,6 @@ def _check(person: str, roles: tuple[str, ...]) -> None:
                      roles=("reviewer",), created_at="")
     except ValidationError as error:
         raise BadInput(describe(error, "key")[0], "use a name without spaces and slashes") from None
-
-
-def _write_private(file: Path, data: bytes) -> None:
-    handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        os.write(handle, data)
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _read_private(file: Path, person: str) -> SigningKey:

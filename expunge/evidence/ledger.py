@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from expunge.digests import sha256_bytes
-from expunge.errors import DoesNotVerify, WorkspaceBusy
+from expunge.errors import DoesNotVerify, NoSpace, WorkspaceBusy, out_of_space
 from expunge.evidence.checkpoints import Checkpoint, open_checkpoint, sign_checkpoint
 from expunge.evidence.keys import OPERATOR, Keyring, SigningKey
 from expunge.evidence.tree import EMPTY_ROOT, edge_of, grown, leaf_hash, root_of_edge
@@ -173,7 +173,9 @@ class Ledger:
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
-        with _complaints(self._workspace.ledger), closing(self._connect("ro")) as database:
+        # What a killed writer left in the journal can only be taken back by somebody who may write.
+        mode = "rw" if self._workspace.ledger.with_name(f"{self._workspace.ledger.name}-journal").exists() else "ro"
+        with _complaints(self._workspace.ledger), closing(self._connect(mode)) as database:
             yield database
 
     def _connect(self, mode: str) -> sqlite3.Connection:
@@ -186,6 +188,8 @@ def _complaints(file: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
+        if out_of_space(error):
+            raise NoSpace.on(file.parent) from None
         if "locked" in str(error):
             raise WorkspaceBusy("ledger: another process writes it", "try again") from None
         raise DoesNotVerify(f"{file.name}: {error}") from None

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from expunge.digests import write_atomically
 from expunge.errors import BadInput, DoesNotVerify
 from expunge.settings import Workspace
 
@@ -56,18 +57,8 @@ class RequestKey:
         file = cls.file(workspace, request_id)
         if not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            scratch = file.with_suffix(f".{os.getpid()}")
-            handle = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with os.fdopen(handle, "wb") as out:
-                out.write(os.urandom(32))
-                out.flush()
-                os.fsync(out.fileno())
-            try:
-                os.link(scratch, file)  # never replaces a key that another process just made
-            except FileExistsError:
-                pass
-            finally:
-                scratch.unlink()
+            # Never replaces a key that another process just made.
+            write_atomically(file, os.urandom(32), mode=0o600, replace=False)
         return cls.load(workspace, request_id)
 
     def _derive(self, purpose: bytes) -> bytes:

@@ -1,5 +1,6 @@
 """The frame around a room, tried with small rooms of the test's own."""
 
+import fcntl
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ import pytest
 
 from expunge.contracts import Source, StoredFile
 from expunge.errors import BadInput, DoesNotVerify, WorkspaceBusy
-from expunge.room import code_digest, exclusive, room, verify_result
+from expunge.room import START_VARIABLE, alive_file, code_digest, exclusive, room, verify_result
 from expunge.settings import RUN_VARIABLE
 
 
@@ -127,7 +128,7 @@ def test_the_same_work_is_not_done_twice_at_once(workspace):
 
 def test_a_step_dies_at_once_with_the_supervisor_of_its_run(workspace, tmp_path):
     (workspace.runs / "r").mkdir(parents=True)
-    (workspace.runs / "r" / "alive").touch()
+    alive_file(workspace, "r", "s").touch()
     supervisor = textwrap.dedent("""
         import fcntl, os, subprocess, sys, time
         alive = open(sys.argv[1]); fcntl.flock(alive, fcntl.LOCK_EX)
@@ -137,8 +138,8 @@ def test_a_step_dies_at_once_with_the_supervisor_of_its_run(workspace, tmp_path)
         print(shell.stdout.readline(), end="", flush=True)
         time.sleep(60)
     """)
-    environment = {**os.environ, RUN_VARIABLE: "r"}
-    parent = subprocess.Popen([sys.executable, "-c", supervisor, workspace.runs / "r" / "alive"],
+    environment = {**os.environ, RUN_VARIABLE: "r", START_VARIABLE: "s"}
+    parent = subprocess.Popen([sys.executable, "-c", supervisor, alive_file(workspace, "r", "s")],
                               stdout=subprocess.PIPE, text=True, env=environment)
     assert parent.stdout.readline() == "up\n"
     steps = [pid for pid in os.listdir("/proc") if pid.isdigit() and _runs_step(pid)]
@@ -149,6 +150,17 @@ def test_a_step_dies_at_once_with_the_supervisor_of_its_run(workspace, tmp_path)
     while any(_runs_step(pid) for pid in steps):
         assert time.monotonic() < deadline, "the step outlived its supervisor"
         time.sleep(0.02)
+
+
+def test_what_a_killed_start_left_does_not_live_on_under_the_next(workspace):
+    (workspace.runs / "r").mkdir(parents=True)
+    with alive_file(workspace, "r", "next").open("w") as alive:
+        fcntl.flock(alive, fcntl.LOCK_EX)
+        step = "import time; from expunge.room import die_with_run; from expunge.settings import Workspace;" \
+               "die_with_run(Workspace.locate()); time.sleep(60)"
+        late = subprocess.run([sys.executable, "-c", step], check=False,
+                              env={**os.environ, RUN_VARIABLE: "r", START_VARIABLE: "earlier"})
+    assert late.returncode == -signal.SIGKILL
 
 
 def _runs_step(pid):
@@ -207,13 +219,11 @@ print("published")
 
 @pytest.mark.parametrize(("after", "code"), [("", 0), ("raise RuntimeError('the door failed')", 1)])
 def test_a_supervised_step_leaves_quickly_and_never_hides_a_failure(workspace, source, after, code):
-    import fcntl
-
     (workspace.runs / "r").mkdir(parents=True)
-    with (workspace.runs / "r" / "alive").open("w") as alive:
+    with alive_file(workspace, "r", "s").open("w") as alive:
         fcntl.flock(alive, fcntl.LOCK_EX)
         done = subprocess.run([sys.executable, "-c", STEP.format(after=after), str(source)], capture_output=True,
-                              text=True, env={**os.environ, RUN_VARIABLE: "r"}, check=False)
+                              text=True, env={**os.environ, RUN_VARIABLE: "r", START_VARIABLE: "s"}, check=False)
     assert "published" in done.stdout
     assert done.returncode == code, done.stderr
     assert ("the door failed" in done.stderr) == bool(code)
