@@ -83,11 +83,6 @@ class Workspace:
         return self.root / "imports"
 
     @property
-    def lock(self) -> Path:
-        """Held by whoever changes runs or sample sets: one at a time."""
-        return self.root / "supervisor.lock"
-
-    @property
     def keys(self) -> Path:
         """Private keys of people and requests: never beside the data, so the workspace can be handed on."""
         return Path(os.environ.get(KEYS_VARIABLE) or self.root.with_name(self.root.name + "-keys"))

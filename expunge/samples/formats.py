@@ -29,7 +29,7 @@ from expunge.errors import BadInput
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "MPO", "PNG", "PPM", "TIFF", "WEBP")  # none that starts another program
+IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # none that starts another program
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 LARGEST_LABEL = 2**31 - 1
 LONGEST_NAME = 200  # characters; what a record's class names may have

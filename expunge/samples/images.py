@@ -38,11 +38,6 @@ class LabelledImages:
     skipped: tuple[Skipped, ...]
     places: tuple[str, ...] = ()  # where each image was: a file, a line or a row
 
-    def names(self) -> dict[str, int]:
-        """How many images each class has, by its name, or by its number where it has none."""
-        counts = self.table.class_counts()
-        return {name: counts.get(str(label), 0) for label, name in enumerate(self.classes)} if self.classes else counts
-
 
 def read_images(path: Path, *, size: int | None = None, channels: Channels | None = None, strict: bool,
                 watch: Callable[[int, int], None] = lambda done, total: None) -> LabelledImages:
