@@ -5,6 +5,7 @@ which DVC does not do by itself. Git runs without the caller's configuration or 
 """
 
 import fcntl
+import logging
 import os
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -44,12 +45,13 @@ def store_ciphertext(workspace: Workspace, files: Mapping[str, bytes], message: 
     """
     os.environ["DVC_NO_ANALYTICS"] = "1"
     os.environ.update(_GIT_ENVIRONMENT)
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    logging.getLogger("dvc").setLevel(logging.WARNING)  # its advice goes to standard output, where JSON may be wanted
     with _one_writer(workspace):
         _take_back_halves(workspace)
         _prepare(workspace)
-        from dvc.exceptions import DvcException
-        from dvc.repo import Repo
-
         for name, data in files.items():
             write_atomically(workspace.samples / name, data)
         try:
