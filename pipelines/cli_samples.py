@@ -1,7 +1,7 @@
 """The verbs about labelled images of one's own."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -34,3 +34,28 @@ def samples_list(as_json: AsJson = False) -> None:
 
     records = all_sets(Workspace.locate().require())
     finish([describe(record) for record in records], as_json, lambda console: show_sets(console, records))
+
+
+@samples_app.command("train-oracle")
+def samples_train_oracle(
+    images: Annotated[str, typer.Argument(help="Labelled images: samples://NAME, or whatever can be imported.")],
+    oracle: Annotated[Path, typer.Option(help="Where the oracle goes; its card goes beside it.")] = Path(
+        "oracle.safetensors"),
+    judge: Annotated[Path, typer.Option(help="Where the judge goes; its card goes beside it.")] = Path(
+        "judge.safetensors"),
+    holdout: Annotated[Path | None, typer.Option(help="Where the held-out images go, as a .parquet file.")] = None,
+    architecture: Annotated[Literal["lenet", "resnet"], typer.Option(help="Of the oracle; the judge gets the "
+                                                                          "other.")] = "lenet",
+    epochs: Annotated[int | None, typer.Option(min=1, max=1000, help="At most so many; by default as many as make "
+                                                                     "about 2,000 updates.")] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the division and the training.")] = 0,
+    threads: Annotated[int, typer.Option(min=1, max=256, help="CPU threads; part of what makes it repeatable.")] = 2,
+    force: Annotated[bool, typer.Option(help="Replace files that are there.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train an oracle and a judge on labelled images, and measure both on images that neither has seen."""
+    from pipelines import training
+
+    wanted = training.Wanted(images, oracle, judge, holdout, architecture, epochs, seed, threads, force)
+    cards = training.train_oracle_and_judge(wanted, Workspace.locate(), out(as_json))
+    finish(training.as_json(wanted, cards), as_json, lambda console: training.show(console, wanted, cards))

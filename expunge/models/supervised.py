@@ -37,7 +37,7 @@ FEW_IMAGES = 5_000  # below this, smaller batches: an epoch would be a handful o
 BATCH, SMALL_BATCH = 128, 32
 LEARNING_RATE = 2e-3
 WEIGHT_DECAY = 1e-3
-PATIENCE = 4  # epochs without a lower validation loss before training ends
+PATIENCE = 0.25  # share of all epochs that may pass without a lower validation loss before training ends
 HOTTEST = 10.0  # highest temperature tried; the lowest is 1: nothing is made surer than training left it
 
 
@@ -92,7 +92,7 @@ def train(architecture: str, learn: Labelled, validation: Labelled, classes: int
 
     best, kept, state, step, epoch, scalars = math.inf, 0, model.state_dict(), 0, 0, {}
     batches = _batches(learn, batch, stream(session, 1), session.device)
-    while epoch < most and epoch - kept < PATIENCE:
+    while epoch < most and epoch - kept <= PATIENCE * most:
         model.train()
         for _ in range(per_epoch):
             images, labels = next(batches)
