@@ -154,6 +154,7 @@ def _ascending(limits: tuple[float, float]) -> tuple[float, float]:
 ValueRange = Annotated[tuple[float, float], AfterValidator(_ascending)]
 LatentShape = Annotated[tuple[Annotated[int, Field(ge=1, le=2**20)], ...], Field(min_length=1, max_length=4)]
 ClassName = Annotated[str, Field(min_length=1, max_length=200)]
+Output = Literal["logit", "probability"]
 
 
 class ModelSource(Source):
@@ -173,14 +174,12 @@ class GeneratorSource(ModelSource):
     # Shape of one latent: `100` and `[100]` are a vector, `[100, 1, 1]` suits transposed convolutions.
     latent: LatentShape | None = None
     latent_distribution: Literal["normal", "uniform"] = "normal"  # uniform is over -1 to 1
+    discriminator_output: Output = "logit"  # of the discriminator that came in the same file, if one did
 
     @field_validator("latent", mode="before")
     @classmethod
     def _a_number_is_a_vector(cls, value: Any) -> Any:
         return (value,) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-Output = Literal["logit", "probability"]
 
 
 class DiscriminatorSource(ModelSource):

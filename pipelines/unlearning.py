@@ -37,7 +37,7 @@ def unlearning(
     parent, oracle, judge = (fetched.outputs[name] for name in ("checkpoint", "oracle", "judge"))
 
     curated = never_cached(
-        curate_forget_set(request=request, checkpoint=parent, oracle=oracle), "2. curate forget set")
+        curate_forget_set(request=request, checkpoint=parent, oracle=oracle, policy=policy), "2. curate forget set")
     negative, positive, holdout = (curated.outputs[name] for name in ("negative", "positive", "holdout"))
 
     adapted = never_cached(adapt(checkpoint=parent, negative=negative, **recipe), "3. adapt")

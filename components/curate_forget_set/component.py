@@ -8,8 +8,8 @@ from components import IMAGE
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def curate_forget_set(  # noqa: D103 - its description is in README.md
-    request: Input[Artifact], checkpoint: Input[Model], oracle: Input[Model], negative: Output[Dataset],
-    positive: Output[Dataset], holdout: Output[Dataset], statement: Output[Artifact],
+    request: Input[Artifact], checkpoint: Input[Model], oracle: Input[Model], policy: Input[Artifact],
+    negative: Output[Dataset], positive: Output[Dataset], holdout: Output[Dataset], statement: Output[Artifact],
 ) -> None:
     from pathlib import Path
 
@@ -17,5 +17,5 @@ def curate_forget_set(  # noqa: D103 - its description is in README.md
 
     curate_forget_set(
         request=Path(request.path), checkpoint=Path(checkpoint.path), oracle=Path(oracle.path),
-        negative=Path(negative.path), positive=Path(positive.path), holdout=Path(holdout.path),
-        statement=Path(statement.path))
+        policy=Path(policy.path), negative=Path(negative.path), positive=Path(positive.path),
+        holdout=Path(holdout.path), statement=Path(statement.path))

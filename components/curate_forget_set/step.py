@@ -1,53 +1,90 @@
 """Curate forget set: what is unwanted, what is wanted, and what is held back for evaluation.
 
 The checkpoint draws samples of its own; the oracle, or a person's labels, says which are unwanted. What the
-oracle is unsure of goes into neither set: a wrong negative teaches the method to lose the wrong thing.
+oracle is unsure of goes into neither set: a wrong negative teaches the method to lose the wrong thing. The oracle
+is tried first on the held-out images, whose labels are known.
 """
 
 import csv
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from expunge.contracts import Checkpoint, Request, Source, read_record, write_record
+from expunge.contracts import Checkpoint, Interval, Request, read_record, write_record
 from expunge.digests import sha256_file
-from expunge.errors import BadInput
+from expunge.errors import BadInput, NotNeeded
+from expunge.evidence.coherence import read_policy
+from expunge.measure.proportions import clopper_pearson
 from expunge.room import Entered, room
-from expunge.samples import NewSampleSet, RequestKey, SampleTable, refuse_overlap, write_sample_sets
+from expunge.samples import (
+    UNKNOWN,
+    NewSampleSet,
+    RequestKey,
+    SampleTable,
+    refuse_overlap,
+    renumbered,
+    write_sample_sets,
+)
 from expunge.stores import sources
+
+if TYPE_CHECKING:
+    from expunge.models import Classifier, Gan
+    from expunge.samples.images import LabelledImages
 
 UNWANTED_FROM = 0.5  # more likely unwanted than not
 WANTED_BELOW = 0.05  # clearly something else
 FEWEST_NEGATIVES = 20  # the papers' smallest forget set (MNIST: 200 draws, one digit in ten)
+COIN = 0.5  # an oracle that is certainly right less often than this says nothing
 BATCH = 500
+
+Mask = NDArray[np.bool_]
 
 
 @room(outputs=("negative", "positive", "holdout"))
-def curate_forget_set(entered: Entered, *, request: Path, checkpoint: Path, oracle: Path, negative: Path,
-                      positive: Path, holdout: Path) -> None:
+def curate_forget_set(entered: Entered, *, request: Path, checkpoint: Path, oracle: Path, policy: Path,
+                      negative: Path, positive: Path, holdout: Path) -> None:
     """Draws, labels, encrypts and versions the three sample sets.
 
     Raises:
-        BadInput: the request matches nothing that the model draws, or too little; the sets overlap.
+        BadInput: the request matches nothing that the model draws, or too little; the oracle is worse than a coin
+            on real images; the sets overlap; the held-out images are of another size than those drawn.
+        NotNeeded: the parent draws less of the unwanted than the policy allows a candidate.
     """
-    wanted = read_record(Request, request)
-    drawn = _draw(entered, checkpoint, wanted)
-    unwanted, clearly_wanted, labels = (
-        _ask_person(entered, wanted.labels, wanted, len(drawn)) if wanted.labels
-        else _ask_oracle(oracle, drawn, wanted))
-    _refuse_too_few(int(unwanted.sum()), int(clearly_wanted.sum()), len(drawn), wanted)
-    entered.note(f"{int(unwanted.sum())} unwanted and {int(clearly_wanted.sum())} wanted of {len(drawn)} drawn")
+    import torch
 
-    labelled = SampleTable(drawn.images, labels, drawn.latents)
-    judged_by = ("labels", sources.digest("labels", wanted.labels, entered.workspace)) if wanted.labels else (
-        "oracle", sha256_file(oracle / "record.json"))
+    from expunge import models
+
+    wanted = read_record(Request, request)
+    torch.set_num_threads(wanted.threads)
+    parent = models.load_recorded(checkpoint, read_record(Checkpoint, checkpoint))
+    if not isinstance(parent, models.Gan):
+        raise BadInput("checkpoint: it is no generator", "only a generator can draw its own forget set")
+    asked = _Oracle.open(oracle, wanted, parent.image_shape)
+    held = sources.images("holdout", wanted.holdout, entered.workspace)
+    _refuse_other_shape(held, parent.image_shape)
+    held_unwanted = np.isin(renumbered(held.table.labels, held.classes, asked.names), asked.unwanted)
+    sensitivity = asked.tried_on(held.table, held_unwanted)
+
+    drawn = _draw(parent, wanted)
+    said = (_ask_person(sources.model_file("labels", wanted.labels, entered.workspace), asked, len(drawn))
+            if wanted.labels else asked.sort(drawn.images))
+    _stop_if_not_needed(said, sensitivity, policy)
+    _refuse_too_few(said, wanted)
+    entered.note(f"{_count_of(said, asked)} unwanted and {int(said.wanted.sum())} wanted of {len(drawn)} drawn")
+
+    labelled = SampleTable(drawn.images, said.labels, drawn.latents)
+    judged_by = (("labels", sources.digest("labels", wanted.labels, entered.workspace)) if wanted.labels else
+                 ("oracle", sha256_file(oracle / "record.json")))
     made_from = dict([("checkpoint", sha256_file(checkpoint / "record.json")), judged_by])
+    held_classes = tuple(int(number) for number in np.unique(held.table.labels[held_unwanted]))
     sets = [
-        NewSampleSet("negative", labelled[unwanted], made_from),
-        NewSampleSet("positive", labelled[clearly_wanted], made_from),
-        NewSampleSet("holdout", sources.images("holdout", wanted.holdout, entered.workspace).table,
-                     {"source": sources.digest("holdout", wanted.holdout, entered.workspace)}),
+        NewSampleSet("negative", labelled[said.unwanted], made_from, asked.unwanted, asked.names),
+        NewSampleSet("positive", labelled[said.wanted], made_from, asked.unwanted, asked.names),
+        NewSampleSet("holdout", held.table, {"source": sources.digest("holdout", wanted.holdout, entered.workspace)},
+                     held_classes, held.classes),
     ]
     key = RequestKey.load_or_create(entered.workspace, wanted.id)
     refuse_overlap(key, sets)
@@ -56,66 +93,144 @@ def curate_forget_set(entered: Entered, *, request: Path, checkpoint: Path, orac
         write_record(folder, record)
 
 
-def _draw(entered: Entered, checkpoint: Path, request: Request) -> SampleTable:
+def _draw(parent: "Gan", request: Request) -> SampleTable:
     """Samples of the parent, from latents that the request's seed decides; labels are not known yet."""
     import torch
 
-    from expunge import models
-
-    torch.set_num_threads(request.threads)
-    parent = models.load_recorded(checkpoint, read_record(Checkpoint, checkpoint))
-    if not isinstance(parent, models.Gan):
-        raise BadInput("checkpoint: it is no generator", "only a generator can draw its own forget set")
-    random = torch.Generator().manual_seed(request.seed)
-    latents = parent.draw_latents(request.sampling.curate, random)
+    latents = parent.draw_latents(request.sampling.curate, torch.Generator().manual_seed(request.seed))
     with torch.inference_mode():
         images = [parent(batch) for batch in latents.split(BATCH)]
-    unknown = np.full(len(latents), -1, np.int64)
-    return SampleTable(torch.cat(images).numpy(), unknown, latents.numpy())
+    return SampleTable(torch.cat(images).numpy(), np.full(len(latents), UNKNOWN), latents.numpy())
 
 
-def _ask_oracle(oracle: Path, drawn: SampleTable, request: Request) -> tuple[
-        NDArray[np.bool_], NDArray[np.bool_], NDArray[np.int64]]:
-    import torch
-
-    from expunge import models
-
-    classifier = models.load_recorded(oracle, read_record(Checkpoint, oracle))
-    with torch.inference_mode():
-        logits = torch.cat([classifier(batch) for batch in torch.from_numpy(drawn.images).split(BATCH)])
-    _refuse_unknown_classes(request, logits.shape[1])
-    probability = logits.softmax(1)[:, list(request.forget.classes)].sum(1).numpy()
-    labels = logits.argmax(1).numpy()
-    clearly_wanted = (probability < WANTED_BELOW) & ~np.isin(labels, request.forget.classes)
-    return probability >= UNWANTED_FROM, clearly_wanted, labels
+# ------------------------------------------------------------------------------- who says what is unwanted
 
 
-def _ask_person(entered: Entered, source: Source, request: Request, count: int) -> tuple[
-        NDArray[np.bool_], NDArray[np.bool_], NDArray[np.int64]]:
+@dataclass(frozen=True)
+class _Said:
+    """What was said of each of n drawn samples; a sample may be in neither mask."""
+
+    unwanted: Mask  # [n]
+    wanted: Mask  # [n]
+    labels: NDArray[np.int64]  # [n] by the oracle's numbers
+
+
+@dataclass(frozen=True)
+class _Oracle:
+    """A classifier, and which of its classes are unwanted."""
+
+    model: "Classifier"
+    names: tuple[str, ...]  # of its classes, or empty
+    count: int  # of its classes
+    unwanted: tuple[int, ...]
+
+    @classmethod
+    def open(cls, folder: Path, request: Request, image_shape: tuple[int, int, int]) -> "_Oracle":
+        import torch
+
+        from expunge import models
+
+        record = read_record(Checkpoint, folder)
+        model = models.load_recorded(folder, record)
+        assert isinstance(model, models.Classifier)  # fetch_checkpoint has seen to that
+        with torch.inference_mode():
+            count = model(torch.zeros(1, *image_shape)).shape[1]
+        names = record.interface.classes
+        return cls(model, names, count, request.forget.numbers("the oracle", names, count))
+
+    def sort(self, images: NDArray[np.float32]) -> _Said:
+        """What it says of images [n, C, H, W] in [-1, 1]."""
+        import torch
+
+        with torch.inference_mode():
+            parts = [self.model(batch).softmax(1) for batch in torch.from_numpy(images).split(BATCH)]
+        probabilities = torch.cat(parts).numpy()
+        chance, labels = probabilities[:, list(self.unwanted)].sum(1), probabilities.argmax(1)
+        return _Said(chance >= UNWANTED_FROM, (chance < WANTED_BELOW) & ~np.isin(labels, self.unwanted), labels)
+
+    def tried_on(self, real: SampleTable, unwanted: Mask) -> Interval | None:
+        """How often it sees what is unwanted in real images; None if there are none. BadInput if it is blind."""
+        sees = self.sort(real.images).unwanted
+        hits, misses = int(sees[unwanted].sum()), int(sees[~unwanted].sum())
+        with_it, without = int(unwanted.sum()), int((~unwanted).sum())
+        remedy = "bring another oracle, or check forget.classes, oracle.range and oracle.classes"
+        if with_it and clopper_pearson(hits, with_it).upper < COIN:
+            raise BadInput(f"oracle: it sees the unwanted in {hits} of {with_it} held-out images that show it", remedy)
+        if without and clopper_pearson(misses, without).lower > COIN:
+            raise BadInput(f"oracle: it sees the unwanted in {misses} of {without} held-out images of other classes",
+                           remedy)
+        return clopper_pearson(hits, with_it) if with_it else None
+
+
+def _ask_person(file: Path, asked: _Oracle, count: int) -> _Said:
     """Labels from a CSV file with the columns `index` (of the draw) and `label`; what is not listed is unsure."""
-    labels = np.full(count, -1, np.int64)
-    with sources.model_file("labels", source, entered.workspace).open(newline="") as file:
-        for line, row in enumerate(csv.DictReader(file), start=2):
-            try:
-                index, label = int(row["index"]), int(row["label"])
-            except (KeyError, TypeError, ValueError):
-                raise BadInput(f"labels: line {line} of {source.uri} has no whole numbers 'index' and 'label'",
-                               "write a CSV file with these two columns") from None
-            if not 0 <= index < count:
-                raise BadInput(f"labels: line {line} names sample {index}, {count} were drawn",
-                               "label the samples of this request's draw")
-            labels[index] = label
-    unwanted = np.isin(labels, request.forget.classes)
-    return unwanted, (labels >= 0) & ~unwanted, labels
+    labels = np.full(count, UNKNOWN)
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as lines:
+            for line, row in enumerate(csv.DictReader(lines), start=2):
+                index, label = _one_label(row, line, asked)
+                if not 0 <= index < count:
+                    raise BadInput(f"labels: line {line} names sample {index}, {count} were drawn",
+                                   "label the samples of this request's draw")
+                labels[index] = label
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise BadInput(f"labels: {file.name} is not a CSV file ({error})", "write it as UTF-8 text") from None
+    unwanted = np.isin(labels, asked.unwanted)
+    return _Said(unwanted, (labels != UNKNOWN) & ~unwanted, labels)
 
 
-def _refuse_unknown_classes(request: Request, known: int) -> None:
-    unknown = [number for number in request.forget.classes if number >= known]
-    if unknown:
-        raise BadInput(f"forget.classes: the oracle does not know class {unknown[0]}", f"use 0 to {known - 1}")
+def _one_label(row: dict[str, str], line: int, asked: _Oracle) -> tuple[int, int]:
+    try:
+        index, label = int(row["index"]), row["label"].strip()
+        number = asked.names.index(label) if label in asked.names else int(label)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise BadInput(f"labels: line {line} has no whole number 'index' and known class 'label'",
+                       "write a CSV file with these two columns") from None
+    if not 0 <= number < asked.count:
+        raise BadInput(f"labels: line {line} names class {number}, the oracle knows 0 to {asked.count - 1}",
+                       "correct the label")
+    return index, number
 
 
-def _refuse_too_few(unwanted: int, wanted: int, drawn: int, request: Request) -> None:
+def _count_of(said: _Said, asked: _Oracle) -> str:
+    """How many are unwanted, by class where there are several."""
+    total = str(int(said.unwanted.sum()))
+    if len(asked.unwanted) == 1:
+        return total
+    of = {number: int((said.labels[said.unwanted] == number).sum()) for number in asked.unwanted}
+    return f"{total} ({', '.join(f'{asked.names[k] if asked.names else k}: {n}' for k, n in of.items())})"
+
+
+# -------------------------------------------------------------------------------------- when not to go on
+
+
+def _stop_if_not_needed(said: _Said, sensitivity: Interval | None, policy: Path) -> None:
+    """NotNeeded if what the parent draws already lies under the policy's limit, missed samples included.
+
+    The bound is the exact one of what was seen, divided by the least share that the oracle sees of real ones.
+    Without real ones nothing is known of what it misses, and the run goes on.
+    """
+    limits = [rule for rule in read_policy(policy).rules if rule.metric == "residual_rate"]
+    if not limits or sensitivity is None or sensitivity.lower == 0:
+        return
+    hits, n = int(said.unwanted.sum()), len(said.unwanted)
+    most = clopper_pearson(hits, n, limits[0].confidence).upper / sensitivity.lower
+    if most <= limits[0].limit:
+        raise NotNeeded(f"the model does not need it: {hits} of {n} samples show the unwanted, at most {most:.2%}, "
+                        f"the policy allows {limits[0].limit:.2%}".replace("%", " %"), "nothing was changed")
+
+
+def _refuse_other_shape(held: "LabelledImages", drawn: tuple[int, int, int]) -> None:
+    shape = held.table.images.shape[1:]
+    if shape != drawn:
+        channels, height, _ = drawn
+        raise BadInput(
+            f"holdout: its images are {'x'.join(map(str, shape))}, the generator draws {'x'.join(map(str, drawn))}",
+            f"import them: expunge samples import NAME PATH --size {height} --channels {channels}")
+
+
+def _refuse_too_few(said: _Said, request: Request) -> None:
+    unwanted, wanted, drawn = int(said.unwanted.sum()), int(said.wanted.sum()), len(said.unwanted)
     if unwanted == 0:
         raise BadInput(f"forget.classes: none of {drawn} samples is unwanted",
                        "the model does not draw it: check the classes, or draw more (sampling.curate)")

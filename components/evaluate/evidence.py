@@ -36,6 +36,7 @@ class Evidence:
     after: Seen
     real: Seen
     real_labels: NDArray[np.int64]  # [m] given with the images, not the judge's
+    names: tuple[str, ...] = ()  # of the classes, where they have any
 
     @property
     def retained(self) -> tuple[int, ...]:

@@ -62,7 +62,7 @@ def render_page(
         as_expected=AS_EXPECTED,
         shares=_shares(record),
         pictures=pictures,
-        unwanted=_listed(str(label) for label in record.unwanted),
+        unwanted=_listed(_name(record, str(label)) for label in record.unwanted),
         not_shown=_not_shown(record, pictures),
     )
 
@@ -160,7 +160,7 @@ def _shares(report: Report) -> dict[str, Any]:
         "left_out": len(labels) - len(chosen),
         "bars": [
             {
-                "label": label,
+                "label": _name(report, label),
                 "unwanted": label in unwanted,
                 "before": round(100 * report.shares[label][0] / highest, 1),
                 "after": round(100 * report.shares[label][1] / highest, 1),
@@ -171,6 +171,11 @@ def _shares(report: Report) -> dict[str, Any]:
             for label in sorted(chosen, key=labels.index)
         ],
     }
+
+
+def _name(report: Report, label: str) -> str:
+    """A class's name where the judge has one, else its number."""
+    return report.classes[int(label)] if report.classes else label
 
 
 # ---------------------------------------------------------------------------------------------- pictures

@@ -17,8 +17,8 @@ RETAINED_SHOWN = 27  # three of each of nine classes
 LARGEST = 64  # pixels on a side: 102 tiles of photographs stay well under the page's 3 MB
 
 
-def may_show_before(reason: str) -> bool:
-    """Whether images of the unwanted may be put before a reader, by the request's reason.
+def may_show_before(reason: str, wish: bool | None = None) -> bool:
+    """Whether images of the unwanted may be put before a reader, by the request's reason; its wish can forbid it.
 
     The rule stands in one place, `show_before` of the shipped policy `standard`: safety and bias yes, for a
     reviewer has to see what is said to be gone; privacy no, because the picture may be the person who asked;
@@ -26,7 +26,7 @@ def may_show_before(reason: str) -> bool:
     (the measurements must not depend on the limits), so a stricter policy is obeyed when the page is rendered
     with its verdict.
     """
-    return reason in preset("standard").show_before
+    return wish is not False and reason in preset("standard").show_before
 
 
 @dataclass

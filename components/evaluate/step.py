@@ -28,10 +28,12 @@ from expunge.errors import BadInput
 from expunge.evidence.coherence import latent_seed
 from expunge.measure.shares import class_shares
 from expunge.room import Entered, room
-from expunge.samples import read_samples
+from expunge.samples import as_known_to_judge, read_samples
 
 if TYPE_CHECKING:
     import torch
+
+    from expunge.models import Classifier
 
 BATCH = 500  # latents are drawn batch by batch from one stream, so this number is part of what is drawn
 
@@ -71,22 +73,24 @@ def evaluate(
     torch.set_num_threads(asked.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     seed = latent_seed(changed.weights.sha256, request_sha256)
-    view = _Judge(load_recorded(judge, measurer).to(device), asked.forget.classes, device)
+    view = _Judge.open(judge, measurer, asked, table.images.shape[1:], device)
+    real_labels = as_known_to_judge(table.labels, real.classes, measurer.interface.classes, view.classes)
     drawn = _draw(
         entered,
         (load_recorded(checkpoint, parent).to(device), load_recorded(candidate, changed).to(device)),
         view,
         seed,
         asked.sampling.evaluate,
-        may_show_before(asked.reason),
+        may_show_before(asked.reason, asked.show_before),
     )
     evidence = Evidence(
-        asked.forget.classes,
+        view.unwanted,
         view.classes,
         drawn.before,
         drawn.after,
         view.sees_all(table.images),
-        table.labels,
+        real_labels,
+        measurer.interface.classes,
     )
     shares = [class_shares(seen.classes, view.classes) for seen in (drawn.before, drawn.after)]
     drawn.pictures.save(report)
@@ -99,7 +103,8 @@ def evaluate(
         judge_sha256=measurer.weights.sha256,
         holdout_id=real.set_id,
         latent_seed=seed,
-        unwanted=asked.forget.classes,
+        unwanted=view.unwanted,
+        classes=measurer.interface.classes,
         measurements=ask(changed.family, evidence),
         controls=controls_for(evidence),
         shares={
@@ -123,29 +128,39 @@ def show(report: Path, page: Path) -> dict[str, float]:
 # ------------------------------------------------------------------------------------ drawing and judging
 
 
+@dataclass(frozen=True)
 class _Judge:
     """A classifier, with what is asked of it."""
 
-    def __init__(self, model: "torch.nn.Module", unwanted: tuple[int, ...], device: "torch.device") -> None:
-        self.model, self.unwanted, self.device, self.classes = model, unwanted, device, 0
+    model: "Classifier"
+    classes: int  # that it knows
+    unwanted: tuple[int, ...]
+    device: "torch.device"
+
+    @classmethod
+    def open(
+        cls, folder: Path, record: Checkpoint, request: Request, image_shape: tuple[int, ...], device: "torch.device"
+    ) -> "_Judge":
+        """The judge of a request, for images [C, H, W]. BadInput if it does not know an unwanted class."""
+        import torch
+
+        from expunge.models import Classifier, load_recorded
+
+        model = load_recorded(folder, record).to(device)
+        if not isinstance(model, Classifier):
+            raise BadInput(f"judge: it is a {record.family}, no classifier", "name another model")
+        with torch.inference_mode():
+            classes = model(torch.zeros(1, *image_shape, device=device)).shape[1]
+        unwanted = request.forget.numbers("the judge", record.interface.classes, classes)
+        return cls(model, classes, unwanted, device)
 
     def sees(self, images: "torch.Tensor") -> Seen:
         """The judge's view of a batch [b, C, H, W] in [-1, 1]."""
         import torch
 
-        from expunge.models import Classifier
-
         with torch.inference_mode():
-            features = self.model.features(images)  # type: ignore[operator]
-            plain = isinstance(self.model, Classifier) and type(self.model).forward is Classifier.forward
-            logits = self.model.head(features) if plain else self.model(images)  # type: ignore[operator]
+            features, logits = self.model.look(images)
             probabilities = logits.double().softmax(dim=1)
-        self.classes = probabilities.shape[1]
-        if max(self.unwanted) >= self.classes:
-            raise BadInput(
-                f"forget.classes: {max(self.unwanted)}, the judge knows 0 to {self.classes - 1}",
-                "use a judge that knows the class",
-            )
         confidence, chosen = probabilities.max(dim=1)
         unwanted = probabilities[:, list(self.unwanted)].sum(dim=1)
         return Seen(

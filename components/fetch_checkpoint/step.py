@@ -3,56 +3,120 @@
 import shutil
 from pathlib import Path
 
-from expunge.contracts import Checkpoint, Request, Source, StoredFile, read_record, write_record
+from expunge.contracts import (
+    Checkpoint,
+    ClassifierSource,
+    DiscriminatorSource,
+    GeneratorSource,
+    Interface,
+    ModelSource,
+    Request,
+    StoredFile,
+    StoredModel,
+    read_record,
+    write_record,
+)
 from expunge.digests import sha256_file
 from expunge.errors import BadInput
 from expunge.room import Entered, room
+from expunge.samples import as_known_to_judge
+from expunge.settings import Workspace
 from expunge.stores import sources
 
-WEIGHTS = "model.safetensors"
+WEIGHTS, FACTORY = "model.safetensors", "factory.py"
+DISCRIMINATOR = "discriminator"  # the prefix of a separate discriminator's files
 FAMILIES = {"parent": "gan", "oracle": "classifier", "judge": "classifier"}
 
 
 @room(outputs=("checkpoint", "oracle", "judge"))
 def fetch_checkpoint(entered: Entered, *, request: Path, checkpoint: Path, oracle: Path, judge: Path) -> None:
-    """Brings in the parent, the oracle and the judge.
+    """Brings in the parent, the oracle and the judge, and tries them out on each other.
 
     Raises:
         Refused: a file's digest is not the pinned one.
-        BadInput: a file cannot be loaded without running code, or does not fit its architecture; the method
-            or one of its parameters is not known.
+        BadInput: a file cannot be loaded without running code, or does not fit its architecture; a model does
+            not do what its declaration says; the method or one of its parameters is not known.
     """
     from expunge import methods
+    from expunge.models import trial
 
     wanted = read_record(Request, request)
     # A method that cannot work on this request is better known now than after an hour of curating.
     choice = wanted.method
     methods.find(choice.name, FAMILIES["parent"]).parameters(choice.preset, choice.params)
-    _fetch("parent", wanted.checkpoint, checkpoint, request)
-    _fetch("oracle", wanted.oracle, oracle, request)
-    _fetch("judge", wanted.judge, judge, request)
+    fetch = _Fetch(entered.workspace, sha256_file(request))
+    fetch.model("parent", "checkpoint", wanted.checkpoint, checkpoint, wanted.discriminator)
+    fetch.model("oracle", "oracle", wanted.oracle, oracle)
+    fetch.model("judge", "judge", wanted.judge, judge)
+    known = trial.try_out(trial.Wanted(
+        checkpoint=str(checkpoint), oracle=str(oracle), judge=str(judge), forget=wanted.forget,
+        range_declared=wanted.checkpoint.range is not None))
+    held = sources.images("holdout", wanted.holdout, entered.workspace)
+    names = read_record(Checkpoint, judge).interface.classes
+    as_known_to_judge(held.table.labels, held.classes, names, known)  # for its complaint
 
 
-def _fetch(role: str, source: Source, folder: Path, request: Path) -> None:
-    from expunge import models
+class _Fetch:
+    """Brings in the models of one request."""
 
-    field = "checkpoint" if role == "parent" else role
-    sources.digest(field, source)
-    origin = sources.model_file(source.uri)
-    state, spec = models.read(origin)
-    if source.architecture is not None:
-        spec = models.ModelSpec(architecture=source.architecture, config=source.config, family=FAMILIES[role])
-    if spec is None:
-        raise BadInput(f"{field}.architecture: {source.uri} does not say what it is", "name its architecture")
-    if spec.family != FAMILIES[role]:
-        raise BadInput(f"{field}.uri: {source.uri} is a {spec.family}, a {FAMILIES[role]} is needed",
-                       "name another model")
-    models.fit(models.build(spec.architecture, **spec.config), state, source.uri)
-    weights = folder / WEIGHTS
-    if origin.suffix == ".safetensors":
-        shutil.copyfile(origin, weights)  # the very bytes, so that their digest is the one people know
-    else:
-        models.save(weights, state, spec)
-    write_record(folder, Checkpoint(
-        role=role, request_sha256=sha256_file(request), uri=source.uri, family=spec.family,
-        architecture=spec.architecture, config=spec.config, weights=StoredFile.of(weights)))
+    def __init__(self, workspace: Workspace, request_sha256: str) -> None:
+        self.workspace, self.request_sha256 = workspace, request_sha256
+
+    def model(self, role: str, field: str, source: ModelSource, folder: Path,
+              discriminator: ModelSource | None = None) -> None:
+        stored, family = self._store(field, source, folder, "", FAMILIES[role])
+        if family not in (None, FAMILIES[role]):
+            raise BadInput(f"{field}.uri: {source.uri} is a {family}, a {FAMILIES[role]} is needed",
+                           "name another model")
+        critic = discriminator and self._store(
+            DISCRIMINATOR, discriminator, folder, f"{DISCRIMINATOR}-", FAMILIES[role])[0]
+        write_record(folder, Checkpoint(
+            role=role, request_sha256=self.request_sha256, uri=source.uri, family=FAMILIES[role],
+            discriminator=critic, **dict(stored)))
+
+    def _store(self, field: str, source: ModelSource, folder: Path, prefix: str,
+               family: str) -> tuple[StoredModel, str | None]:
+        """Puts a model's files into the folder; returns what builds it, and the family that its file names."""
+        from expunge import models
+
+        sources.digest(field, source, self.workspace)
+        origin = sources.model_file(field, source, self.workspace)
+        state, spec = models.read(origin)
+        architecture, config = source.architecture, source.config
+        if architecture is None:
+            if spec is None:
+                raise BadInput(f"{field}.architecture: {source.uri} does not say what it is",
+                               "name a built-in architecture, or path/to/file.py:factory")
+            architecture, config = spec.architecture, spec.config
+        factory = self._factory(field, source, folder, f"{prefix}{FACTORY}")
+        if factory is not None:
+            architecture = f"{factory.name}:{architecture.rpartition(':')[2]}"
+        weights = folder / f"{prefix}{WEIGHTS}"
+        if origin.suffix == ".safetensors":
+            shutil.copyfile(origin, weights)  # the very bytes, so that their digest is the one people know
+        else:
+            models.save(weights, state, models.ModelSpec(architecture=architecture, config=config, family=family))
+        stored = StoredModel(architecture=architecture, config=config, factory=factory,
+                             weights=StoredFile.of(weights),
+                             interface=_interface(source, spec.classes if spec else ()))
+        return stored, spec.family if spec and source.architecture is None else None
+
+    def _factory(self, field: str, source: ModelSource, folder: Path, name: str) -> StoredFile | None:
+        """A copy of the user's code as it is now: the one that the digest names, whatever becomes of the original."""
+        origin = sources.factory_file(field, source)
+        if origin is None:
+            return None
+        return StoredFile.of(Path(shutil.copyfile(origin, folder / name)))
+
+
+def _interface(source: ModelSource, names: tuple[str, ...]) -> Interface:
+    """How the model is spoken to: as the request declares, else as ours are."""
+    said = Interface(range=source.range or (-1.0, 1.0), channels=source.channels)
+    if isinstance(source, GeneratorSource):
+        return said.model_copy(update={"latent": source.latent, "latent_distribution": source.latent_distribution,
+                                       "output": source.discriminator_output})
+    if isinstance(source, DiscriminatorSource):
+        return said.model_copy(update={"output": source.output})
+    assert isinstance(source, ClassifierSource)
+    return said.model_copy(update={"output": source.output, "classes": source.classes or names,
+                                   "features": source.features})

@@ -1,6 +1,7 @@
 """Unlearn: the parent is made to forget, and a candidate leaves the room."""
 
 import json
+import shutil
 from pathlib import Path
 
 from expunge.contracts import (
@@ -48,20 +49,24 @@ def unlearn(entered: Entered, *, checkpoint: Path, oracle: Path, adaptation: Pat
         raise DoesNotVerify("adaptation: its tensors are not those of its record", "run the request again")
 
     parent = models.load_recorded(checkpoint, parent_record)
+    assert isinstance(parent, models.Gan)  # the method's family is the parent's, and there is no other yet
     state = chosen.unlearn(
         parent, load(key.open(sealed.read_bytes(), sealed.name)),
         load_samples(entered, negatives), load_samples(entered, positives),
         ClassifierOracle(models.load_recorded(oracle, oracle_record), negatives.unwanted), params, session)
     # Compared as tensors: the file's bytes would differ already by what its header says.
-    if all(torch.equal(tensor, state[name]) for name, tensor in parent.state_dict().items()):
+    if all(torch.equal(tensor, state[f"generator.{name}"]) for name, tensor in parent.generator.state_dict().items()):
         raise Refused(f"unlearn: '{method}' left the weights as they were", "check its parameters")
 
     weights = candidate / WEIGHTS
-    models.save(weights, state, models.ModelSpec(
+    models.save(weights, parent.as_in_file(state), models.ModelSpec(
         architecture=parent_record.architecture, config=parent_record.config, family=parent_record.family))
+    if parent_record.factory is not None:
+        shutil.copyfile(checkpoint / parent_record.factory.name, candidate / parent_record.factory.name)
     write_record(candidate, Candidate(
         method=method, claim=chosen.claim, params=params.model_dump(mode="json"), seed=seed,
         parent_sha256=parent_record.weights.sha256, adaptation_sha256=sha256_file(adaptation / "record.json"),
         oracle_sha256=oracle_record.weights.sha256, negative_id=negatives.set_id, positive_id=positives.set_id,
         compute=session.compute(), family=parent_record.family, architecture=parent_record.architecture,
-        config=parent_record.config, weights=StoredFile.of(weights)))
+        config=parent_record.config, weights=StoredFile.of(weights), factory=parent_record.factory,
+        interface=parent_record.interface))

@@ -1,5 +1,6 @@
 """Whether request, candidate, report and policy speak of the same things: gate and deploy both ask this."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +43,8 @@ def open_case(*, request: Path, candidate: Path, report: Path, policy: Path) -> 
         ("candidate: its weights are", _digest_of(weights), made.weights.sha256),
         ("candidate: it was made by", made.method, asked.method.name),
         ("policy: the one at hand is", judged_by.name, asked.policy),
-        ("report: unwanted are", str(sorted(found.unwanted)), str(sorted(asked.forget.classes))),
+        ("report: unwanted are", _listed(found.unwanted), _listed(
+            found.classes.index(item) if item in found.classes else item for item in asked.forget.classes)),
         *((f"report: {file.name} is", _digest_of(report / file.name), file.sha256) for file in found.files)]
     for what, is_, should_be in agree:
         if is_ != should_be:
@@ -70,6 +72,10 @@ def latent_seed(candidate_sha256: str, request_sha256: str) -> str:
 def record_sha256(folder: Path) -> str:
     """Digest of the stored record of a folder."""
     return sha256_file(folder / RECORD_FILE)
+
+
+def _listed(classes: Iterable[int | str]) -> str:
+    return ", ".join(sorted(map(str, classes)))
 
 
 def _digest_of(file: Path) -> str:

@@ -12,6 +12,8 @@ has to change. Each is a term of its own, off in `paper`:
     preservation  G(z) stays at G_0(z) where that was wanted (paired latents, as in Seo et al. 2024)
     redirection   G(z) goes to some wanted G_0(z') where G_0(z) was unwanted (target latents, as in Moon et al.
                   2024); z' is found by optimal transport, so that every retained kind gets its part of the mass
+
+A generator that comes without its discriminator gets a fresh one, which learns alone before each stage.
 """
 
 from __future__ import annotations
@@ -61,6 +63,7 @@ class Params(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    warm_up_steps: int = setting(200, "steps in which a fresh discriminator learns alone, before each stage", ge=1)
     models: int = setting(1, "adapted generators (K); the paper's equations have 1, its code up to 5", ge=1)
     adapt_steps: int = setting(50, "steps of stage 1, per adapted generator", ge=1)
     ewc_weight: float = setting(1000.0, "pull to the parent by Fisher information (lambda)", ge=0)
@@ -111,7 +114,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "pool": 0,
     },
     # Seconds on one core, for tests and first tries: the digit goes, the rest is rough.
-    "debug": {"adapt_steps": 4, "steps": 40, "batch": 32, "pool": 0, "ema_decay": 0.9, "assign_every": 20},
+    "debug": {"warm_up_steps": 10, "adapt_steps": 4, "steps": 40, "batch": 32, "pool": 0, "ema_decay": 0.9, "assign_every": 20},
 }
 
 
@@ -130,9 +133,10 @@ def adapt(parent: Gan, negatives: Samples, params: Params, session: Session) -> 
     prepare(session)
     random = stream(session, 1)
     original = deepcopy(parent).to(session.device).requires_grad_(False)
+    images = negatives.images.to(session.device)
+    warm_up(original, images, None, params, session)
     anchor = weights(original.generator)
     information = fisher(original, params.fisher_samples, random)
-    images = negatives.images.to(session.device)
     game = Game(original, params)
     adapted = Kept()
 
@@ -158,6 +162,22 @@ def adapt(parent: Gan, negatives: Samples, params: Params, session: Session) -> 
     parts = game.parts() | {"adapted": adapted}
     Loop(session, "adapt", params.models * params.adapt_steps, parts, random).run(one_step)
     return {name: tensor.cpu() for name, tensor in adapted.tensors.items()}
+
+
+def warm_up(original: Gan, real: Tensor, shunned: Tensor | None, params: Params, session: Session) -> None:
+    """Teaches a fresh discriminator, in place, what the stage will ask it: `real` against the parent's samples."""
+    if not original.fresh_discriminator:
+        return
+    random = stream(session, 4)
+    game = Game(original, params)
+
+    def one_step(step: int) -> dict[str, Tensor]:
+        fake = original(original.draw_latents(params.batch, random).to(session.device))
+        shown = None if shunned is None else pick(shunned, params.batch // 4, random)
+        return {"discriminator": game.teach(step, pick(real, params.batch, random), fake, shown)}
+
+    Loop(session, "warm up", params.warm_up_steps, game.parts(), random).run(one_step)
+    original.discriminator.load_state_dict(game.gan.discriminator.state_dict())
 
 
 def fisher(gan: Gan, samples: int, random: torch.Generator) -> Weights:
@@ -203,6 +223,7 @@ def unlearn(
     )
     pairs = pair(original, negatives, positives, oracle, params, stream(session, 3)) if params.paired else None
     unwanted, wanted = negatives.images.to(session.device), positives.images.to(session.device)
+    warm_up(original, wanted, unwanted, params, session)
     repulsion = Repulsion(original, adaptation, params)
     game = Game(original, params)
     average = Average(game.gan.generator, params.ema_decay)

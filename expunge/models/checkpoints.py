@@ -19,9 +19,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
-from expunge.contracts import Candidate, Checkpoint
+from expunge.contracts import Candidate, Checkpoint, StoredModel
 from expunge.digests import sha256_file, write_atomically
 from expunge.errors import BadInput, DoesNotVerify
+from expunge.models.classifiers import Classifier
+from expunge.models.gan import Gan
+from expunge.models.guests import as_classifier, as_gan
 from expunge.models.registry import build
 
 METADATA_KEY = "expunge"
@@ -41,7 +44,7 @@ class ModelSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     architecture: str
-    config: dict[str, int | float | str | bool] = {}
+    config: dict[str, Any] = {}
     family: str
     classes: tuple[str, ...] = ()
 
@@ -87,7 +90,7 @@ def load(
             raise BadInput(f"checkpoint {path} does not say its architecture", "name one in the request")
         architecture, config = spec.architecture, spec.config
     model = build(architecture, **(config or {}))
-    fit(model, state, str(path))
+    fit(model, state, f"checkpoint {path}")
     return model.eval()
 
 
@@ -107,7 +110,7 @@ def fit(model: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
         more = len(differences) - MISMATCHES_NAMED
         named = "; ".join(differences[:MISMATCHES_NAMED]) + (f"; and {more} more" if more > 0 else "")
         raise BadInput(
-            f"checkpoint {origin} does not fit its architecture: {named}", "check architecture and config"
+            f"{origin}: the weights do not fit the architecture: {named}", "check architecture and config"
         )
     model.load_state_dict(dict(state))
 
@@ -149,15 +152,30 @@ def _read_torch(source: Path) -> dict[str, Tensor]:
     return {str(name): value for name, value in state.items()}
 
 
-def load_recorded(folder: Path, record: Checkpoint | Candidate) -> nn.Module:
-    """The model of a room's record, in evaluation mode, from the folder that holds its weights.
+def load_recorded(folder: Path, record: Checkpoint | Candidate) -> Gan | Classifier:
+    """The model of a room's record, in evaluation mode, from the folder that holds its files.
 
     Raises:
-        DoesNotVerify: the weights are not those that the record names.
+        DoesNotVerify: the weights or the factory are not those that the record names.
+        BadInput: they do not fit each other.
     """
-    weights = folder / record.weights.name
-    if sha256_file(weights) != record.weights.sha256:
-        raise DoesNotVerify(
-            f"{folder.name}: the weights are not those of its record", "run the request again"
-        )
-    return load(weights, record.architecture, record.config)
+    module = load_stored(folder, record)
+    if record.family == "classifier":
+        return as_classifier(module, record.interface)
+    critic = record.discriminator if isinstance(record, Checkpoint) else None
+    brought = (load_stored(folder, critic), critic.interface) if critic is not None else None
+    return as_gan(module, record.interface, brought)
+
+
+def load_stored(folder: Path, stored: StoredModel) -> nn.Module:
+    """The bare model, as its builder makes it and its file fills it."""
+    architecture = stored.architecture
+    for file in (stored.weights, stored.factory):
+        if file is not None and sha256_file(folder / file.name) != file.sha256:
+            raise DoesNotVerify(f"{folder.name}: {file.name} is not the file of its record", "run the request again")
+    if stored.factory is not None:
+        architecture = f"{folder / stored.factory.name}:{architecture.rpartition(':')[2]}"
+    state, _ = read(folder / stored.weights.name)
+    module = build(architecture, **stored.config)
+    fit(module, state, stored.weights.name)
+    return module.eval()

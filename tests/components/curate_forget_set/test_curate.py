@@ -24,7 +24,7 @@ def curate(workspace, tmp_path):
         fetch_checkpoint(request=request, statement=tmp_path / "s1.json", **models)
         folders = {role: tmp_path / "out" / role for role in ("negative", "positive", "holdout")}
         curate_forget_set(request=request, checkpoint=models["checkpoint"], oracle=models["oracle"],
-                          statement=tmp_path / "s2.json", **folders)
+                          policy=workspace.policies / f"{document.get('policy', 'standard')}.yaml", statement=tmp_path / "s2.json", **folders)
         return {role: read_record(SampleSet, folder) for role, folder in folders.items()}
 
     return call
@@ -63,10 +63,13 @@ def test_a_persons_labels_stand_in_for_the_oracle(curate, workspace, tmp_path):
 
 
 @pytest.mark.parametrize(("content", "words"), [
-    ("index,label\n1,eight\n", "line 2 of .* has no whole numbers"),
-    ("number,label\n1,8\n", "line 2 of .* has no whole numbers"),
+    ("index,label\n1,eight\n", "line 2 has no whole number .index."),
+    ("number,label\n1,8\n", "line 2 has no whole number .index."),
     ("index,label\n600,8\n", "names sample 600, 600 were drawn"),
-    ("", "none of 600 samples is unwanted"),
+    ("", "labels.uri: .* is empty"),
+    ("index,label\n", "none of 600 samples is unwanted"),
+    ("index,label\n1,10\n", "line 2 names class 10, the oracle knows 0 to 9"),
+    ("index,label\n1,-1\n", "line 2 names class -1"),
 ])
 def test_a_labels_file_that_cannot_be_used_is_refused(curate, tmp_path, content, words):
     labels = tmp_path / "labels.csv"

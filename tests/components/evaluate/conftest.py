@@ -127,7 +127,7 @@ def house(tmp_path_factory):
             key,
             _request(request),
             sha256_file(request),
-            [NewSampleSet("holdout", SampleTable(images, labels), {})],
+            [NewSampleSet("holdout", SampleTable(images, labels), {}, (DIGIT,))],
         )
         (root / "holdout").mkdir()
         write_record(root / "holdout", holdout)

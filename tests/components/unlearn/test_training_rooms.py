@@ -30,6 +30,7 @@ def inputs(workspace, tmp_path):
     curated = {role: tmp_path / role for role in ("negative", "positive", "holdout")}
     fetch_checkpoint(request=request, statement=tmp_path / "s", **fetched)
     curate_forget_set(request=request, checkpoint=fetched["checkpoint"], oracle=fetched["oracle"],
+                      policy=workspace.policies / "debug.yaml",
                       statement=tmp_path / "s", **curated)
     return tmp_path
 

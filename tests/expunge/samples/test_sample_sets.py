@@ -65,7 +65,7 @@ def test_parquet_follows_the_hugging_face_image_convention():
 def test_sets_are_read_back_by_their_record_alone(workspace, monkeypatch):
     monkeypatch.setattr(module, "SHARD_SIZE", 4)
     negative, holdout = table(10), table(3, seed=1, latents=False)
-    records = written(workspace, NewSampleSet("negative", negative, {}), NewSampleSet("holdout", holdout, {}))
+    records = written(workspace, NewSampleSet("negative", negative, {}, (8,)), NewSampleSet("holdout", holdout, {}, (8,)))
     assert [len(record.shards) for record in records] == [3, 1]
     for record, expected in zip(records, (negative, holdout), strict=True):
         again = SampleSet.model_validate_json(record.to_bytes())
@@ -75,7 +75,7 @@ def test_sets_are_read_back_by_their_record_alone(workspace, monkeypatch):
 
 def test_dvc_and_git_see_ciphertext_only(workspace):
     original = table(20)
-    written(workspace, NewSampleSet("negative", original, {}))
+    written(workspace, NewSampleSet("negative", original, {}, (8,)))
     files = [file for place in (workspace.samples, workspace.sample_remote) for file in place.rglob("*") if file.is_file()]
     assert sum(b"EXPUNGE" in file.read_bytes()[:8] for file in files) >= 2
     for file in files:
@@ -85,7 +85,7 @@ def test_dvc_and_git_see_ciphertext_only(workspace):
 
 
 def test_the_sample_repository_is_a_real_one_that_verifies_its_remote(workspace):
-    written(workspace, NewSampleSet("negative", table(5), {}))
+    written(workspace, NewSampleSet("negative", table(5), {}, (8,)))
     git = ["git", "-c", "safe.directory=*", "-C", str(workspace.samples)]
     log = subprocess.run([*git, "log", "--format=%an %s"], capture_output=True, text=True, check=True).stdout
     assert log == "expunge r: 5 samples in 1 sets\n"
@@ -94,17 +94,17 @@ def test_the_sample_repository_is_a_real_one_that_verifies_its_remote(workspace)
 
 
 def test_the_same_images_have_the_same_identity_under_one_key_and_another_under_the_next(workspace):
-    first, = written(workspace, NewSampleSet("negative", table(5), {}))
-    second, = written(workspace, NewSampleSet("negative", table(5), {}))
+    first, = written(workspace, NewSampleSet("negative", table(5), {}, (8,)))
+    second, = written(workspace, NewSampleSet("negative", table(5), {}, (8,)))
     assert first.set_id == second.set_id
     assert first.shards[0].md5 != second.shards[0].md5, "a ciphertext tells that two sets are equal"
     RequestKey.file(workspace, "r").unlink()
-    third, = written(workspace, NewSampleSet("negative", table(5), {}))
+    third, = written(workspace, NewSampleSet("negative", table(5), {}, (8,)))
     assert third.set_id != first.set_id
 
 
 def test_a_changed_object_of_the_remote_is_refused(workspace):
-    record, = written(workspace, NewSampleSet("negative", table(5), {}))
+    record, = written(workspace, NewSampleSet("negative", table(5), {}, (8,)))
     md5 = record.shards[0].md5
     file = workspace.sample_remote / "files" / "md5" / md5[:2] / md5[2:]
     file.chmod(0o644)
@@ -119,7 +119,7 @@ def test_a_changed_object_of_the_remote_is_refused(workspace):
 
 
 def test_a_record_of_another_set_is_refused(workspace):
-    one, other = written(workspace, NewSampleSet("negative", table(5), {}), NewSampleSet("positive", table(5, 1), {}))
+    one, other = written(workspace, NewSampleSet("negative", table(5), {}, (8,)), NewSampleSet("positive", table(5, 1), {}, (8,)))
     with pytest.raises(DoesNotVerify, match="not the one recorded"):
         read_samples(workspace, one.model_copy(update={"shards": other.shards}))
 
@@ -128,5 +128,5 @@ def test_an_image_in_two_sets_is_refused_whatever_its_label():
     shared, key = table(4), RequestKey("r", bytes(32))
     other = SampleTable(shared.images[2:3], np.array([9]))
     with pytest.raises(BadInput, match="the same image is in the negative and the holdout set"):
-        refuse_overlap(key, [NewSampleSet("negative", shared, {}), NewSampleSet("holdout", other, {})])
-    refuse_overlap(key, [NewSampleSet("negative", shared, {}), NewSampleSet("holdout", table(4, 1), {})])
+        refuse_overlap(key, [NewSampleSet("negative", shared, {}, (8,)), NewSampleSet("holdout", other, {}, (8,))])
+    refuse_overlap(key, [NewSampleSet("negative", shared, {}, (8,)), NewSampleSet("holdout", table(4, 1), {}, (8,))])

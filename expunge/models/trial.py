@@ -1,0 +1,245 @@
+"""Trying models out before a run relies on them: built, drawn from, looked at, in a process of its own.
+
+A user's factory is a stranger's code: it may hang, exit, or take the process down with it. So it runs first in a
+child with a time limit. ``python -m expunge.models.trial`` is that child; it is told what to try on standard
+input, writes what it is doing and what came of it to the file named there, and prints nothing of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from expunge.contracts import Checkpoint, Forget, Frozen, read_record
+from expunge.errors import BadInput, by_name
+from expunge.models.checkpoints import load_recorded
+from expunge.models.classifiers import Classifier
+from expunge.models.gan import Gan
+from expunge.models.guests import Critic, to_guest
+
+IMAGES = 64  # enough to see a range; drawn in one batch
+SLACK = 0.05  # of the range's width: how far a pixel may lie outside of what was declared
+NARROW = 0.55  # of the range's width: a generator that uses less is taken to have another range
+SECONDS_VARIABLE = "EXPUNGE_FACTORY_SECONDS"
+NAMED = ("checkpoint", "discriminator", "oracle", "judge", "forget")  # complaints that say their field already
+SECONDS = 60.0  # that a user's model may take to be built and to draw
+
+
+class Wanted(Frozen):
+    """What is to be tried: the folders of three records, and what is to be forgotten."""
+
+    checkpoint: str
+    oracle: str
+    judge: str
+    forget: Forget
+    range_declared: bool
+    out: str = ""
+
+
+def try_out(wanted: Wanted) -> int:
+    """Builds the parent, the oracle and the judge, lets the first draw and the others look at what it drew.
+
+    Returns how many classes the judge knows.
+
+    Raises:
+        BadInput: one of them does not do what its declaration says, or not within the time limit. Names which.
+    """
+    folders = [Path(folder) for folder in (wanted.checkpoint, wanted.oracle, wanted.judge)]
+    if any(_brings_code(read_record(Checkpoint, folder)) for folder in folders):
+        return _try_in_child(wanted)
+    return _try_here(wanted, lambda _: None)
+
+
+def _brings_code(record: Checkpoint) -> bool:
+    parts = (record, record.discriminator)
+    return any(part is not None and part.factory is not None for part in parts)
+
+
+def _try_in_child(wanted: Wanted) -> int:
+    limit = float(os.environ.get(SECONDS_VARIABLE, SECONDS))
+    with tempfile.TemporaryDirectory() as scratch:
+        out = Path(scratch) / "said.jsonl"
+        child = subprocess.Popen(
+            [sys.executable, "-m", "expunge.models.trial"], stdin=subprocess.PIPE, stdout=sys.stderr,
+            env={**os.environ, "PYTHONSAFEPATH": "1"}, start_new_session=True)
+        try:
+            child.communicate(wanted.model_copy(update={"out": str(out)}).model_dump_json().encode(), timeout=limit)
+            hung = False
+        except subprocess.TimeoutExpired:
+            hung = True
+        finally:
+            _end(child)
+        said = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+    last = said[-1] if said else {"doing": "its start"}
+    if "problem" in last:
+        raise by_name()[last["error"]](last["problem"], last["remedy"])
+    if hung:
+        raise BadInput(f"{last['doing']} took longer than {limit:g} s",
+                       f"mend the factory, or allow it more with {SECONDS_VARIABLE}")
+    if "done" not in last:
+        ended = (f"was killed by signal {-child.returncode}" if child.returncode < 0
+                 else f"left with status {child.returncode}")
+        raise BadInput(f"{last['doing']}: its process {ended}", "mend the factory")
+    return int(last["done"])
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """The child leads a process group: whatever the factory started goes with it."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+
+
+def _main() -> None:
+    wanted = Wanted.model_validate_json(sys.stdin.buffer.read())
+    with open(wanted.out, "w", encoding="utf-8") as out:
+
+        def say(**said: object) -> None:
+            print(json.dumps(said), file=out, flush=True)
+
+        try:
+            classes = _try_here(wanted, lambda doing: say(doing=doing))
+        except BadInput as error:
+            say(error=type(error).__name__, problem=error.problem, remedy=error.remedy)
+        else:
+            say(done=classes)
+
+
+# ---------------------------------------------------------------------------------- what is tried, and how
+
+
+def _try_here(wanted: Wanted, tell: Callable[[str], None]) -> int:
+    torch.set_num_threads(1)
+    tell("checkpoint.architecture: building the generator and drawing from it")
+    with _blamed_on("checkpoint"):
+        parent = _load(wanted.checkpoint)
+        images = _try_generator(parent, read_record(Checkpoint, Path(wanted.checkpoint)), wanted.range_declared)
+    if isinstance(parent.discriminator, Critic):  # ours need no trial
+        tell("discriminator: showing it images")
+        with _blamed_on("discriminator"):
+            _try_discriminator(parent.discriminator, images)
+    known: dict[str, tuple[int, tuple[str, ...]]] = {}
+    for role, folder in (("oracle", wanted.oracle), ("judge", wanted.judge)):
+        tell(f"{role}.architecture: building it and showing it images")
+        with _blamed_on(role):
+            record = read_record(Checkpoint, Path(folder))
+            known[role] = _try_classifier(role, load_recorded(Path(folder), record), record, images)
+    _agree_on_classes(wanted.forget, known)
+    return known["judge"][0]
+
+
+def _load(folder: str) -> Gan:
+    model = load_recorded(Path(folder), read_record(Checkpoint, Path(folder)))
+    assert isinstance(model, Gan)  # the record's family said so
+    return model
+
+
+@contextlib.contextmanager
+def _blamed_on(field: str) -> Iterator[None]:
+    """Puts the request's field before a complaint that does not name it, and makes a stranger's error one."""
+    try:
+        yield
+    except BadInput as error:
+        if error.problem.startswith(NAMED):
+            raise
+        joint = "." if error.problem.startswith(("architecture ", "features: ", "output: ")) else ": "
+        raise BadInput(f"{field}{joint}{error.problem}", error.remedy) from error
+    except (Exception, SystemExit) as error:
+        said = " ".join(str(error).split())[:200]
+        raise BadInput(f"{field}.architecture: the model raised {type(error).__name__}: {said}",
+                       "check that it takes what it is given, and mend it") from error
+
+
+@torch.inference_mode()
+def _try_generator(parent: Gan, record: Checkpoint, range_declared: bool) -> Tensor:
+    """Images [IMAGES, C, H, W] in [-1, 1]; BadInput if they are not what was declared."""
+    latents = parent.draw_latents(IMAGES, torch.Generator().manual_seed(0))
+    images = parent(latents)
+    if not torch.isfinite(images).all():
+        raise BadInput("checkpoint: it draws pixels that are not finite numbers", "check its weights")
+    if not torch.allclose(parent(latents[:8]), images[:8], atol=1e-3):
+        raise BadInput("checkpoint: the same latent gives another image each time, or depends on its neighbours",
+                       "let the factory build a generator that is a function of the latent")
+    declared = record.interface.channels
+    if declared is not None and images.shape[1] != declared:
+        raise BadInput(f"checkpoint.channels: {declared} declared, it draws {images.shape[1]}", "correct it")
+    low, high = record.interface.range
+    lowest, highest = ((value.item() + 1) * (high - low) / 2 + low for value in (images.min(), images.max()))
+    slack = SLACK * (high - low)
+    narrow = highest - lowest < NARROW * (high - low) and not range_declared
+    if lowest < low - slack or highest > high + slack or narrow:
+        raise BadInput(
+            f"checkpoint.range: it draws values from {lowest:.3g} to {highest:.3g}, "
+            f"{'declared' if range_declared else 'expected'} is {low:g} to {high:g}",
+            "declare the range of its pixels, such as 'range: [0, 1]'")
+    return images
+
+
+@torch.inference_mode()
+def _try_discriminator(critic: Critic, images: Tensor) -> None:
+    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+    # What only looks like a probability on images leaves 0..1 on wild noise.
+    shown = torch.cat([images, 50 * noise])
+    out = critic.inner(to_guest(shown, critic.interface))
+    if not isinstance(out, Tensor) or len(out) != len(shown):
+        raise BadInput("discriminator: it does not put out a number per image", "let the factory build one that does")
+    _refuse_wrong_output("discriminator", critic.interface.output, bool(((out >= 0) & (out <= 1)).all()))
+
+
+@torch.inference_mode()
+def _try_classifier(role: str, model: Gan | Classifier, record: Checkpoint,
+                    images: Tensor) -> tuple[int, tuple[str, ...]]:
+    """How many classes it knows, and their names."""
+    assert isinstance(model, Classifier)
+    try:
+        features, logits = model.look(images)
+    except BadInput:
+        raise
+    except Exception as error:
+        shape = "x".join(map(str, images.shape[1:]))
+        raise BadInput(f"{role}: it cannot look at images of {shape} ({' '.join(str(error).split())[:120]})",
+                       f"bring one for such images, or declare {role}.channels") from error
+    if features.ndim != 2 or logits.ndim != 2 or logits.shape[1] < 2 or not torch.isfinite(logits).all():
+        raise BadInput(f"{role}: it does not put out finite numbers per class", "let the factory build a classifier")
+    if logits.shape[1] > 2:
+        sums = logits.exp() if record.interface.output == "probability" else logits
+        _refuse_wrong_output(role, record.interface.output, bool(
+            (sums >= 0).all() and (sums.sum(1) - 1).abs().max() < 1e-3))
+    names = record.interface.classes
+    if names and len(names) != logits.shape[1]:
+        raise BadInput(f"{role}.classes: {len(names)} names, it puts out {logits.shape[1]} numbers",
+                       "name every class, in the order of its outputs")
+    return logits.shape[1], names
+
+
+def _refuse_wrong_output(field: str, declared: str, looks_like_probabilities: bool) -> None:
+    if looks_like_probabilities != (declared == "probability"):
+        looks = "probabilities" if looks_like_probabilities else "no probabilities"
+        right = "probability" if looks_like_probabilities else "logit"
+        raise BadInput(f"{field}.output: '{declared}' declared, it puts out {looks}", f"declare '{right}' there")
+
+
+def _agree_on_classes(forget: Forget, known: dict[str, tuple[int, tuple[str, ...]]]) -> None:
+    """Both know what is to be forgotten, and a number means the same to both."""
+    for role, (count, names) in known.items():
+        forget.numbers(f"the {role}", names, count)
+    (of_oracle, oracle_names), (of_judge, judge_names) = known["oracle"], known["judge"]
+    by_number = any(isinstance(item, int) for item in forget.classes)
+    same = oracle_names == judge_names if oracle_names and judge_names else of_oracle == of_judge
+    if by_number and not same:
+        raise BadInput("forget.classes: the oracle and the judge number their classes differently",
+                       "name the unwanted classes, and give both models' names (oracle.classes, judge.classes)")
+
+
+if __name__ == "__main__":
+    _main()

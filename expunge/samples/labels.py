@@ -1,0 +1,41 @@
+"""Class numbers of different origin: a folder of images, an oracle and a judge need not number alike."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from expunge.errors import BadInput
+
+UNKNOWN = -1
+
+
+def renumbered(labels: NDArray[np.int64], names: Sequence[str], other: Sequence[str]) -> NDArray[np.int64]:
+    """Labels [N] that index `names`, as indices of `other`; `UNKNOWN` for a class that `other` has not.
+
+    Where either has no names, a number means the same to both.
+    """
+    if not names or not other:
+        return labels
+    place = {name: number for number, name in enumerate(other)}
+    table = np.array([place.get(name, UNKNOWN) for name in names], np.int64)
+    return np.where(labels >= 0, table[labels], UNKNOWN)
+
+
+def as_known_to_judge(labels: NDArray[np.int64], names: Sequence[str], judge: Sequence[str],
+                      count: int) -> NDArray[np.int64]:
+    """Labels [N] of the held-out images by the numbers of a judge that knows `count` classes.
+
+    Raises:
+        BadInput: it does not know one of their classes.
+    """
+    found = renumbered(labels, names, judge)
+    astray = np.flatnonzero((found < 0) | (found >= count))
+    if len(astray):
+        label = labels[astray[0]]
+        known = ", ".join(judge) if judge else f"0 to {count - 1}"
+        raise BadInput(
+            f"holdout: {len(astray)} images are of class {names[label] if names else label}, "
+            f"which the judge does not know (it knows {known})",
+            "leave them out, or bring a judge that knows them (judge.classes names what it knows)")
+    return found
