@@ -228,6 +228,7 @@ class _Supervision:
                                  reused=done.reused) for room, done in state.rooms.items()})))
         self._update(**changes, mlflow_run=news.finish(state) if news else state.mlflow_run)
         sweep_resume_state(self._workspace)
+        self.dispose_of_adaptation()
         return self._run.state()
 
     def _failed(self) -> dict[str, object]:
@@ -251,7 +252,6 @@ class _Supervision:
 
     def _decided(self) -> dict[str, object]:
         """What follows from the gate's verdict and token. Leaves the page that people decide by."""
-        self._dispose_of_adaptation()
         verdict, report = self._run.verdict(), self._run.output("evaluate", "report")
         page = render_page(report, verdict, read_policy(self._run.policy_file), self._run.request().reason)
         write_atomically(self._run.page, page.encode())
@@ -262,8 +262,14 @@ class _Supervision:
         reasons += [f"control '{name}': {came}" for name, came in verdict.controls.items() if came != AS_EXPECTED]
         return {"state": _VERDICT_STATES.get(verdict.outcome) or _TOKEN_STATES[token], "reason": "; ".join(reasons)}
 
-    def _dispose_of_adaptation(self) -> None:
-        """An adapted model may be the unwanted thing itself: it does not outlive the run that needed it."""
+    def dispose_of_adaptation(self) -> None:
+        """An adapted model may be the unwanted thing itself: it does not outlive the run that needed it.
+
+        Not before the end is recorded: a run cut just there would have to adapt again. The next start does what
+        a kill prevented here.
+        """
+        if self._run.state().state in UNFINISHED or "adapt" not in self._run.state().rooms:
+            return
         folder = self._run.output("adapt", "adaptation")
         record = read_record(Adaptation, folder)
         tensors = folder / record.tensors.name
@@ -300,6 +306,8 @@ def _alone(workspace: Workspace) -> Iterator[None]:
     with exclusive(workspace.root / "supervisor.lock", f"workspace: another run works in {workspace.root}",
                    "wait for it, stop it with 'expunge cancel', or use another workspace"):
         sweep(workspace)
+        for run in Run.all(workspace):
+            _Supervision(run, lambda event: None).dispose_of_adaptation()
         yield
 
 
