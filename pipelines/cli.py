@@ -276,6 +276,25 @@ def keys_list(as_json: AsJson = False) -> None:
 
 
 @app.command()
+def gc(
+    remove: Annotated[bool, typer.Option("--remove", help="Remove what nothing needs.")] = False,
+    tampered: Annotated[bool, typer.Option("--tampered", help="With --remove: evidence of tampering as well.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List what is kept, how large it is and who needs it; with --remove, remove what nothing needs."""
+    from pipelines import keeping
+    from pipelines.tables import show_kept
+
+    workspace = Workspace.locate().require()
+    if tampered and not remove:
+        raise BadInput("--tampered: nothing is removed without --remove", "give both, or look first")
+    items = keeping.remove(workspace, tampered) if remove else keeping.survey(workspace)
+    total = {fate: sum(item.size for item in items if item.fate == fate) for fate in ("kept", "removable", "evidence")}
+    _finish({"removed": remove, "bytes": total, "items": [item.model_dump(mode="json") for item in items]}, as_json,
+            lambda out: show_kept(out, items, remove))
+
+
+@app.command()
 def methods(as_json: AsJson = False) -> None:
     """List the methods of unlearning, their papers and presets."""
     from expunge.methods import available

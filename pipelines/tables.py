@@ -1,10 +1,11 @@
 """Tables that people read."""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich import filesize
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -12,6 +13,7 @@ from rich.table import Table
 from expunge.evidence.verify import Finding
 from expunge.measure import words
 from pipelines.display import TITLES
+from pipelines.keeping import Item
 from pipelines.planning import Plan, RoomPlan
 from pipelines.runs import RunState
 
@@ -148,6 +150,29 @@ def show_demo(out: Console, found: dict[str, Any]) -> None:
     mlflow = Path(sys.executable).with_name("mlflow")  # works from any folder, activated or not
     rows.append(("MLflow UI", f"{mlflow} ui --backend-store-uri {found['mlflow']['tracking_uri']}"))
     _print_rows(out, rows)
+
+
+def show_kept(out: Console, items: Sequence[Item], removed: bool) -> None:
+    """What lies in a workspace: the large first, and what may go, or went, after what stays."""
+    for fate, title in (("kept", "kept"), ("evidence", "evidence of tampering, kept unless --tampered is given"),
+                        ("removable", "removed" if removed else "removable, by 'expunge gc --remove'")):
+        found = [item for item in items if item.fate == fate]
+        if not found:
+            continue
+        out.print(f"[bold]{title}[/]  {_bytes(sum(item.size for item in found))}", highlight=False)
+        table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+        table.add_column(justify="right", no_wrap=True)
+        for _ in range(3):
+            table.add_column(overflow="fold")
+        for item in sorted(found, key=lambda item: -item.size):
+            table.add_row(_bytes(item.size), item.kind, escape(item.path), f"[dim]{escape(item.why)}[/]")
+        out.print(table)
+    if not any(item.fate == "removable" for item in items):
+        out.print("nothing was removed" if removed else "nothing to remove", highlight=False)
+
+
+def _bytes(size: int) -> str:
+    return filesize.decimal(size)
 
 
 def show_trail(out: Console, trail: dict[str, Any]) -> None:
