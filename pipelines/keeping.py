@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from expunge.contracts import RECORD_FILE, Frozen, SampleSet, read_record
 from expunge.digests import sha256_file, sweep_halves, write_atomically
@@ -346,7 +346,7 @@ def _told(workspace: Workspace) -> _Told:
     requests: dict[str, tuple[str, str]] = {}
     for entry in Ledger.existing(workspace).entries():
         try:
-            statement, _ = open_statement(entry.envelope, keyring)
+            statement: Statement[Any] = open_statement(entry.envelope, keyring)[0]
         except ExpungeError:
             continue  # a decision, or what `audit verify` names
         said = statement.predicate
