@@ -5,7 +5,10 @@ server (``HF_ENDPOINT``), and that nothing may leave this machine (``HF_HUB_OFFL
 reached, what its cache has is taken: the digest of the bytes decides.
 """
 
+import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -17,7 +20,7 @@ from expunge.stores.addresses import shown
 ANSWER_SECONDS = 10  # to say what a file is; its download has a limit of its own, HF_HUB_DOWNLOAD_TIMEOUT
 
 _NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
-_ADDRESS = re.compile(rf"hf://(?P<repo>{_NAME}/{_NAME})(?:@(?P<revision>[^/?#]+))?/(?P<path>[^?#]*[^/?#])")
+_ADDRESS = re.compile(rf"hf://(?P<repo>{_NAME}/{_NAME})(?:@(?P<revision>[^/?#]+))?/(?P<path>[^/?#]|[^/?#][^?#]*[^/?#])")
 
 
 def fetch(uri: str, folder: Path, workspace: Workspace) -> Path:
@@ -32,18 +35,17 @@ def fetch(uri: str, folder: Path, workspace: Workspace) -> Path:
         raise BadInput(f"{shorten(shown(uri))}: names no file of a repository",
                        "write hf://owner/name/path/in/repo, or hf://owner/name@revision/path/in/repo")
     try:
-        from huggingface_hub import errors, hf_hub_download
-        from huggingface_hub.utils import disable_progress_bars
+        import huggingface_hub as hub
+        from huggingface_hub import errors
     except ImportError:
         raise BadInput("hf:// needs a package that is not installed", "pip install 'expunge[hub]'") from None
 
     repo, path, name = found["repo"], found["path"], shorten(shown(uri))
     revision = unquote(found["revision"]) if found["revision"] else None  # refs%2Fpr%2F1
     try:
-        with disable_progress_bars():
-            return Path(hf_hub_download(repo, path, revision=revision, etag_timeout=ANSWER_SECONDS))
-    except errors.HFValidationError:
-        raise BadInput(f"{name}: '{repo}' is no name of a repository", "write owner/name") from None
+        with _quietly():
+            unreachable = _why_not_reached(hub.hf_hub_url(repo, path, revision=revision))
+            return Path(hub.hf_hub_download(repo, path, revision=revision, local_files_only=bool(unreachable)))
     except errors.GatedRepoError:
         raise BadInput(f"{name}: access denied", "ask for access on the Hub's page of it, then set HF_TOKEN") from None
     except (errors.RepositoryNotFoundError, errors.DisabledRepoError):
@@ -51,11 +53,11 @@ def fetch(uri: str, folder: Path, workspace: Workspace) -> Path:
                        "check its name; a private one needs HF_TOKEN") from None
     except errors.RevisionNotFoundError:
         raise BadInput(f"{name}: no revision '{shorten(str(revision))}'", "check the branch, tag or commit") from None
-    except errors.LocalEntryNotFoundError as error:
-        if isinstance(error.__cause__, errors.OfflineModeIsEnabled):
+    except errors.LocalEntryNotFoundError:
+        if hub.is_offline_mode():
             raise BadInput(f"{name}: is not in the local cache, and HF_HUB_OFFLINE forbids to ask for it",
                            "unset HF_HUB_OFFLINE, or check HF_HOME") from None
-        raise ExpungeError(f"{name}: the Hub cannot be reached, and the local cache does not have it",
+        raise ExpungeError(f"{name}: the Hub {unreachable}, and the local cache does not have it",
                            "check the network and HF_ENDPOINT, then run the same command again") from None
     except errors.EntryNotFoundError:
         raise BadInput(f"{name}: no such file in '{repo}'", "check the path") from None
@@ -64,8 +66,43 @@ def fetch(uri: str, folder: Path, workspace: Workspace) -> Path:
         if code in (401, 403):
             raise BadInput(f"{name}: the Hub does not accept the token", "check HF_TOKEN") from None
         raise ExpungeError(f"{name}: the Hub answers {code}", "run the same command again later") from None
+    except ValueError:  # what its client will not ask for
+        raise BadInput(f"{name}: is no file of a repository", "check owner, name and path") from None
     except OSError:
         raise  # of this machine: a full disk, a cache that may not be written
     except Exception as error:
         raise ExpungeError(f"{name}: cannot be fetched from the Hub ({type(error).__name__})",
                            "check the network and HF_ENDPOINT, then run the same command again") from error
+
+
+def _why_not_reached(url: str) -> str:
+    """Asks once what a file is, and says why there was no answer; empty if there was. Refusals are raised.
+
+    The client's own patience with a silent server is six minutes.
+    """
+    from huggingface_hub import errors, get_hf_file_metadata
+
+    try:
+        get_hf_file_metadata(url, timeout=ANSWER_SECONDS)
+    except errors.HfHubHTTPError as error:
+        if error.response.status_code < 500:
+            raise
+        return f"answers {error.response.status_code}"
+    except Exception as error:  # noqa: BLE001 - of the HTTP library, or an answer that no Hub gives
+        return f"cannot be reached ({type(error).__name__})"
+    return ""
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """No progress bars, and no log lines: they hold the signed URLs of downloads."""
+    from huggingface_hub.utils import disable_progress_bars
+
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with disable_progress_bars():
+            yield
+    finally:
+        logger.setLevel(level)

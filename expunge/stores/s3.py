@@ -67,7 +67,8 @@ def _client() -> Any:
     import boto3
     from botocore.config import Config
 
-    return boto3.client("s3", config=Config(
+    # A session of its own: the default one remembers whose credentials it met first.
+    return boto3.Session().client("s3", config=Config(
         connect_timeout=CONNECT_SECONDS, read_timeout=READ_SECONDS,
         retries={"total_max_attempts": ATTEMPTS, "mode": "standard"}))
 

@@ -37,7 +37,7 @@ SUFFIXES = ((".safetensors",), (".pt", ".pth", ".bin"))  # of a model file, in t
 KINDS = "a path, file://, builtin://, samples://, s3://, models:/ or hf://"
 LONGEST_NAME = 200  # bytes; file systems take 255, and ours has a prefix while it is written
 _REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[^/@]+))")
-_FACTORY = re.compile(r"(?P<file>.+\.py):(?P<name>[^/:]*)", re.DOTALL)
+_FACTORY = re.compile(r"(?P<file>.*\.py):(?P<name>.*)", re.DOTALL)
 
 Fetcher = Callable[[str, Path, Workspace], Path]
 """Brings what a URI names to this machine: (URI, empty folder, workspace) to the file, or a folder that holds it."""
@@ -301,7 +301,8 @@ def _fetched(field: str, source: Source, fetch: Fetcher, workspace: Workspace) -
         with tempfile.TemporaryDirectory(prefix=".incoming-", dir=workspace.sources) as scratch:
             got = fetch(source.uri, Path(scratch), workspace)
             file = _only_model(got, got.rglob("*")) if got.is_dir() else got
-            taken = Path(scratch, _name_here(file.name))
+            name = file.name if scheme(source.uri) == "models" else source.uri.rpartition("/")[2]
+            taken = Path(scratch, _name_here(name))
             if not file.is_relative_to(scratch):
                 shutil.copyfile(file, taken)
             elif file != taken:
