@@ -205,7 +205,7 @@ def test_a_folder_of_files_says_which_of_them_could_be_meant(tmp_path):
         read_images(tmp_path, strict=True)
 
 
-@pytest.mark.parametrize("file", ["../out.png", "/etc/passwd", "in/../../out.png", "link.png", "folder/out.png"])
+@pytest.mark.parametrize("file", ["../out.png", "/etc/passwd", "in/../../out.png", "link.png", "folder/out.png", "in/../in/1.png"])
 @pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
 def test_a_list_that_leads_out_of_its_folder_is_refused_with_the_line(tmp_path, file, form):
     save(tmp_path / "out.png")
