@@ -130,6 +130,23 @@ def allowed_roots() -> tuple[Path, ...] | None:
     return roots
 
 
+def require_allowed(path: Path) -> None:
+    """BadInput if only certain folders are allowed, and the file or folder really lies in none of them."""
+    roots = allowed_roots()
+    if roots is None:
+        return
+    from expunge.contracts import shorten  # whatever starts reads its settings, and may need no records
+
+    try:
+        real = Path(os.path.realpath(path))
+    except ValueError:
+        raise BadInput(f"{shorten(str(path))}: is no path", "check the path") from None
+    if not any(real.is_relative_to(os.path.realpath(root)) for root in roots):
+        named = ", ".join(map(str, roots)) or "no folder"
+        raise BadInput(f"{shorten(str(path))}: is outside of the allowed folders ({ROOTS_VARIABLE}: {named})",
+                       "put it into one of them, or ask whoever runs this installation")
+
+
 def current_run() -> str:
     """The run this process works for, or ``-`` outside of one."""
     return os.environ.get(RUN_VARIABLE, "-")

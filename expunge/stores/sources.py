@@ -20,10 +20,10 @@ from urllib.parse import unquote, unquote_to_bytes, urlsplit
 import numpy as np
 
 from expunge.contracts import ModelSource, Request, Source, shorten
-from expunge.digests import canonical_json, sha256_file
+from expunge.digests import atomic_path, canonical_json, sha256_file
 from expunge.errors import BadInput, ExpungeError, Refused
 from expunge.room import exclusive
-from expunge.settings import ROOTS_VARIABLE, Workspace, allowed_roots
+from expunge.settings import Workspace, require_allowed
 from expunge.stores import hub, releases, s3
 from expunge.stores.addresses import scheme, shown
 from expunge.stores.tracking import Tracking
@@ -67,7 +67,7 @@ def model_file(field: str, source: Source, workspace: Workspace) -> Path:
         file = _local(source.uri)
         if file.is_dir() and isinstance(source, ModelSource):
             file = _only_model(file, file.iterdir())
-            _refuse_outsider(file)
+            require_allowed(file)
         return _usable(file)
 
 
@@ -156,7 +156,7 @@ def _factory_parts(source: Source) -> tuple[str, str] | None:
 def _local(uri: str) -> Path:
     """The file or folder that a path or file:// URI names; it is there, and may be used."""
     path = _path(uri)
-    _refuse_outsider(path)
+    require_allowed(path)
     return _there(path)
 
 
@@ -186,21 +186,6 @@ def _path(uri: str) -> Path:
         raise BadInput(f"{shorten(shown(uri))}: not a file URI with an absolute path",
                        "write file:///folder/name, with %23 for # and %3F for ?")
     return Path(os.fsdecode(unquote_to_bytes(parts.path)))
-
-
-def _refuse_outsider(path: Path) -> None:
-    """BadInput if the administrator allows only certain folders, and this is in none of them."""
-    roots = allowed_roots()
-    if roots is None:
-        return
-    try:
-        real = Path(os.path.realpath(path))
-    except ValueError:
-        raise BadInput(f"{shorten(str(path))}: not a path", "check the path") from None
-    if not any(real.is_relative_to(os.path.realpath(root)) for root in roots):
-        named = ", ".join(map(str, roots)) or "no folder"
-        raise BadInput(f"{shorten(str(path))}: is outside of the allowed folders ({ROOTS_VARIABLE}: {named})",
-                       "put it into one of them, or ask whoever runs this installation")
 
 
 def _usable(file: Path) -> Path:
@@ -280,9 +265,9 @@ def _naming(field: str, key: str = "uri") -> Iterator[None]:
     """Whatever cannot be used is complained of by the field that named it."""
     try:
         yield
-    except Refused:
-        raise  # names the field already, and another one
     except ExpungeError as error:
+        if type(error) not in (BadInput, ExpungeError):
+            raise  # no fault of this field: a digest that another one pins, a full disk, a busy workspace
         raise type(error)(f"{field}.{key}: {error.problem}", error.remedy) from error.__cause__
 
 
@@ -311,11 +296,9 @@ def _fetched(field: str, source: Source, fetch: Fetcher, workspace: Workspace) -
                 raise BadInput(f"{shown(source.uri)}: is empty", "check what was stored there")
             found = sha256_file(taken)
             _refuse_other(field, source, found)
-            with taken.open("rb+") as file_handle:
-                os.fsync(file_handle.fileno())
             target = workspace.sources / found / taken.name
-            target.parent.mkdir(exist_ok=True)
-            taken.replace(target)
+            with atomic_path(target) as place:
+                shutil.move(taken, place)  # a copy, where fetched files lie on another file system
             return target
 
 
@@ -323,7 +306,7 @@ def _kept(source: Source, workspace: Workspace) -> Path | None:
     """What was fetched before and has the pinned digest. A damaged copy is removed."""
     if source.sha256 is None:
         return None
-    for file in sorted(workspace.sources.joinpath(source.sha256).glob("*")):
+    for file in sorted(workspace.sources.joinpath(source.sha256).glob("[!.]*")):
         if sha256_file(file) != source.sha256:
             file.unlink()
         elif file.suffix == Path(source.uri).suffix or scheme(source.uri) == "models":
@@ -352,7 +335,7 @@ def _from_registry(uri: str, folder: Path, workspace: Workspace) -> Path:
     place = _path(version.uri)
     # What the workspace's own MLflow holds is as much allowed as the workspace itself.
     if not Path(os.path.realpath(place)).is_relative_to(os.path.realpath(workspace.tracking)):
-        _refuse_outsider(place)
+        require_allowed(place)
     return _there(place)
 
 

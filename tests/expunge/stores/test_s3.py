@@ -97,6 +97,15 @@ def test_equal_bytes_under_a_name_of_another_kind_keep_their_own_name(workspace,
     assert fetch(workspace, "s3://models/g.pt", sha256_bytes(WEIGHTS)).name == "g.pt"
 
 
+def test_what_is_there_already_is_not_kept_twice_when_fetched_files_go_elsewhere(workspace, bucket, tmp_path):
+    bucket.put_object(Key="g.safetensors", Body=WEIGHTS)
+    file = fetch(workspace, "s3://models/g.safetensors")
+    (tmp_path / ".plan" / "sources").mkdir(parents=True)
+    (tmp_path / ".plan" / "sources" / file.parent.name).symlink_to(file.parent)
+    assert fetch(type(workspace)(tmp_path / ".plan"), "s3://models/g.safetensors").samefile(file)
+    assert list(file.parent.iterdir()) == [file]
+
+
 def test_a_name_too_long_to_keep_is_not_kept(workspace, bucket):
     bucket.put_object(Key="x" * 300 + ".safetensors", Body=WEIGHTS)
     assert fetch(workspace, f"s3://models/{'x' * 300}.safetensors").name == "model.safetensors"
@@ -111,7 +120,7 @@ def test_what_a_killed_fetch_left_is_cleared_away(workspace, bucket):
 
 
 def test_the_second_of_two_fetches_is_told_so_at_once(workspace, bucket):
-    with exclusive(workspace.sources / ".lock", "", ""), pytest.raises(WorkspaceBusy, match=r"^checkpoint\.uri"):
+    with exclusive(workspace.sources / ".lock", "", ""), pytest.raises(WorkspaceBusy, match=r"^another process fetches a source"):
         fetch(workspace, "s3://models/g.safetensors")
 
 

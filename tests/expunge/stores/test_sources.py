@@ -22,6 +22,7 @@ from expunge.contracts import (
 )
 from expunge.digests import canonical_json, sha256_bytes, sha256_file
 from expunge.errors import BadInput, Refused
+from expunge.samples.imported import import_images
 from expunge.settings import ROOTS_VARIABLE
 from expunge.stores import sources
 from pipelines.demo import request_for
@@ -233,6 +234,21 @@ def test_other_images_than_the_pinned_ones_are_not_handed_out(workspace, faces):
     Image.fromarray(np.full((8, 8), 7, np.uint8)).save(faces / "cat" / "0.png")
     with pytest.raises(Refused, match=r"^holdout\.sha256: .*faces has digest"):
         sources.images("holdout", pinned, workspace)
+
+
+def test_an_imported_set_is_the_images_that_were_imported_and_has_their_digest(workspace, faces):
+    import_images(workspace, "faces", faces)
+    imported, read = DataSource(uri="samples://faces"), DataSource(uri=str(faces))
+    assert sources.images("holdout", imported, workspace).classes == ("cat", "dog")
+    assert sources.digest("holdout", imported, workspace) == sources.digest("holdout", read, workspace)
+    with pytest.raises(BadInput, match=r"^holdout\.uri: .*samples://hands"):
+        sources.images("holdout", DataSource(uri="samples://hands"), workspace)
+
+
+def test_an_image_that_cannot_be_read_is_named(workspace, faces):
+    (faces / "cat" / "0.png").write_bytes(b"no image")
+    with pytest.raises(BadInput, match=r"^holdout\.uri: .*0\.png is no image"):
+        sources.images("holdout", DataSource(uri=str(faces)), workspace)
 
 
 def test_images_are_not_fetched_from_a_store_of_models(workspace):
