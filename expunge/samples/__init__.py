@@ -10,6 +10,6 @@ from expunge.samples.sample_sets import NewSampleSet, read_samples, refuse_overl
 from expunge.samples.table import SampleTable
 
 __all__ = [
-    "UNKNOWN", "NewSampleSet", "RequestKey", "SampleTable", "as_known_to_judge", "read_samples", "refuse_overlap", "renumbered",
-    "write_sample_sets",
+    "UNKNOWN", "NewSampleSet", "RequestKey", "SampleTable", "as_known_to_judge", "read_samples", "refuse_overlap",
+    "renumbered", "write_sample_sets",
 ]

@@ -107,8 +107,8 @@ def import_images(workspace: Workspace, name: str, path: Path, *, size: int | No
             if record := _taken(workspace, name, found):
                 return Imported(record, _folder(workspace, name), (*found.skipped, *twice), already=True)
             _refuse_known(workspace, name, digests)
-        with _Stage(watch, "encrypt"):
-            record = _store(workspace, name, found, digests, twice)
+        with _Stage(watch, "encrypt") as stage:
+            record = _store(workspace, name, found, digests, twice, stage)
     return Imported(record, _folder(workspace, name), (*found.skipped, *twice), already=False)
 
 
@@ -240,11 +240,12 @@ def _refuse_known(workspace: Workspace, name: str, digests: Sequence[bytes]) -> 
 
 
 def _store(workspace: Workspace, name: str, found: LabelledImages, digests: Sequence[bytes],
-           twice: Sequence[Skipped]) -> ImportedSet:
+           twice: Sequence[Skipped], stage: _Stage) -> ImportedSet:
     """Writes the ciphertext, then what lies beside the record, then the record: without it there is no set."""
     key = RequestKey.load_or_create(workspace, f"{_OWNER}/{name}")
     stem = f"{_OWNER}/{name}"
-    shards = write_tables(workspace, key, {stem: found.table}, f"{name}: {len(found.table)} samples imported")[stem]
+    shards = write_tables(workspace, key, {stem: found.table}, f"{name}: {len(found.table)} samples imported",
+                          stage.progress)[stem]
     folder = _folder(workspace, name)
     write_atomically(folder / _DIGESTS_FILE, b"".join(digests))
     left_out = (*found.skipped, *twice)

@@ -1,6 +1,6 @@
 """Writing and reading sample sets: the records of `expunge.contracts` on one side, ciphertext on the other."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -53,8 +53,13 @@ def read_samples(workspace: Workspace, record: SampleSet) -> SampleTable:
 
 
 def write_tables(workspace: Workspace, key: RequestKey, tables: Mapping[str, SampleTable],
-                 message: str) -> dict[str, tuple[Shard, ...]]:
-    """Encrypts, versions and pushes tables in one commit: the shards of each by its stem, a path in the repository."""
+                 message: str, watch: Callable[[int, int], None] = lambda done, total: None,
+                 ) -> dict[str, tuple[Shard, ...]]:
+    """Encrypts, versions and pushes tables in one commit: the shards of each by its stem, a path in the repository.
+
+    `watch` is called with how many items are encrypted, and of how many.
+    """
+    total = sum(map(len, tables.values()))
     sealed: dict[str, bytes] = {}
     names: dict[str, dict[str, int]] = {stem: {} for stem in tables}  # how many images each file holds
     for stem, table in tables.items():
@@ -62,6 +67,7 @@ def write_tables(workspace: Workspace, key: RequestKey, tables: Mapping[str, Sam
             part = table[first : first + SHARD_SIZE]
             name = f"{stem}-{number:04d}.parquet.sealed"
             sealed[name], names[stem][name] = key.seal(part.to_parquet()), len(part)
+            watch(sum(sum(counts.values()) for counts in names.values()), total)
     md5s = store_ciphertext(workspace, sealed, message)
     return {
         stem: tuple(Shard(path=name, md5=md5s[name], sha256=sha256_bytes(sealed[name]), size=len(sealed[name]),
