@@ -276,6 +276,18 @@ def keys_list(as_json: AsJson = False) -> None:
 
 
 @app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Check the machine and the workspace; exit 1 if anything that a run needs is broken."""
+    from pipelines.doctor import examine
+    from pipelines.tables import show_checks
+
+    checks = examine(Workspace.locate())
+    broken = any(check.level == "fail" for check in checks)
+    _finish({"healthy": not broken, "checks": [check.model_dump(mode="json") for check in checks]}, as_json,
+            lambda out: show_checks(out, checks), 1 if broken else 0)
+
+
+@app.command()
 def gc(
     remove: Annotated[bool, typer.Option("--remove", help="Remove what nothing needs.")] = False,
     tampered: Annotated[bool, typer.Option("--tampered", help="With --remove: evidence of tampering as well.")] = False,

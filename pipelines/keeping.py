@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from expunge.contracts import RECORD_FILE, Frozen, SampleSet, read_record
-from expunge.digests import sha256_file, sweep_halves, write_atomically
+from expunge.digests import HALF, sha256_file, sweep_halves, write_atomically
 from expunge.errors import BadInput, ExpungeError
 from expunge.evidence.keys import OPERATOR, Keyring, SigningKey
 from expunge.evidence.ledger import Ledger
@@ -27,12 +27,14 @@ from expunge.evidence.statements import (
     open_statement,
     sign_statement,
 )
-from expunge.room import STATEMENT_FILE, RoomStatement, exclusive
+from expunge.room import RESUME_SUFFIX, STATEMENT_FILE, RoomStatement, exclusive
 from expunge.settings import Workspace
 from pipelines.runs import UNFINISHED, Run, RunState
+from pipelines.sweeping import sweep
 
 Fate = Literal["kept", "removable", "evidence"]
 REASON = "no run needs it"
+_SWEPT = ("scratch", "resume", "temporary")
 _REMOVED = ".removed"  # how the name of a result ends that is being removed as a whole
 
 
@@ -78,12 +80,16 @@ def remove(workspace: Workspace, tampered: bool = False) -> tuple[Item, ...]:
     """
     with exclusive(workspace.root / "supervisor.lock", f"workspace: a run works in {workspace.root}",
                    "wait for it, or stop it"):
+        before = {item.path: item for item in survey(workspace)}
+        sweep(workspace)
         found = _Survey(workspace, alone=True)
         going = [item for item in found.items()
                  if item.fate == "removable" or (tampered and item.fate == "evidence")]
         for item in going:
             found.remove(item)
-    return tuple(going)
+        swept = [item.model_copy(update={"fate": "removable"}) for path, item in before.items()
+                 if item.kind in _SWEPT and not (workspace.root / path).exists()]
+    return tuple({item.path: item for item in (*swept, *going)}.values())
 
 
 class _Survey:
@@ -181,35 +187,23 @@ class _Survey:
     # ---------------------------------------------------------------------------------- what is left
 
     def _leftovers(self) -> Iterator[Item]:
-        """What killed processes left behind. Their locks say that they are gone: see `remove`."""
+        """What killed processes left behind: what `sweep` takes away at the start of a run, too."""
         for scratch in sorted(self.workspace.results.glob(".*")):
             if scratch.is_dir():
                 yield self._item(scratch, "scratch", *self._unless_at_work("half of a result is no result"))
-        for folder in sorted(self.workspace.runs.glob("*/kfp")):
+        for folder in sorted(self.workspace.runs.glob("*/kfp*")):
             yield self._item(folder, "scratch", *self._unless_at_work("what the engine of a killed run left"))
-        for resume in sorted([*self.workspace.results.glob("*.resume"), *self.workspace.runs.glob("*/*.resume")]):
-            who = [state.run for state in self.unfinished if self._may_resume(state, resume)]
-            yield self._item(resume, "resume", "kept" if who else "removable",
-                             f"{', '.join(who)} may go on from it" if who else "no unfinished run can go on from it")
-        for half in self._halves():
+        latest = {state.request_id: run for run, state in self.states.items()}
+        for resume in sorted(self.workspace.root.glob(f"r*/**/*{RESUME_SUFFIX}")):
+            run = resume.parent.name
+            needed = any(state.run == run and latest[state.request_id] == run for state in self.unfinished)
+            yield self._item(resume, "resume", "kept" if needed else "removable",
+                             f"{run} may go on from it" if needed else "no run is going to go on from it")
+        for half in sorted(self.workspace.root.rglob(f".*{HALF}")):
             yield self._item(half, "temporary", *self._unless_at_work("its writer was killed"))
 
     def _unless_at_work(self, why: str) -> tuple[Fate, str]:
         return ("kept", f"{', '.join(self.at_work)} may be at work in it") if self.at_work else ("removable", why)
-
-    def _may_resume(self, state: RunState, resume: Path) -> bool:
-        """A run continues from a state in its folder, or from one in `results` that was written since it began."""
-        if resume.parent != self.workspace.results:
-            return resume.parent.name == state.run
-        return resume.stat().st_mtime >= datetime.fromisoformat(state.started_at).timestamp()
-
-    def _halves(self) -> list[Path]:
-        return sorted(half for folder in self._written_folders() for half in folder.glob(".*.half"))
-
-    def _written_folders(self) -> Iterable[Path]:
-        """Where files are written in one step. Releases, decisions and keys are nobody's to tidy up."""
-        place = self.workspace
-        return (place.root, place.policies, place.results, *place.runs.glob("*"), *place.samples.glob("[!.]*"))
 
     # ------------------------------------------------------------------------------- samples and sources
 
@@ -283,22 +277,15 @@ class _Survey:
         path = self.workspace.root / item.path
         if item.kind == "result":
             result = self.results[item.path]
-            with exclusive(self._lock_of(path), f"{item.path}: it is being worked on", "wait, then try again"):
+            with exclusive(path.with_name(f"{path.name.rpartition('-')[0]}.lock"),
+                           f"{item.path}: it is being worked on", "wait, then try again"):
                 self._remove_result(result)
-        elif item.kind == "scratch" and path.parent == self.workspace.results:
-            with exclusive(self._lock_of(path), f"{item.path}: it is being worked on", "wait, then try again"):
-                shutil.rmtree(path)
-        elif item.kind == "temporary":
-            sweep_halves([path.parent])
         elif path.is_dir():
             shutil.rmtree(path)
+        elif item.kind == "temporary":
+            sweep_halves([path.parent])  # which leaves alone what somebody is writing at this moment
         else:
             path.unlink(missing_ok=True)
-
-    def _lock_of(self, folder: Path) -> Path:
-        """The lock that a room holds while it makes this result."""
-        stem = folder.name.removeprefix(".").removesuffix(".scratch").removesuffix(_REMOVED).rsplit("-", 1)[0]
-        return self.workspace.results / f"{stem}.lock"
 
     def _remove_result(self, result: _Result) -> None:
         signed = self.told.recorded.get(result.name)

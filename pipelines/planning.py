@@ -18,7 +18,7 @@ from components.evaluate.evidence import CONFIDENCE
 from components.evaluate.pictures import may_show_before
 from components.fetch_checkpoint.step import FAMILIES
 from expunge.contracts import Checkpoint, Claim, Frozen, Policy, Request, read_record
-from expunge.digests import canonical_json, sha256_bytes
+from expunge.digests import canonical_json, sha256_bytes, sha256_file
 from expunge.errors import BadInput, ExpungeError
 from expunge.evidence.coherence import read_policy
 from expunge.evidence.decisions import same_person
@@ -141,7 +141,7 @@ def plan(workspace: Workspace, request: Request, named: Request, again: bool = F
     return Plan(
         request_id=request.id, request_sha256=sha256_bytes(request.to_bytes()), requester=request.requester,
         reason=request.reason, would=would, run=name, attempts=len(attempts),
-        verdicts=sum("gate" in run.state().rooms for run in attempts), forget=request.forget.classes,
+        verdicts=sum(run.state().came_to_a_verdict for run in attempts), forget=request.forget.classes,
         parent=request.checkpoint.uri, parent_sha256=request.checkpoint.sha256 or "",
         architecture=earlier.architecture, method=method, rooms=rooms, samples=samples, seconds=seconds,
         due=request.due, in_time=in_time, policy=policy.name, approvals=policy.approvals, reviewers=reviewers,
@@ -169,7 +169,7 @@ def _what_happens(attempts: list[Run], request: Request, again: bool) -> tuple[s
     latest = attempts[-1] if attempts else None
     if latest is not None and not again and latest.request_file.read_bytes() == request.to_bytes():
         return ("continue" if latest.state().state in UNFINISHED else "nothing"), latest.name
-    return "start", f"{request.id}.{len(attempts) + 1}"
+    return "start", f"{request.id}.{max((run.number for run in attempts), default=0) + 1}"
 
 
 # ------------------------------------------------------------------------------- rooms, reuse and times
@@ -206,7 +206,7 @@ class _Earlier:
         """Seconds of the newest decided run that were nobody's work: starting steps, mostly; 0 if there is none."""
         for run in self.runs:
             state = run.state()
-            if "gate" in state.rooms:
+            if state.came_to_a_verdict:
                 return max(0.0, state.seconds - sum(done.seconds for done in state.rooms.values() if not done.reused))
         return 0.0
 
@@ -245,7 +245,7 @@ class _Earlier:
 
 
 def _rooms(workspace: Workspace, request: Request, earlier: _Earlier) -> Iterator[RoomPlan]:
-    reused = _reusable(workspace, request)
+    reused = _reusable(workspace, request, Run.policy_for(workspace, request))
     for room, does in _work(request).items():
         if room in reused:
             yield RoomPlan(room=room, does=does, reuses=reused[room], seconds=0.0)
@@ -271,14 +271,14 @@ def _work(request: Request) -> dict[str, str]:
     }
 
 
-def _reusable(workspace: Workspace, request: Request) -> dict[str, str]:
+def _reusable(workspace: Workspace, request: Request, policy: Path) -> dict[str, str]:
     """Results that this request would be served with, by room.
 
-    A result fits if it was made from nothing but this request and outputs of results that fit, with the same
-    parameters, code and image, and its files are there.
+    A result fits if it was made from nothing but this request, its policy and outputs of results that fit, with
+    the same parameters, code and image, and its files are there.
     """
-    data = request.to_bytes()
-    known = {sha256_bytes(canonical_json({"request.json": sha256_bytes(data)}))}
+    given = {"request.json": sha256_bytes(request.to_bytes()), "policy.yaml": sha256_file(policy)}
+    known = {_tree({name: digest}) for name, digest in given.items()}
     recipe = _recipe(request)
     found: dict[str, str] = {}
     statements = list(_statements(workspace))
@@ -320,7 +320,12 @@ def _outputs(statement: RoomStatement, folder: str) -> set[str]:
     for name, digest in statement.subjects.items():
         output, _, file = name.removeprefix(f"{folder}/").partition("/")
         trees.setdefault(output, {})[file] = digest
-    return {sha256_bytes(canonical_json(dict(sorted(files.items())))) for files in trees.values()}
+    return {_tree(files) for files in trees.values()}
+
+
+def _tree(files: dict[str, str]) -> str:
+    """What `sha256_tree` gives for files of these names and digests."""
+    return sha256_bytes(canonical_json(dict(sorted(files.items()))))
 
 
 # ----------------------------------------------------------------------- numbers, limits and warnings
@@ -341,7 +346,7 @@ def _samples(request: Request, policy: Policy, earlier: _Earlier) -> SamplesPlan
 def _not_shown(request: Request, policy: Policy, method: MethodPlan) -> Iterator[str]:
     if request.show_before is False:
         yield "what the parent drew: the request forbids it (show_before)"
-    elif not may_show_before(request.reason):
+    elif not may_show_before(request.reason, request.show_before):
         yield f"what the parent drew: the reason is {request.reason}"
     elif request.reason not in policy.show_before:
         yield f"what the parent drew: the policy '{policy.name}' does not allow it for {request.reason}"

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import filesize
 from rich.console import Console
@@ -13,9 +13,12 @@ from rich.table import Table
 from expunge.evidence.verify import Finding
 from expunge.measure import words
 from pipelines.display import TITLES
-from pipelines.keeping import Item
-from pipelines.planning import Plan, RoomPlan
 from pipelines.runs import RunState
+
+if TYPE_CHECKING:  # each verb loads what it needs, not what its neighbours need
+    from pipelines.doctor import Check
+    from pipelines.keeping import Item
+    from pipelines.planning import Plan, RoomPlan
 
 _NEXT = {
     "awaiting_approval": "next: expunge approve {run} --as REVIEWER --reason '...'   then: expunge release {run}",
@@ -96,10 +99,10 @@ _WOULD = {
 }
 
 
-def show_plan(out: Console, plan: Plan) -> None:
+def show_plan(out: Console, plan: "Plan") -> None:
     """What a run would do, line by line; what it needs and lacks comes last, where it is seen."""
     method, samples = plan.method, plan.samples
-    tries = f"; {plan.verdicts} of {plan.attempts} earlier attempts came to a verdict" if plan.attempts else ""
+    tries = f"; {plan.verdicts} of {plan.attempts} earlier runs came to a verdict" if plan.attempts else ""
     changed = ", ".join(f"{name} {value}" for name, value in method.changed.items()) or "nothing changed"
     share = (f"; {samples.unwanted_share:.2%} of the parent's were unwanted in {samples.measured_in}"
              if samples.unwanted_share is not None else "")
@@ -123,7 +126,7 @@ def show_plan(out: Console, plan: Plan) -> None:
         out.print(f"[yellow]![/] {escape(warning)}", highlight=False, soft_wrap=True)
 
 
-def _when(room: RoomPlan) -> str:
+def _when(room: "RoomPlan") -> str:
     if room.reuses:
         return f"reused: {room.reuses}"
     if room.seconds is None:
@@ -131,7 +134,7 @@ def _when(room: RoomPlan) -> str:
     return f"about {room.seconds:.1f} s, by {room.measured_in}" + (f" ({room.scaled})" if room.scaled else "")
 
 
-def _expected(plan: Plan) -> str:
+def _expected(plan: "Plan") -> str:
     due = "" if plan.due is None else f"; due on {plan.due}" + (
         "" if plan.in_time is None else ", in time" if plan.in_time else ", too late")
     unknown = [TITLES[room.room] for room in plan.rooms if room.seconds is None]
@@ -152,7 +155,7 @@ def show_demo(out: Console, found: dict[str, Any]) -> None:
     _print_rows(out, rows)
 
 
-def show_kept(out: Console, items: Sequence[Item], removed: bool) -> None:
+def show_kept(out: Console, items: "Sequence[Item]", removed: bool) -> None:
     """What lies in a workspace: the large first, and what may go, or went, after what stays."""
     for fate, title in (("kept", "kept"), ("evidence", "evidence of tampering, kept unless --tampered is given"),
                         ("removable", "removed" if removed else "removable, by 'expunge gc --remove'")):
@@ -173,6 +176,18 @@ def show_kept(out: Console, items: Sequence[Item], removed: bool) -> None:
 
 def _bytes(size: int) -> str:
     return filesize.decimal(size)
+
+
+_MARKS = {"ok": "[green]✓[/]", "warn": "[yellow]![/]", "fail": "[red]✗[/]"}
+
+
+def show_checks(out: Console, checks: "Sequence[Check]") -> None:
+    """One line per check; where something is amiss, what to do about it."""
+    width = max(len(check.name) for check in checks)
+    for check in checks:
+        remedy = f"  [dim]→ {escape(check.remedy)}[/]" if check.remedy else ""
+        out.print(f"{_MARKS[check.level]} {check.name:<{width}}  {escape(check.found)}{remedy}", highlight=False,
+                  soft_wrap=True)
 
 
 def show_trail(out: Console, trail: dict[str, Any]) -> None:
