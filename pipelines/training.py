@@ -23,6 +23,7 @@ from expunge.contracts import Compute, DataSource, Measurement, StoredFile, shor
 from expunge.digests import write_atomically
 from expunge.errors import BadInput, out_of_space
 from expunge.events import Event
+from expunge.measure.proportions import Estimate, rate
 from expunge.measure.screening import (
     ClassScreening,
     Confusion,
@@ -39,7 +40,7 @@ from expunge.stores import sources
 from pipelines.display import Display
 
 if TYPE_CHECKING:
-    from expunge.models.cards import Calibration, ClassifierCard, Role
+    from expunge.models.cards import ClassifierCard, Role
     from expunge.models.supervised import Labelled, Trained
 
 Architecture = Literal["lenet", "resnet"]
@@ -70,7 +71,8 @@ class Examined:
 
     trained: "Trained"
     counts: Confusion
-    calibration: "Calibration"
+    log_loss: float
+    overlooked: Estimate
     compute: Compute
 
 
@@ -116,9 +118,9 @@ def architecture_of(role: "Role", wanted: Wanted) -> Architecture:
 def _train(role: "Role", wanted: Wanted, parts: Mapping[str, "Labelled"], classes: int, display: Display) -> Examined:
     import torch
 
+    from components.curate_forget_set.step import WANTED_BELOW
     from expunge.methods.training import Session
-    from expunge.models.cards import Calibration
-    from expunge.models.supervised import log_loss, logits, train
+    from expunge.models.supervised import log_loss, log_probabilities, logits, train
 
     class Shown(Session):
         """A session that shows its progress."""
@@ -132,11 +134,11 @@ def _train(role: "Role", wanted: Wanted, parts: Mapping[str, "Labelled"], classe
                     session)
     held_out = parts["holdout"]
     scores = logits(trained.model, held_out.pixels)
-    calibration = Calibration(
-        temperature=trained.temperature, log_loss=log_loss(scores, held_out.labels),
-        log_loss_before=log_loss(scores * (trained.temperature or 1.0), held_out.labels))
+    of_own_class = np.exp(log_probabilities(scores, held_out.labels))
     display(Event(room=role, kind="finished", seconds=time.monotonic() - began))
-    return Examined(trained, confusion(held_out.labels, scores.argmax(1), classes), calibration, session.compute())
+    return Examined(
+        trained, confusion(held_out.labels, scores.argmax(1), classes), log_loss(scores, held_out.labels),
+        rate(of_own_class < WANTED_BELOW), session.compute())
 
 
 def _write(role: "Role", wanted: Wanted, examined: Examined, classes: tuple[str, ...],
@@ -156,7 +158,9 @@ def _write(role: "Role", wanted: Wanted, examined: Examined, classes: tuple[str,
         splits={name: dict(zip(classes, np.bincount(part.labels, minlength=len(classes)).tolist(), strict=True))
                 for name, part in parts.items()},
         seed=wanted.seed, epochs=examined.trained.epochs, kept=examined.trained.kept, compute=examined.compute,
-        calibration=examined.calibration, accuracy=accuracy(examined.counts),
+        accuracy=accuracy(examined.counts), log_loss=examined.log_loss,
+        overlooked=Measurement(name="overlooked", estimate=examined.overlooked.value,
+                               interval=examined.overlooked.interval, n=examined.overlooked.n),
         screening=screen_each(examined.counts, classes), confusion=examined.counts)
     write_record(card_beside(target), card)
     return card

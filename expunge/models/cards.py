@@ -6,24 +6,10 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from expunge.contracts import ClassName, Compute, Digest, Frozen, Measurement, Record, StoredFile
+from expunge.contracts import ClassName, Compute, Digest, Measurement, Record, StoredFile
 from expunge.measure.screening import ClassScreening, Confusion
 
 Role = Literal["oracle", "judge"]
-
-
-class Calibration(Frozen):
-    """What was done so that probabilities can be taken at their word, and what it changed on held-out images.
-
-    Attributes:
-        temperature: what the last layer was divided by; None if nothing helped, so nothing was done.
-        log_loss_before: mean -log p(true class) on the held-out images as training left the classifier.
-        log_loss: the same of the classifier as it is.
-    """
-
-    temperature: float | None
-    log_loss_before: float
-    log_loss: float
 
 
 class ClassifierCard(Record):
@@ -35,7 +21,10 @@ class ClassifierCard(Record):
         contradictory: images left out because an equal one has another label.
         splits: how many images of each class each part has; the parts share no image.
         epochs: trained; `kept` is the one with the lowest loss on the validation part.
-        confusion: [true class][first choice], on the held-out images; all that is measured is counted from it.
+        log_loss: mean -log p(true class) on the held-out images.
+        overlooked: of the held-out images, those whose own class gets so small a probability that curation
+            would take them for clearly wanted if that class were unwanted.
+        confusion: [true class][first choice], on the held-out images; rates of classes are counted from it.
     """
 
     SCHEMA: ClassVar[str] = "expunge/classifier-card/v1"
@@ -54,7 +43,8 @@ class ClassifierCard(Record):
     epochs: int
     kept: int
     compute: Compute
-    calibration: Calibration
     accuracy: Measurement
+    log_loss: float
+    overlooked: Measurement
     screening: tuple[ClassScreening, ...]
     confusion: Confusion
