@@ -122,12 +122,14 @@ def _try_here(wanted: Wanted, tell: Callable[[str], None]) -> int:
     torch.set_num_threads(1)
     tell("checkpoint.architecture: building the generator and drawing from it")
     with _blamed_on("checkpoint"):
+        came = read_record(Checkpoint, Path(wanted.checkpoint))
         parent = _load(wanted.checkpoint)
-        images = _try_generator(parent, read_record(Checkpoint, Path(wanted.checkpoint)), wanted.range_declared)
+        images = _try_generator(parent, came, wanted.range_declared)
     if isinstance(parent.discriminator, Critic):  # ours need no trial
         tell("discriminator: showing it images")
         with _blamed_on("discriminator"):
-            _try_discriminator(parent.discriminator, images)
+            field = "discriminator.output" if came.discriminator else "checkpoint.discriminator_output"
+            _try_discriminator(parent.discriminator, images, field)
     known: dict[str, tuple[int, tuple[str, ...]]] = {}
     for role, folder in (("oracle", wanted.oracle), ("judge", wanted.judge)):
         tell(f"{role}.architecture: building it and showing it images")
@@ -186,14 +188,14 @@ def _try_generator(parent: Gan, record: Checkpoint, range_declared: bool) -> Ten
 
 
 @torch.inference_mode()
-def _try_discriminator(critic: Critic, images: Tensor) -> None:
+def _try_discriminator(critic: Critic, images: Tensor, field: str) -> None:
     noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
     # What only looks like a probability on images leaves 0..1 on wild noise.
     shown = torch.cat([images, 50 * noise])
     out = critic.inner(to_guest(shown, critic.interface))
     if not isinstance(out, Tensor) or len(out) != len(shown):
         raise BadInput("discriminator: it does not put out a number per image", "let the factory build one that does")
-    _refuse_wrong_output("discriminator", critic.interface.output, bool(((out >= 0) & (out <= 1)).all()))
+    _refuse_wrong_output(field, critic.interface.output, bool(((out >= 0) & (out <= 1)).all()))
 
 
 @torch.inference_mode()
@@ -213,7 +215,7 @@ def _try_classifier(role: str, model: Gan | Classifier, record: Checkpoint,
         raise BadInput(f"{role}: it does not put out finite numbers per class", "let the factory build a classifier")
     if logits.shape[1] > 2:
         sums = logits.exp() if record.interface.output == "probability" else logits
-        _refuse_wrong_output(role, record.interface.output, bool(
+        _refuse_wrong_output(f"{role}.output", record.interface.output, bool(
             (sums >= 0).all() and (sums.sum(1) - 1).abs().max() < 1e-3))
     names = record.interface.classes
     if names and len(names) != logits.shape[1]:
@@ -226,7 +228,7 @@ def _refuse_wrong_output(field: str, declared: str, looks_like_probabilities: bo
     if looks_like_probabilities != (declared == "probability"):
         looks = "probabilities" if looks_like_probabilities else "no probabilities"
         right = "probability" if looks_like_probabilities else "logit"
-        raise BadInput(f"{field}.output: '{declared}' declared, it puts out {looks}", f"declare '{right}' there")
+        raise BadInput(f"{field}: '{declared}' declared, it puts out {looks}", f"declare '{right}' there")
 
 
 def _agree_on_classes(forget: Forget, known: dict[str, tuple[int, tuple[str, ...]]]) -> None:
