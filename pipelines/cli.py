@@ -192,7 +192,7 @@ def status(
 ) -> None:
     """Say where runs stand."""
     from pipelines.runs import Run
-    from pipelines.summary import summarise
+    from pipelines.summary import standing, summarise
     from pipelines.tables import show_run, show_runs
 
     workspace = Workspace.locate().require()
@@ -200,9 +200,9 @@ def status(
         summary = summarise(Run.find(workspace, run))
         _finish(summary, as_json, lambda out: show_run(out, summary))
         return
-    states = [found.state() for found in Run.all(workspace)]
-    _finish([state.model_dump(mode="json", by_alias=True) for state in states], as_json,
-            lambda out: show_runs(out, states))
+    runs = Run.all(workspace)
+    standings = [standing(found, runs) for found in runs]
+    _finish(standings, as_json, lambda out: show_runs(out, standings))
 
 
 @app.command()

@@ -4,7 +4,6 @@ Nothing is changed, repaired or trained, and no key material or credential is pr
 wrong is a failing line: one thing that is broken must not hide the others.
 """
 
-import fcntl
 import os
 import platform
 import shutil
@@ -35,7 +34,7 @@ from expunge.samples.encryption import RequestKey
 from expunge.settings import IMAGE_VARIABLE, ROOTS_VARIABLE, Workspace, allowed_roots, image_digest
 from expunge.stores.addresses import shown
 from expunge.stores.tracking import Tracking
-from pipelines.runs import Run
+from pipelines.runs import Run, is_held
 
 Level = Literal["ok", "warn", "fail"]
 PACKAGES = ("torch", "kfp", "mlflow", "dvc", "pyarrow", "safetensors", "cryptography")
@@ -327,7 +326,7 @@ def _mlflow(workspace: Workspace) -> Checks:
 
 def _locks(workspace: Workspace) -> Checks:
     """Whether somebody works here, and runs that say so of themselves and are alone."""
-    busy = _is_held(workspace.root / "supervisor.lock")
+    busy = is_held(workspace.root / "supervisor.lock")
     yield Check(name="at work", level="ok", found="a run works here now" if busy else "nobody")
     if busy:
         return
@@ -337,15 +336,3 @@ def _locks(workspace: Workspace) -> Checks:
             again = f"expunge release {run.name}" if state == "releasing" else f"expunge run {run.request_file}"
             yield Check(name="cut off", level="warn", found=f"{run.name} is {state}, and nobody works on it",
                         remedy=f"go on: {again}")
-
-
-def _is_held(lock: Path) -> bool:
-    """Whether another process holds a lock; the file is not made, and a lock that nobody holds stays free."""
-    if not lock.exists():
-        return False
-    with lock.open("rb") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False

@@ -1,5 +1,6 @@
 """What a run is on disk: a pinned request, a policy, a state that survives everything, events and a log."""
 
+import fcntl
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -169,3 +170,15 @@ class Run:
     def verdict(self) -> Verdict:
         """The verdict's record."""
         return read_record(Verdict, self.output("gate", "verdict"))
+
+
+def is_held(lock: Path) -> bool:
+    """Whether another process holds a lock; the file is not made, and a lock that nobody holds stays free."""
+    if not lock.exists():
+        return False
+    with lock.open("rb") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False

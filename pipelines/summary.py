@@ -1,15 +1,57 @@
 """What a run came to, as one plain object: for ``--json``, and for the tables that people read."""
 
+from datetime import UTC, date, datetime
 from typing import Any
 
 from components.deploy.step import MLFLOW_VERSION_FILE
 from expunge.contracts import Measurement, Release, SampleSet, read_record
 from expunge.digests import sha256_file
+from expunge.events import Event, events_file
 from expunge.evidence.decisions import decisions_of
 from expunge.evidence.ledger import Ledger
 from expunge.stores.tracking import Tracking
 from pipelines.display import TITLES
-from pipelines.runs import Run
+from pipelines.runs import Run, State, is_held
+
+# A request is answered when it was released, whatever came later, or when there was nothing to do.
+_ANSWERED: frozenset[State] = frozenset({"released", "rolled_back", "withdrawn", "not_needed"})
+
+
+def standing(run: Run, runs: list[Run], today: date | None = None) -> dict[str, Any]:
+    """A run's state, and beside it what a list of runs is read for.
+
+    `due` is a date or null; `overdue` is null without one. `attempts` counts the runs of its request that came to
+    a verdict. `since` is when the state was last written. `progress` is what a run at work is at.
+    """
+    state, request = run.state(), run.request()
+    overdue = None if request.due is None else (
+        state.state not in _ANSWERED and (today or datetime.now(UTC).date()) > request.due)
+    others = [other.state() for other in runs]
+    at_work = state.state in ("running", "releasing") and is_held(run.lock)
+    return {
+        **state.model_dump(mode="json", by_alias=True), "due": request.due and request.due.isoformat(),
+        "overdue": overdue,
+        "attempts": sum(other.came_to_a_verdict for other in others if other.request_id == state.request_id),
+        "since": datetime.fromtimestamp(run.state_file.stat().st_mtime, UTC).isoformat(timespec="seconds"),
+        "at_work": at_work, "progress": _progress(run) if at_work else None}
+
+
+def _progress(run: Run) -> dict[str, Any] | None:
+    """The room that a run is in, how far, and the seconds left by its own estimate; null where it gives none."""
+    latest: Event | None = None
+    for line in events_file(run.workspace, run.name).read_bytes().splitlines():
+        try:
+            event = Event.model_validate_json(line)
+        except ValueError:
+            continue  # cut short by a crash: it tells nothing
+        if event.room not in TITLES or event.kind == "note":
+            continue
+        latest = None if event.kind in ("finished", "failed") else event
+    if latest is None:
+        return None
+    eta = latest.scalars.get("eta_seconds")
+    left = None if eta is None else round(max(0.0, eta - (datetime.now(UTC).timestamp() - latest.at)), 1)
+    return {"room": latest.room, "step": latest.step, "total": latest.total, "seconds_left": left}
 
 
 def summarise(run: Run) -> dict[str, Any]:
@@ -17,9 +59,11 @@ def summarise(run: Run) -> dict[str, Any]:
     state = run.state()
     request = run.request()
     ledger = Ledger.open(run.workspace)
+    stands = standing(run, Run.all(run.workspace))
     work = sum(done.seconds for done in state.rooms.values() if not done.reused)
     found: dict[str, Any] = {
         "run": run.name, "request_id": request.id, "attempt": state.attempt, "state": state.state,
+        **{name: stands[name] for name in ("due", "overdue", "attempts", "since", "at_work", "progress")},
         "reason": state.reason or None, "verdict": None, "forgotten": list(request.forget.classes),
         "pul": None, "residual_rate": None, "fid": None, "kid": None, "shares": None,
         # A room that was served from an earlier run took no time of this one: null, not zero.

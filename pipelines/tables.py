@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,11 +10,12 @@ from rich import filesize
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from expunge.contracts import shorten
 from expunge.evidence.verify import Finding
 from expunge.measure import words
 from pipelines.display import TITLES
-from pipelines.runs import RunState
 
 if TYPE_CHECKING:  # each verb loads what it needs, not what its neighbours need
     from pipelines.doctor import Check
@@ -21,11 +23,13 @@ if TYPE_CHECKING:  # each verb loads what it needs, not what its neighbours need
     from pipelines.planning import Plan, RoomPlan
 
 _NEXT = {
-    "awaiting_approval": "next: expunge approve {run} --as REVIEWER --reason '...'   then: expunge release {run}",
-    "approved": "next: expunge release {run}",
-    "releasing": "next: expunge release {run}   continues it",
-    "inconclusive": "next: draw more samples (sampling.evaluate), or accept that this cannot be decided yet",
-    "cancelled": "next: the same 'expunge run' continues it",
+    "awaiting_approval": "expunge approve {run} --as REVIEWER --reason '...'   then: expunge release {run}",
+    "approved": "expunge release {run}",
+    "releasing": "expunge release {run}   continues it",
+    "inconclusive": "draw more samples (sampling.evaluate), or accept that this cannot be decided yet",
+    "cancelled": "the same 'expunge run' continues it",
+    "failed": "mend what it names; the same 'expunge run' continues it",
+    "running": "the same 'expunge run' continues it",  # of one on which nobody works
 }
 _COLOURS = {"released": "green", "awaiting_approval": "yellow", "approved": "yellow",
             "running": "blue", "releasing": "blue"}
@@ -54,13 +58,14 @@ def _print_rows(out: Console, rows: Iterable[tuple[str, str]]) -> None:
 def show_run(out: Console, summary: dict[str, Any]) -> None:
     """A run's state and what is known of it."""
     state = summary["state"]
-    rows = [("run", f"{summary['run']}  (attempt {summary['attempt']})"),
-            ("state", f"[{_COLOURS.get(state, 'red')}]{state.replace('_', ' ')}[/]")]
+    rows = [("run", f"{summary['run']}  (attempt {summary['attempt']})"), ("state", _state(summary))]
+    if summary["due"]:
+        rows.append(("due", _due(summary)))
     if summary["reason"]:
         rows.append(("because", escape(summary["reason"])))
     _print_rows(out, [*rows, *_numbers(summary)])
-    if state in _NEXT:
-        out.print(f"\n{_NEXT[state].format(run=summary['run'])}", highlight=False, soft_wrap=True)
+    if state in _NEXT and not summary["at_work"]:
+        out.print(f"\nnext: {_NEXT[state].format(run=summary['run'])}", highlight=False, soft_wrap=True)
 
 
 def _numbers(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -81,15 +86,47 @@ def _numbers(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "report", summary["report"]
 
 
-def show_runs(out: Console, states: Iterable[RunState]) -> None:
-    """One line per run."""
-    table = Table(box=None, header_style="dim")
-    for heading in ("run", "state", "started", "because"):
-        table.add_column(heading, overflow="fold")
-    for state in states:
-        table.add_row(state.run, f"[{_COLOURS.get(state.state, 'red')}]{state.state.replace('_', ' ')}[/]",
-                      state.started_at[:19].replace("T", " "), state.reason)
-    out.print(table)
+def _state(stands: dict[str, Any]) -> str:
+    """A run's state, and where it is if somebody works on it."""
+    state = stands["state"]
+    text = f"[{_COLOURS.get(state, 'red')}]{state.replace('_', ' ')}[/]"
+    if state == "running" and not stands["at_work"]:
+        return f"{text}, and nobody works on it"
+    progress = stands["progress"]
+    if progress is None:
+        return text
+    step = f" {progress['step']:,} of {progress['total']:,}" if progress["total"] else ""
+    left = f", about {progress['seconds_left']:.0f} s left" if progress["seconds_left"] is not None else ""
+    return f"{text}: {TITLES[progress['room']]}{step}{left}"
+
+
+def _due(stands: dict[str, Any]) -> str:
+    """How a run stands to its date, in days; empty without a date."""
+    if stands["due"] is None:
+        return ""
+    days = (date.fromisoformat(stands["due"]) - datetime.now(UTC).date()).days
+    count = "1 day" if abs(days) == 1 else f"{abs(days)} days"
+    if stands["overdue"]:
+        return f"[red]overdue by {count}[/]"
+    if days < 0:
+        return f"was due on {stands['due']}"
+    return "due today" if days == 0 else f"due in {count}"
+
+
+def show_runs(out: Console, standings: Iterable[dict[str, Any]]) -> None:
+    """One line per run: where it stands since when, which attempt, by when, and what is to be done next."""
+    rows = [("run", "state", "since", "attempt", "due", "next")]
+    for stands in standings:
+        then = "" if stands["at_work"] else _NEXT.get(stands["state"], "").format(run=stands["run"])
+        because = escape(shorten(stands["reason"], 80)) if stands["reason"] else ""
+        rows.append((escape(stands["run"]), _state(stands), stands["since"][:16].replace("T", " "),
+                     str(stands["attempt"]), _due(stands), "; ".join(filter(None, (because, escape(then))))))
+    texts = [[Text.from_markup(cell) for cell in row] for row in rows]
+    widths = [max(row[column].cell_len for row in texts) for column in range(len(rows[0]))]
+    for number, row in enumerate(texts):
+        line = Text("  ").join([*(cell + Text(" " * (width - cell.cell_len))
+                                  for cell, width in zip(row[:-1], widths[:-1], strict=True)), row[-1]])
+        out.print(line, style="dim" if number == 0 else "", highlight=False, soft_wrap=True)
 
 
 _WOULD = {
