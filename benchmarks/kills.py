@@ -4,6 +4,7 @@
 
 Small requests are run and killed at random moments with SIGKILL, the same command each time until it completes:
 one time in two the supervisor is killed, else one of its descendants (engine, shell, step, Git), drawn at random.
+The moment is uniform after the start of the command or, seven times in ten, after the next room with work to do.
 After each kill: does a process live on, is a lock still held? After each completed run: is every file whole, is
 every result what was signed, is the candidate that of an undisturbed run? `--work` is kept: the same command
 continues a benchmark that was stopped.
@@ -110,7 +111,15 @@ def orphans(folder: Path) -> tuple[int, float]:
 
 
 def held_locks(root: Path) -> list[str]:
-    """Lock files of the workspace that somebody holds."""
+    """Lock files of the workspace that stay held. A process that is ending lets go of its memory before its files."""
+    until = time.monotonic() + ORPHANS_WITHIN
+    while (held := locked_files(root)) and time.monotonic() < until:
+        time.sleep(0.02)
+    return held
+
+
+def locked_files(root: Path) -> list[str]:
+    """Lock files of the workspace that somebody holds at this moment."""
     held = []
     for pattern in ("*.lock", "alive.*"):
         for file in root.rglob(pattern):
@@ -126,6 +135,16 @@ def events(root: Path) -> list[dict[str, Any]]:
     """Everything that the rooms have said so far."""
     lines = b"".join(file.read_bytes() for file in sorted(root.glob("runs/*/events.jsonl"))).splitlines()
     return [json.loads(line) for line in lines]
+
+
+def wait_for_work(command: psutil.Popen, root: Path, already: int) -> bool:
+    """Waits until a room is entered that has something to do; whether that came before the end."""
+    while command.poll() is None:
+        lines = b"".join(file.read_bytes() for file in root.glob("runs/*/events.jsonl")).splitlines()[already:]
+        if any(b'"started"' in line and b'"reused"' not in line for line in lines):
+            return True
+        time.sleep(0.05)
+    return False
 
 
 def cut_room(said: list[dict[str, Any]]) -> str:
@@ -191,17 +210,21 @@ def killed_run(folder: Path, number: int, seed: int, span: float, kills: int, ex
     marks: list[int] = []
     code: int | None = None
     while code not in ENDED:
-        moment = chance.uniform(0, span) if len(rows) < kills else None
-        command = start(folder)
+        moment, at_work = chance.uniform(0, span), chance.random() < 0.7
+        already = len(events(workspace.root))
+        command, began = start(folder), time.monotonic()
         try:
-            code = command.wait(moment)
-            if code not in ENDED and moment is None:
+            if at_work:
+                wait_for_work(command, workspace.root, already)
+            code = command.wait(moment if len(rows) < kills else None)
+            if code not in ENDED:
                 raise SystemExit(f"{folder}: ended with {code} although nobody killed it; see output.txt")
             continue
         except psutil.TimeoutExpired:
             pass
         try:
             victim, what = victim_of(command, chance)
+            seconds = time.monotonic() - began
             victim.kill()
         except psutil.NoSuchProcess:
             code = command.wait()
@@ -209,11 +232,11 @@ def killed_run(folder: Path, number: int, seed: int, span: float, kills: int, ex
         code = command.wait()
         if code in ENDED:  # the run was over but for the telling
             what += ", at the very end"
-        left, seconds = orphans(folder)
+        left, gone_after = orphans(folder)
         said = events(workspace.root)
         marks.append(len(said))
-        rows.append({"run": number, "seconds": round(moment or 0, 2), "victim": what, "exit": code,
-                     "cut": cut_room(said), "orphans": left, "gone_after": seconds,
+        rows.append({"run": number, "seconds": round(seconds, 2), "victim": what, "exit": code,
+                     "cut": cut_room(said), "orphans": left, "gone_after": gone_after,
                      "locks_held": held_locks(workspace.root)})
     said = events(workspace.root)
     wrong, made = list(wrongs(workspace)), candidate(workspace.root)
@@ -236,7 +259,7 @@ def benchmark(kills: int, seed: int, work: Path) -> dict[str, Any]:
     number = max((row["run"] for row in rows), default=0)
     while len(rows) < kills:
         number += 1
-        made = killed_run(work / f"run-{number}", number, seed, 0.5 * seconds, min(KILLS_PER_RUN, kills - len(rows)),
+        made = killed_run(work / f"run-{number}", number, seed, 0.2 * seconds, min(KILLS_PER_RUN, kills - len(rows)),
                           expected)
         with log.open("a") as file:
             file.writelines(json.dumps(row) + "\n" for row in made)

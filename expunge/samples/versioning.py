@@ -7,6 +7,7 @@ which DVC does not do by itself. Git runs without the caller's configuration or 
 import fcntl
 import logging
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -60,7 +61,8 @@ def store_ciphertext(workspace: Workspace, files: Mapping[str, bytes], message: 
                 repo.push(targets=[stage.relpath for stage in stages])
                 digests = {Path(out.fs_path): out.hash_info.value for stage in stages for out in stage.outs}
         except DvcException as error:
-            if out_of_space(error):
+            # Of a failed upload DVC says how many, not why.
+            if out_of_space(error) or shutil.disk_usage(workspace.sample_remote).free < sum(map(len, files.values())):
                 raise NoSpace.on(workspace.sample_remote) from error
             raise ExpungeError(f"DVC could not store the sample sets: {error}",
                                f"check the permissions of {workspace.sample_remote}") from error
