@@ -28,12 +28,14 @@ from expunge.evidence.statements import (
     sign_statement,
 )
 from expunge.room import RESUME_SUFFIX, STATEMENT_FILE, RoomStatement, exclusive
+from expunge.samples.imported import SCHEME, imported_sets, importing_alone
 from expunge.settings import Workspace
 from pipelines.runs import UNFINISHED, Run, RunState
 from pipelines.sweeping import sweep
 
 Fate = Literal["kept", "removable", "evidence"]
 REASON = "no run needs it"
+_DECIDED = ("gate", "deploy")  # what was decided on the way stays, also what a later look replaced
 _SWEPT = ("scratch", "resume", "temporary")
 _REMOVED = ".removed"  # how the name of a result ends that is being removed as a whole
 
@@ -76,10 +78,10 @@ def remove(workspace: Workspace, tampered: bool = False) -> tuple[Item, ...]:
     """Removes what nothing needs, and returns it. `tampered` removes evidence of tampering as well.
 
     Raises:
-        WorkspaceBusy: a run works here.
+        WorkspaceBusy: a run works here, or an import.
     """
     with exclusive(workspace.root / "supervisor.lock", f"workspace: a run works in {workspace.root}",
-                   "wait for it, or stop it"):
+                   "wait for it, or stop it"), importing_alone(workspace):
         before = {item.path: item for item in survey(workspace)}
         sweep(workspace)
         found = _Survey(workspace, alone=True)
@@ -128,6 +130,8 @@ class _Survey:
             result.needed_by = [run for run, state in self.states.items()
                                 if any(done.result == name for done in state.rooms.values())]
             made_by = result.statement.predicate.run if result.statement else None
+            if not result.needed_by and result.statement and result.statement.predicate.room in _DECIDED:
+                result.needed_by = [f"the trail of {made_by}"]
             if not result.needed_by and made_by in {state.run for state in self.unfinished}:
                 result.needed_by = [f"{made_by}, which is not finished and may go on from it"]
             yield result
@@ -208,8 +212,9 @@ class _Survey:
     # ------------------------------------------------------------------------------- samples and sources
 
     def _objects(self) -> dict[str, list[str]]:
-        """By md5, which runs' sample sets an object of the remote belongs to."""
-        needed: dict[str, list[str]] = {}
+        """By md5, which runs' sample sets, or which imported sets, an object of the remote belongs to."""
+        needed: dict[str, list[str]] = {
+            shard.md5: [f"{SCHEME}{record.name}"] for record in imported_sets(self.workspace) for shard in record.shards}
         for result in self.results.values():
             for file in sorted(result.folder.glob(f"*/{RECORD_FILE}")) if result.needed_by else ():
                 try:
