@@ -10,7 +10,7 @@ from rich.table import Table
 from expunge.errors import BadInput
 from expunge.samples.images import Channels
 from expunge.samples.imported import SCHEME, SKIPPED_FILE, Imported, ImportedSet, import_images, imported_sets
-from expunge.settings import Workspace
+from expunge.settings import Workspace, require_allowed
 from pipelines.display import Display
 from pipelines.output import print_lines
 
@@ -22,6 +22,7 @@ def bring(workspace: Workspace, name: str, path: Path, size: int | None, channel
     """Imports the images at `path` as the set `name`, showing on `out` how far it is."""
     if channels not in (None, 1, 3):
         raise BadInput(f"--channels: {channels} is neither 1 nor 3", "use 1 for grey, 3 for RGB")
+    require_allowed(path)
     with Display(out) as display:
         return import_images(workspace, name, path, size=size, channels=cast("Channels | None", channels),
                              watch=display)

@@ -213,8 +213,10 @@ class _Survey:
 
     def _objects(self) -> dict[str, list[str]]:
         """By md5, which runs' sample sets, or which imported sets, an object of the remote belongs to."""
-        needed: dict[str, list[str]] = {
-            shard.md5: [f"{SCHEME}{record.name}"] for record in imported_sets(self.workspace) for shard in record.shards}
+        needed: dict[str, list[str]] = {}
+        for imported in imported_sets(self.workspace):
+            for shard in imported.shards:
+                needed.setdefault(shard.md5, []).append(f"{SCHEME}{imported.name}")
         for result in self.results.values():
             for file in sorted(result.folder.glob(f"*/{RECORD_FILE}")) if result.needed_by else ():
                 try:

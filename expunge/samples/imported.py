@@ -8,6 +8,7 @@ another set, are taken under one key for all sets.
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -97,8 +98,7 @@ def import_images(workspace: Workspace, name: str, path: Path, *, size: int | No
         WorkspaceBusy: another import is under way.
     """
     _check(name)
-    with exclusive(workspace.root / "imports.lock", f"samples: another import works in {workspace.root}",
-                   "wait for it, or stop it"):
+    with importing_alone(workspace):
         with _Stage(watch, "read images") as stage:
             found = read_images(path, size=size, channels=channels, strict=False, watch=stage.progress)
         with _Stage(watch, "compare"):
@@ -130,6 +130,12 @@ def open_imported(workspace: Workspace, name: str) -> LabelledImages:
     if _identity(key, table, record.classes) != record.set_id:
         raise DoesNotVerify(f"{SCHEME}{name} is not the set that was imported", "import it anew under another name")
     return LabelledImages(table, record.classes, ())
+
+
+def importing_alone(workspace: Workspace) -> AbstractContextManager[None]:
+    """One import at a time, and none while somebody removes what no record needs."""
+    return exclusive(workspace.root / "imports.lock", f"samples: an import works in {workspace.root}",
+                     "wait for it, or stop it")
 
 
 def imported_sets(workspace: Workspace) -> list[ImportedSet]:

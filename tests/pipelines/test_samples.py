@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from tests_support import EXPUNGE, bare_environment, call
 
+from expunge.room import exclusive
 from expunge.samples.imported import open_imported
 from expunge.settings import Workspace
 
@@ -99,6 +100,25 @@ def test_a_folder_that_is_no_workspace_is_said(tmp_path):
     for arguments in (["import", "a", "."], ["list"]):
         done = call(tmp_path, "samples", *arguments)
         assert (done.code, "is not an expunge workspace" in done.err) == (2, True)
+
+
+def test_what_was_imported_is_no_rubbish(fresh):
+    assert call(fresh, "samples", "import", "pets", "pets").code == 0
+    assert "a sample set of samples://pets" in {item["why"] for item in call(fresh, "gc", "--json").json["items"]}
+    assert call(fresh, "gc", "--remove").code == 0
+    assert len(open_imported(Workspace(fresh / ".expunge"), "pets").table) == 3
+
+
+def test_nothing_is_removed_while_images_are_imported(fresh):
+    with exclusive(Workspace(fresh / ".expunge").root / "imports.lock", "", ""):
+        done = call(fresh, "gc", "--remove", "--json")
+    assert done.code == done.json["exit_code"] == 75
+
+
+def test_images_from_outside_of_the_allowed_folders_are_not_imported(fresh):
+    done = call(fresh, "samples", "import", "pets", "pets", EXPUNGE_ROOTS=str(fresh / "elsewhere"))
+    assert (done.code, "pets: is outside of the allowed folders" in done.err) == (2, True)
+    assert call(fresh, "samples", "import", "pets", "pets", EXPUNGE_ROOTS=str(fresh)).code == 0
 
 
 def save_mnist_like(folder, count):

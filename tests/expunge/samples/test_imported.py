@@ -185,7 +185,7 @@ def test_a_record_is_what_makes_a_set(workspace, tmp_path):
 
 
 def test_a_second_import_at_once_is_told_so(workspace, tmp_path):
-    with exclusive(workspace.root / "imports.lock", "x", ""), pytest.raises(WorkspaceBusy, match="another import"):
+    with exclusive(workspace.root / "imports.lock", "x", ""), pytest.raises(WorkspaceBusy, match="an import works"):
         import_images(workspace, "pets", brought(tmp_path / "pets"))
 
 
