@@ -301,12 +301,12 @@ def test_numbers_need_models_that_number_alike(fetch, in_this_process):
 
 def test_a_factory_that_hangs_is_ended_at_its_limit(fetch, monkeypatch):
     monkeypatch.setenv("EXPUNGE_FACTORY_SECONDS", "8")
-    with pytest.raises(BadInput, match="checkpoint.architecture: .* took longer than 8 s: mend the factory, or allow it more"):
+    with pytest.raises(BadInput, match=r"checkpoint\.architecture: .* took longer than 8 s: mend the factory, or allow it more"):
         fetch(checkpoint=source("hangs", "Alone", latent=5))
 
 
 def test_a_factory_that_takes_its_process_down_is_named(fetch):
-    with pytest.raises(BadInput, match="checkpoint.architecture: .*: its process left with status 7"):
+    with pytest.raises(BadInput, match=r"checkpoint\.architecture: .*: its process left with status 7"):
         fetch(checkpoint=source("hard_exit", "Alone", latent=5))
 
 
@@ -337,7 +337,7 @@ def test_a_truncated_file_is_refused(fetch, mine):
 
 
 def test_a_factory_that_is_not_the_pinned_one_is_refused(fetch):
-    with pytest.raises(Refused, match="checkpoint.factory_sha256"):
+    with pytest.raises(Refused, match=r"checkpoint\.factory_sha256"):
         fetch(checkpoint=ALONE | {"factory_sha256": "0" * 64})
 
 
