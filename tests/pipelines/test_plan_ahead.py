@@ -7,17 +7,22 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import yaml
 
+from expunge.contracts import Request, parse_record
+from expunge.settings import Workspace
+from expunge.stores.sources import pin
+from pipelines import planning
+
 
 @pytest.fixture
-def plan(waiting, expunge):
-    """Plans the waiting request with changes; returns what was printed as JSON."""
+def plan(waiting):
+    """Plans the waiting request with changes; returns what the command prints as JSON."""
+    workspace = Workspace(waiting / ".expunge")
 
-    def made(*options, **changes):
+    def made(again=False, **changes):
         document = {**yaml.safe_load((waiting / "request.yaml").read_text()), **changes}
-        (waiting / "planned.yaml").write_text(yaml.safe_dump(document))
-        done = expunge(waiting, "run", "planned.yaml", "--plan", "--json", *options)
-        assert done.code == 0, done.err
-        return done.json
+        named = parse_record(Request, document, "request.yaml")
+        with planning.untouched(workspace) as reading:
+            return planning.plan(workspace, pin(named, waiting, reading), named, again).model_dump(mode="json")
 
     return made
 
@@ -32,7 +37,7 @@ def test_a_plan_changes_no_byte_of_the_workspace(waiting, expunge):
                 if path.is_file() else None for path in waiting.rglob("*")}
 
     before = tree()
-    for options in ((), ("--again",), ("--json",)):
+    for options in ((), ("--again", "--json")):
         assert expunge(waiting, "run", "request.yaml", "--plan", *options).code == 0
     assert tree() == before
 
@@ -40,18 +45,19 @@ def test_a_plan_changes_no_byte_of_the_workspace(waiting, expunge):
 def test_a_decided_request_is_said_to_do_nothing_and_again_makes_the_second_attempt(plan):
     found = plan()
     assert (found["would"], found["run"]) == ("nothing", "forget-8.1")
-    again = plan("--again")
+    again = plan(again=True)
     assert (again["would"], again["run"], again["attempts"], again["verdicts"]) == ("start", "forget-8.2", 1, 1)
 
 
 def test_what_an_earlier_run_made_is_reused_up_to_the_model_that_was_destroyed(plan, waiting):
-    found = rooms(plan("--again"))
+    found = rooms(plan(again=True))
     assert {name for name, room in found.items() if room["reuses"]} == {"fetch_checkpoint", "curate_forget_set"}
     assert (waiting / ".expunge" / found["fetch_checkpoint"]["reuses"] / "statement.json").is_file()
 
 
+@pytest.mark.slow
 def test_a_plan_foretells_what_the_run_then_reuses(plan, waiting, expunge):
-    foretold = {name for name, room in rooms(plan("--again")).items() if room["reuses"]}
+    foretold = {name for name, room in rooms(plan(again=True)).items() if room["reuses"]}
     done = expunge(waiting, "run", "request.yaml", "--again", "--json")
     assert done.code == 10, done.err
     assert {name for name, spent in done.json["seconds"].items() if spent is None} == foretold
@@ -124,6 +130,7 @@ def test_a_due_date_is_held_against_the_expected_time(plan):
     assert any("2 days ago" in warning for warning in late["warnings"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("changes", "named"), [
     ({"policy": "mild"}, "policy: 'mild' is not known"),
     ({"method": {"name": "magic"}}, "method 'magic' is not known"),
@@ -149,4 +156,4 @@ def test_people_read_one_line_per_room_and_the_warnings_last(waiting, expunge):
     lines = done.out.splitlines()
     for title in ("fetch checkpoint", "curate forget set", "adapt", "unlearn", "evaluate", "gate"):
         assert sum(line.startswith(f"{title} ") for line in lines) == 1
-    assert "would start forget-8.2; 1 of 1 earlier attempts came to a verdict" in done.out
+    assert "would start forget-8.2; 1 of 1 earlier runs came to a verdict" in done.out
