@@ -101,12 +101,16 @@ def test_a_hub_that_cannot_be_reached_is_no_fault_of_the_request_and_the_cache_i
 class Hub(BaseHTTPRequestHandler):
     """Answers as the Hub does where a file is asked for."""
 
+    stumbled = False
+
     def do_HEAD(self):
         _, name, _, revision, file = self.path.strip("/").split("/", 4)
         refusal = {"secret": (401, "RepoNotFound"), "gated": (403, "GatedRepo"), "wrong-token": (401, ""),
                    "broken": (500, "")}.get(name)
         if name == "private" and self.headers["Authorization"] != "Bearer hf_hidden":
             refusal = 401, "RepoNotFound"
+        if name == "stumbles" and self.command == "GET" and not Hub.stumbled:
+            Hub.stumbled, refusal = True, (429, "")
         if refusal is None and revision != "main":
             refusal = 404, "RevisionNotFound"
         if refusal is None and file != "g.safetensors":
@@ -114,6 +118,7 @@ class Hub(BaseHTTPRequestHandler):
         self.send_response(refusal[0] if refusal else 200)
         if refusal and refusal[1]:
             self.send_header("X-Error-Code", refusal[1])
+        self.send_header("Retry-After", "0")
         self.send_header("X-Repo-Commit", COMMIT)
         self.send_header("ETag", f'"{sha256_bytes(WEIGHTS)}"')
         self.send_header("Content-Length", "0" if refusal else str(len(WEIGHTS)))
@@ -139,7 +144,8 @@ def hub():
 def test_a_file_comes_from_the_hub_and_what_it_refuses_is_told_without_the_token(workspace, ask, hub):
     said = ask("hf://ada/faces/g.safetensors", "hf://ada/faces/other.pt", "hf://ada/faces@v9/g.safetensors",
                "hf://ada/secret/g.safetensors", "hf://ada/gated/g.safetensors", "hf://ada/wrong-token/g.safetensors",
-               "hf://ada/broken/g.safetensors", "hf://ada/private/g.safetensors", HF_ENDPOINT=hub, HF_TOKEN="hf_hidden")
+               "hf://ada/broken/g.safetensors", "hf://ada/private/g.safetensors", "hf://ada/stumbles/g.safetensors",
+               HF_ENDPOINT=hub, HF_TOKEN="hf_hidden")
     fetched = str(workspace.sources / sha256_bytes(WEIGHTS) / "g.safetensors")
     expected = [
         fetched,
@@ -147,7 +153,7 @@ def test_a_file_comes_from_the_hub_and_what_it_refuses_is_told_without_the_token
         "no repository 'ada/secret' can be seen: check its name; a private one needs HF_TOKEN",
         "access denied: ask for access", "HF_TOKEN",
         "ExpungeError checkpoint.uri: hf://ada/broken/g.safetensors: the Hub answers 500, and the local cache does not have it",
-        fetched]
+        fetched, fetched]
     for line, part in zip(said, expected, strict=True):
         assert part in line
     assert all(line.startswith("BadInput checkpoint.uri: hf://ada/") for line in said[1:6])
