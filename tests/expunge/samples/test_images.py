@@ -409,7 +409,9 @@ def test_a_pipe_among_the_images_does_not_make_anybody_wait(tmp_path):
 
 
 GREY = Image.fromarray(pixels(1)[0, 0])
+PHOTOGRAPH = saved(LARGE, "MPO", save_all=True, append_images=[LARGE.rotate(90)])  # as cameras keep a preview
 USABLE = {
+    "a photograph": (PHOTOGRAPH, Image.open(io.BytesIO(PHOTOGRAPH)).convert("RGB")),
     "one bit": (saved(GREY.convert("1"), "PNG"), GREY.convert("1").convert("L")),
     "a palette": (saved(LARGE.convert("P"), "PNG"), LARGE.convert("P").convert("RGB")),
     "opaque alpha": (saved(LARGE.convert("RGBA"), "PNG"), LARGE),
