@@ -18,6 +18,7 @@ import contextlib
 import fcntl
 import functools
 import inspect
+import json
 import os
 import platform
 import shutil
@@ -33,6 +34,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from expunge import __version__
+from expunge.contracts import RECORD_FILE, SampleSet, read_record
 from expunge.digests import canonical_json, files_below, sha256_bytes, sha256_file, sha256_tree
 from expunge.errors import DoesNotVerify, ExpungeError, NoSpace, WorkspaceBusy, out_of_space
 from expunge.events import Event, Progress, emit
@@ -165,11 +167,24 @@ def _number(folder: Path) -> int:
 def _reusable(workspace: Workspace, folder: Path) -> RoomStatement | None:
     """The statement of a result whose every byte is still what was signed, else None."""
     try:
-        return verify_result(workspace, folder)
+        statement = verify_result(workspace, folder)
+        for record in folder.glob(f"*/{RECORD_FILE}"):
+            if json.loads(record.read_bytes()).get("schema") == SampleSet.SCHEMA:
+                _verify_shards(workspace, read_record(SampleSet, record))
+        return statement
     except DoesNotVerify as error:
         emit(workspace, Event(room=folder.name.split("-")[0], kind="note",
                               text=f"not reused, made again: {error.problem}"))
         return None
+
+
+def _verify_shards(workspace: Workspace, record: SampleSet) -> None:
+    """DoesNotVerify names the first file of a sample set that is not as recorded: they lie outside the result."""
+    from expunge.samples.versioning import fetch_ciphertext
+
+    for shard in record.shards:
+        if sha256_bytes(fetch_ciphertext(workspace, record.remote, shard.md5)) != shard.sha256:
+            raise DoesNotVerify(f"{record.remote}: {shard.path} is not what its record says")
 
 
 def verify_result(workspace: Workspace, folder: Path) -> RoomStatement:

@@ -173,10 +173,10 @@ class _Supervision:
     @contextmanager
     def _engine(self, plan: str, arguments: dict[str, object], start: str) -> Iterator[subprocess.Popen[bytes]]:
         arguments_file, scratch = self._run.folder / f"{plan}.json", self._run.folder / f"kfp.{start}"
-        write_atomically(arguments_file, json.dumps(arguments).encode())
+        temporary = scratch / "tmp"  # kfp leaves a folder there for every step
         environment = {
             **os.environ, WORKSPACE_VARIABLE: str(self._workspace.root), RUN_VARIABLE: self._run.name,
-            START_VARIABLE: start,
+            START_VARIABLE: start, "TMPDIR": str(temporary),
             # A folder of the caller's called `mlflow` or `docker` must not shadow a package.
             "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1",
             # OpenMP threads that wait for each other give up the core early: see docs/decisions/waiting.md.
@@ -184,19 +184,23 @@ class _Supervision:
             # The steps' `python3` is this one, whether or not its environment was activated.
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
         }
-        with self._run.log.open("ab") as log:
-            self._log_began = log.tell()
-            engine = subprocess.Popen(
-                [sys.executable, "-m", "pipelines.engine", plan, str(arguments_file), str(scratch)],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment,
-                start_new_session=True)
         try:
-            yield engine
+            temporary.mkdir(parents=True)
+            write_atomically(arguments_file, json.dumps(arguments).encode())
+            with self._run.log.open("ab") as log:
+                self._log_began = log.tell()
+                engine = subprocess.Popen(
+                    [sys.executable, "-m", "pipelines.engine", plan, str(arguments_file), str(scratch)],
+                    stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment,
+                    start_new_session=True)
+            try:
+                yield engine
+            finally:
+                # The engine leads a process group of its own: whatever it left behind goes with it.
+                with suppress(ProcessLookupError):
+                    os.killpg(engine.pid, signal.SIGKILL)
+                engine.wait()
         finally:
-            # The engine leads a process group of its own: whatever it left behind goes with it.
-            with suppress(ProcessLookupError):
-                os.killpg(engine.pid, signal.SIGKILL)
-            engine.wait()
             shutil.rmtree(scratch, ignore_errors=True)
 
     def _take_in(self, follower: Follower, news: News) -> None:

@@ -26,6 +26,8 @@ from expunge.models.checkpoints import load_recorded
 from expunge.models.classifiers import Classifier
 from expunge.models.gan import Gan
 from expunge.models.guests import Critic, to_guest
+from expunge.room import die_with_run
+from expunge.settings import Workspace
 
 IMAGES = 64  # enough to see a range; drawn in one batch
 SLACK = 0.05  # of the range's width: how far a pixel may lie outside of what was declared
@@ -101,6 +103,7 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 
 def _main() -> None:
+    die_with_run(Workspace.locate())  # a factory that hangs must not outlive whoever waits for it
     wanted = Wanted.model_validate_json(sys.stdin.buffer.read())
     with open(wanted.out, "w", encoding="utf-8") as out:
 
