@@ -24,7 +24,7 @@ from expunge.evidence.coherence import read_policy
 from expunge.evidence.decisions import same_person
 from expunge.evidence.keys import Keyring
 from expunge.evidence.statements import RoomPredicate, open_statement
-from expunge.measure.needed import RuleNeeds, needs
+from expunge.measure.needed import RATE, RuleNeeds, needs
 from expunge.room import STATEMENT_FILE, RoomStatement, code_digest
 from expunge.settings import Workspace, image_digest
 from pipelines.runs import UNFINISHED, Run
@@ -366,6 +366,10 @@ def _warnings(request: Request, policy: Policy, reviewers: tuple[str, ...], samp
         remedy = f": set sampling.evaluate to {samples.at_least:,} or more" if samples.at_least else (
             ": no number of samples would change that, the policy's rules must be met otherwise")
         yield f"with {samples.planned:,} samples this request cannot pass '{policy.name}'{remedy}"
+    allowed = next((rule.limit for rule in policy.rules if rule.metric == RATE), None)
+    if samples.unwanted_share is not None and allowed is not None and samples.unwanted_share <= allowed:
+        yield (f"the parent drew it on {samples.unwanted_share:.2%} in {samples.measured_in}, '{policy.name}' allows "
+               f"{allowed:.2%}: the run may find that there is nothing to do")
     if len(reviewers) < policy.approvals:
         yield (f"{policy.approvals} must sign and {len(reviewers)} could: make a key with "
                "'expunge keys new NAME --role reviewer'")
