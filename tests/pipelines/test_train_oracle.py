@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from rich.console import Console
 from scipy.stats import binomtest
 from tests_support import EXPUNGE, bare_environment
 
@@ -23,6 +24,7 @@ from expunge.measure.screening import LOWEST_SENSITIVITY, fewest_to_say
 from expunge.models import Classifier, load, read, supervised
 from expunge.models.cards import ClassifierCard
 from expunge.samples.images import read_images
+from expunge.settings import Workspace
 from pipelines import training
 from pipelines.demo import request_for
 
@@ -96,6 +98,24 @@ def test_every_image_is_in_one_part_and_the_held_out_ones_are_those_of_the_card(
     kept = {image.tobytes() for image in held_out.table.pixels}
     assert kept < given
     assert len(kept) == len(held_out.table)
+
+
+def test_no_image_that_examines_has_taught_and_the_two_learn_from_different_ones(tmp_path, monkeypatch):
+    draw(tmp_path / "images", {"dark": 60, "bright": 60})
+    learned, real = {}, supervised.train
+
+    def listening(architecture, learn, validation, *rest):
+        learned[architecture] = {image.tobytes() for part in (learn, validation) for image in part.pixels}
+        return real(architecture, learn, validation, *rest)
+
+    monkeypatch.setattr(supervised, "train", listening)
+    wanted = training.Wanted(str(tmp_path / "images"), tmp_path / "o.safetensors", tmp_path / "j.safetensors",
+                             tmp_path / "h.parquet", "lenet", 1, 0, 1, False)
+    training.train_oracle_and_judge(wanted, Workspace(tmp_path / "none"), Console(quiet=True))
+    examined = {image.tobytes() for image in read_images(tmp_path / "h.parquet", strict=True).table.pixels}
+    parts = [learned["lenet"], learned["resnet"], examined]
+    assert [len(part) for part in parts] == [48, 48, 24]
+    assert len(set.union(*parts)) == 120
 
 
 def test_nothing_else_is_left_and_the_worst_class_is_named(trained):
