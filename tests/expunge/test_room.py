@@ -152,15 +152,19 @@ def test_a_step_dies_at_once_with_the_supervisor_of_its_run(workspace, tmp_path)
         time.sleep(0.02)
 
 
-def test_what_a_killed_start_left_does_not_live_on_under_the_next(workspace):
+@pytest.mark.parametrize("command", [
+    ["-c", "import time; from expunge.room import die_with_run; from expunge.settings import Workspace;"
+           "die_with_run(Workspace.locate()); time.sleep(60)"],
+    ["-m", "expunge.models.trial"],
+    ["-m", "pipelines.engine", "unlearning", "nowhere.json", "nowhere"],
+], ids=["step", "trial of a factory", "engine"])
+def test_what_a_killed_start_left_does_not_live_on_under_the_next(workspace, command):
     (workspace.runs / "r").mkdir(parents=True)
     with alive_file(workspace, "r", "next").open("w") as alive:
         fcntl.flock(alive, fcntl.LOCK_EX)
-        step = "import time; from expunge.room import die_with_run; from expunge.settings import Workspace;" \
-               "die_with_run(Workspace.locate()); time.sleep(60)"
-        late = subprocess.run([sys.executable, "-c", step], check=False,
+        late = subprocess.run([sys.executable, *command], check=False, capture_output=True,
                               env={**os.environ, RUN_VARIABLE: "r", START_VARIABLE: "earlier"})
-    assert late.returncode == -signal.SIGKILL
+    assert late.returncode == -signal.SIGKILL, late.stderr
 
 
 def _runs_step(pid):

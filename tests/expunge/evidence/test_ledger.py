@@ -168,3 +168,24 @@ def test_a_file_that_is_no_ledger_does_not_verify(workspace):
 def test_no_ledger_begins_without_the_operators_key(tmp_path):
     with pytest.raises(BadInput, match="expunge init"):
         Ledger.open(Workspace(tmp_path / "empty"))
+
+
+KILLED_WRITER = """
+import os, signal, sqlite3, sys
+database = sqlite3.connect(sys.argv[1], isolation_level=None)
+database.execute("PRAGMA cache_size = 1")  # so that pages reach the file before the commit
+database.execute("BEGIN IMMEDIATE")
+for position in range(500):
+    database.execute("INSERT INTO nodes VALUES (99, ?, ?)", (position, os.urandom(500)))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_writer_began_is_taken_back(workspace):
+    ledger = Ledger.open(workspace)
+    ledger.append(b"before")
+    subprocess.run([sys.executable, "-c", KILLED_WRITER, workspace.ledger], check=False)
+    assert workspace.ledger.with_name("ledger.sqlite-journal").exists()
+    assert Ledger.open(workspace).append(b"after") == 1
+    assert not any(level == 99 for level, _, _ in ledger.nodes())
+    assert ledger.damage() == ""
