@@ -29,7 +29,7 @@ def decide(run: Run, person: str, decision: Literal["approve", "reject"], reason
         report=run.output("evaluate", "report"), policy=run.policy_file)
     signed = decisions.decide(run.workspace, run.name, person, decision, subject, reason, policy.valid_days,
                               requester=run.request().requester)
-    Ledger.open(run.workspace).append(signed.read_bytes())
+    enter_decisions(run)
     if decision == "reject":
         run.write(state.model_copy(update={"state": "rejected", "reason": f"rejected by {person}"}))
     else:
@@ -38,3 +38,14 @@ def decide(run: Run, person: str, decision: Literal["approve", "reject"], reason
         if decisions.token(run.verdict(), tally) == "open":
             run.write(state.model_copy(update={"state": "approved"}))
     return signed
+
+
+def enter_decisions(run: Run) -> None:
+    """Enters every decision on a run in the ledger, also one that a crash or a full disk kept out.
+
+    Raises:
+        DoesNotVerify: a stored decision does not.
+    """
+    ledger = Ledger.open(run.workspace)
+    for found in decisions.decisions_of(run.workspace, run.name):
+        ledger.append(found.file.read_bytes())

@@ -31,6 +31,7 @@ from expunge.evidence.statements import DisposalPredicate, RoomUse, RunPredicate
 from expunge.measure.policy import AS_EXPECTED
 from expunge.room import START_VARIABLE, STATEMENT_FILE, alive_file, exclusive
 from expunge.settings import RUN_VARIABLE, WORKSPACE_VARIABLE, Workspace
+from pipelines.deciding import enter_decisions
 from pipelines.news import News
 from pipelines.runs import UNFINISHED, RoomState, Run, RunState, State
 from pipelines.sweeping import sweep, sweep_resume_state
@@ -79,6 +80,7 @@ def release(workspace: Workspace, run: Run, watch: Watcher) -> RunState:
             return state
         if state.state not in ("awaiting_approval", "approved", "releasing"):
             raise BadInput(f"run '{run.name}' is {state.state}", "only a run that awaits approval can be released")
+        enter_decisions(run)
         return _Supervision(run, watch).carry_out("release", {
             "request_uri": str(run.request_file), "policy_uri": str(run.policy_file),
             "candidate_uri": str(run.output("unlearn", "candidate")),
