@@ -31,8 +31,8 @@ _NEXT = {
     "failed": "mend what it names; the same 'expunge run' continues it",
     "running": "the same 'expunge run' continues it",  # of one on which nobody works
 }
-_COLOURS = {"released": "green", "awaiting_approval": "yellow", "approved": "yellow",
-            "running": "blue", "releasing": "blue"}
+_COLOURS = {"released": "green", "not_needed": "green", "awaiting_approval": "yellow", "approved": "yellow",
+            "cancelled": "yellow", "running": "blue", "releasing": "blue"}
 
 
 def _percent(measured: dict[str, Any] | None) -> str:
