@@ -51,6 +51,7 @@ def broken(folder):
     change(folder, forget={"classes": [8]}, method={"name": "adapt_then_unlearn", "preset": "debug", "params": {"wish": 1}})
 
 
+@pytest.mark.slow
 def test_a_run_is_cancelled_from_another_shell_and_the_same_command_continues_it(fresh, expunge):
     run = begin(fresh)
     wait_until_a_room_works(fresh)
@@ -68,6 +69,7 @@ def test_a_run_is_cancelled_from_another_shell_and_the_same_command_continues_it
     assert expunge(fresh, "audit", "verify").code == 0
 
 
+@pytest.mark.slow
 def test_a_failed_run_is_given_up_and_a_wish_that_is_too_late_stops_nothing(fresh, expunge):
     kept = (fresh / REQUEST).read_text()
     broken(fresh)
@@ -104,6 +106,7 @@ def test_a_released_model_is_withdrawn_not_cancelled(demo, expunge):
     assert "'expunge withdraw' takes the model out of service" in refused.err
 
 
+@pytest.mark.slow
 def test_only_runs_that_came_to_a_verdict_count_as_attempts(waiting, expunge):
     kept = (waiting / REQUEST).read_text()
     broken(waiting)
@@ -119,6 +122,7 @@ def test_only_runs_that_came_to_a_verdict_count_as_attempts(waiting, expunge):
     assert (third["run"], third["attempt"]) == ("forget-8.4", 3)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_ends_the_run_and_names_the_step(fresh, expunge):
     change(fresh, method={"name": "adapt_then_unlearn", "preset": "debug", "params": {"generator_rate": 1e30}})
     failed = expunge(fresh, "run", REQUEST, "--json")
