@@ -36,6 +36,7 @@ from expunge.methods.training import (
     Samples,
     Session,
     in_parts,
+    learned,
     need,
     pick,
     prepare,
@@ -135,7 +136,7 @@ def adapt(parent: Gan, negatives: Samples, params: Params, session: Session) -> 
     original = deepcopy(parent).to(session.device).requires_grad_(False)
     images = negatives.images.to(session.device)
     warm_up(original, images, None, params, session)
-    anchor = weights(original.generator)
+    anchor = learned(original.generator)
     information = fisher(original, params.fisher_samples, random)
     game = Game(original, params)
     adapted = Kept()
@@ -156,7 +157,7 @@ def adapt(parent: Gan, negatives: Samples, params: Params, session: Session) -> 
         }
         game.draw(losses)
         if inner == params.adapt_steps - 1:
-            adapted.tensors |= {f"{k}.{name}": theta for name, theta in weights(game.gan.generator).items()}
+            adapted.tensors |= {f"{k}.{name}": theta for name, theta in learned(game.gan.generator).items()}
         return {"discriminator": told, **losses}
 
     parts = game.parts() | {"adapted": adapted}
@@ -255,7 +256,7 @@ def unlearn(
 
     parts = game.parts() | {"average": average} | ({"pairs": pairs} if pairs else {})
     Loop(session, "unlearn", params.steps, parts, random).run(one_step)
-    game.gan.generator.load_state_dict(average.state)
+    average.put_into(game.gan.generator)
     return weights(game.gan, device="cpu")
 
 
@@ -267,7 +268,7 @@ class Repulsion:
     """
 
     def __init__(self, original: Gan, adaptation: Weights, params: Params) -> None:
-        start = weights(original.generator)
+        start = learned(original.generator)
         device = next(original.parameters()).device
         self.form, self.alpha, self.limit = params.repulsion, params.repulsion_scale, params.repulsion_limit
         self.adapted = [

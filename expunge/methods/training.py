@@ -118,6 +118,11 @@ def weights(module: nn.Module, device: torch.device | str | None = None) -> dict
     return {name: tensor.detach().clone().to(device or tensor.device) for name, tensor in state.items()}
 
 
+def learned(module: nn.Module) -> dict[str, Tensor]:
+    """A copy of the module's parameters: what training moves. Running statistics and the like are not among them."""
+    return {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
+
+
 class Loop:
     """A training loop that can be killed between any two steps and gives the same bits when continued.
 

@@ -40,6 +40,12 @@ class Average:
         for name, parameter in module.named_parameters():
             self.state[name].lerp_(parameter, 1 - decay)
 
+    @torch.no_grad()
+    def put_into(self, module: nn.Module) -> None:
+        """Gives the module the averaged parameters."""
+        for name, parameter in module.named_parameters():
+            parameter.copy_(self.state[name])
+
     def state_dict(self) -> dict[str, Tensor]:
         """The averaged parameters."""
         return dict(self.state)
