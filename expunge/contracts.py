@@ -5,16 +5,15 @@ digests of all it was made from: lineage is a walk over digests. A digest is the
 nobody re-serialises a record to check one. Law: ``read_record(kind, write_record(folder, record)) == record``.
 """
 
-import json
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from expunge.digests import canonical_json, sha256_file, write_atomically
+from expunge.documents import read_document
 from expunge.errors import BadInput
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -100,20 +99,10 @@ def _lower_first(text: str) -> str:
 def read_record(kind: type[AnyRecord], path: Path) -> AnyRecord:
     """Reads a record from its file, or from the `record.json` of its folder."""
     file = path / RECORD_FILE if path.is_dir() else path
-    try:
-        data = yaml.safe_load(file.read_bytes()) if file.suffix in {".yaml", ".yml"} else _json(file)
-    except OSError as error:
-        raise BadInput(f"{file}: {error.strerror or error}", "check the path") from None
-    except (ValueError, yaml.YAMLError, RecursionError) as error:
-        raise BadInput(f"{file}: not a readable document ({str(error).splitlines()[0]})",
-                       "check that it is JSON or YAML") from None
+    data = read_document(file)
     if not isinstance(data, dict):
         raise BadInput(f"{file}: holds {type(data).__name__}, not a {kind.__name__}", "write key: value lines")
     return parse_record(kind, data, str(file.name if file.name != RECORD_FILE else file.parent.name))
-
-
-def _json(file: Path) -> Any:
-    return json.loads(file.read_bytes())
 
 
 def write_record(path: Path, record: Record) -> Path:

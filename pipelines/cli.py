@@ -41,17 +41,25 @@ Reason = Annotated[str, typer.Option("--reason", help="Why, in your words; it is
 def main() -> NoReturn:
     """Entry point of the `expunge` command."""
     signal.signal(signal.SIGTERM, _stop)  # so that a stopped run is recorded as cancelled
+    sys.exit(carry_out(sys.argv[1:]))
+
+
+def carry_out(arguments: list[str]) -> int:
+    """Does what a command line says; returns the exit code. What is wrong is said in one line."""
     try:
-        ended = app(standalone_mode=False)  # returns the code of an Exit
+        ended = app(arguments, standalone_mode=False)  # returns the code of an Exit
     except (typer.Abort, KeyboardInterrupt):
-        sys.exit(Cancelled.exit_code)
+        return Cancelled.exit_code
     except Exception as error:
+        if hasattr(error, "format_message") and not error.format_message():
+            error.show()  # type: ignore[attr-defined]  # nothing was asked: typer's own error prints the help
+            return BadInput.exit_code
         told = _told(error)
         if told is None:
             raise
-        _complain(told)
-        sys.exit(told.exit_code)
-    sys.exit(ended or 0)
+        _complain(told, "--json" in arguments)
+        return told.exit_code
+    return ended or 0
 
 
 def _told(error: Exception) -> ExpungeError | None:
@@ -81,11 +89,13 @@ def _stop(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def _complain(error: ExpungeError) -> None:
-    if "--json" in sys.argv:
+def _complain(error: ExpungeError, as_json: bool) -> None:
+    from expunge.contracts import shorten
+
+    if as_json:
         print(json.dumps({"error": type(error).__name__, "problem": error.problem, "remedy": error.remedy,
                           "exit_code": error.exit_code}))
-    print(f"expunge: {error}", file=sys.stderr)
+    print(f"expunge: {shorten(str(error), 4000)}", file=sys.stderr)  # one line, whatever names are in it
 
 
 @app.callback(invoke_without_command=True)

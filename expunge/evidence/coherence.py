@@ -4,10 +4,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from expunge.contracts import RECORD_FILE, Candidate, Policy, Report, Request, parse_record, read_record
 from expunge.digests import sha256_bytes, sha256_file
+from expunge.documents import parse_document
 from expunge.errors import BadInput, DoesNotVerify
 from expunge.evidence.decisions import Subject
 
@@ -56,12 +55,10 @@ def open_case(*, request: Path, candidate: Path, report: Path, policy: Path) -> 
 def read_policy(file: Path) -> Policy:
     """A policy from YAML or JSON, whatever the file is called: pipelines drop suffixes."""
     try:
-        data = yaml.safe_load(file.read_bytes())  # JSON is YAML
+        data = file.read_bytes()
     except OSError as error:
         raise BadInput(f"policy: {error.strerror or error}", "check the path") from None
-    except (ValueError, yaml.YAMLError, RecursionError):
-        raise BadInput("policy: not a readable document", "check that it is JSON or YAML") from None
-    return parse_record(Policy, data, "policy")
+    return parse_record(Policy, parse_document(data, "policy"), "policy")
 
 
 def latent_seed(candidate_sha256: str, request_sha256: str) -> str:
