@@ -71,7 +71,8 @@ def curate_forget_set(entered: Entered, *, request: Path, checkpoint: Path, orac
     drawn = _draw(parent, wanted)
     said = (_ask_person(sources.model_file("labels", wanted.labels, entered.workspace), asked, len(drawn))
             if wanted.labels else asked.sort(drawn.images))
-    _stop_if_not_needed(said, sensitivity, policy)
+    if wanted.labels is None:  # a person labels what they please: no rate follows from it
+        _stop_if_not_needed(said, sensitivity, policy)
     _refuse_too_few(said, wanted)
     entered.note(f"{_count_of(said, asked)} unwanted and {int(said.wanted.sum())} wanted of {len(drawn)} drawn")
 

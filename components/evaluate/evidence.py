@@ -38,6 +38,10 @@ class Evidence:
     real_labels: NDArray[np.int64]  # [m] given with the images, not the judge's
     names: tuple[str, ...] = ()  # of the classes, where they have any
 
+    def name(self, label: int) -> str:
+        """What a class is called, or its number."""
+        return self.names[label] if self.names else str(label)
+
     @property
     def retained(self) -> tuple[int, ...]:
         """The classes nobody asked to forget."""

@@ -72,7 +72,7 @@ def render_page(
 
 def _number(found: Measurement, outcome: RuleOutcome | None = None) -> dict[str, Any]:
     """A measurement in words, and where its interval lies on a scale of its own."""
-    metric = words.METRICS.get(found.name)
+    metric = words.find(found.name)
     shown: dict[str, Any] = {
         "name": found.name,
         "title": words.title(found.name),
@@ -103,7 +103,7 @@ def _plot(found: Measurement, rule: Rule | None) -> dict[str, Any] | None:
     points = [interval.lower, interval.upper, estimate, *([rule.limit] if rule else [])]
     low, high = min(points), max(points)
     reach = (high - low) or abs(high) or 1.0
-    share = found.name in words.METRICS and words.METRICS[found.name].style == "percent"
+    share = words.is_percent(found.name)
     left, right = low - 0.18 * reach, high + 0.18 * reach
     if share:  # a rate has an end below; above 100 % there is room only for what is there
         left, right = max(0.0, left) if low >= 0 else left, min(max(1.0, high), right)

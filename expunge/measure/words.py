@@ -1,6 +1,6 @@
 """What each metric is called, how its number is written, and which question it answers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from expunge.contracts import Interval, Measurement, Rule
@@ -37,14 +37,30 @@ METRICS: dict[str, Metric] = {
 }
 
 
+def find(metric: str) -> Metric | None:
+    """What is known of a metric; `rate[4]` is `rate`, of one class."""
+    whole, _, part = metric.partition("[")
+    known = METRICS.get(whole)
+    if known is None or not part:
+        return known
+    return replace(known, title=f"{known.title} of {part.removesuffix(']')}")
+
+
 def title(metric: str) -> str:
     """A metric's name as a person says it."""
-    return METRICS[metric].title if metric in METRICS else metric.replace("_", " ")
+    known = find(metric)
+    return known.title if known else metric.replace("_", " ")
+
+
+def is_percent(metric: str) -> bool:
+    """Whether people read it in percent."""
+    known = find(metric)
+    return known is not None and known.style == "percent"
 
 
 def number(metric: str, value: float, between: Interval | None = None) -> str:
     """A value with its unit, to as many digits as tell the ends of its interval apart."""
-    percent = metric in METRICS and METRICS[metric].style == "percent"
+    percent = is_percent(metric)
     scale = 100.0 if percent else 1.0
     width = abs(between.upper - between.lower) * scale if between else abs(value) * scale
     digits = 1 if percent and width >= 1 else 2
@@ -76,6 +92,6 @@ def measured(measurement: Measurement) -> str:
 
 def limit(rule: Rule) -> str:
     """A rule's limit as text: "limit at most 1 %"."""
-    percent = rule.metric in METRICS and METRICS[rule.metric].style == "percent"
+    percent = is_percent(rule.metric)
     value = f"{rule.limit * 100:g} %" if percent else f"{rule.limit:g}"
     return f"limit {rule.side} {value.replace('-', '−')}"

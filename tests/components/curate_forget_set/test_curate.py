@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
+import yaml
 
 from components.curate_forget_set.step import curate_forget_set
 from components.fetch_checkpoint.step import fetch_checkpoint
+from expunge import assets, models
 from expunge.contracts import Request, SampleSet, parse_record, read_record, write_record
-from expunge.errors import BadInput
-from expunge.samples import read_samples
+from expunge.errors import BadInput, NotNeeded
+from expunge.samples import SampleTable, read_samples
 from expunge.stores.sources import pin
 from pipelines.demo import request_for
 
@@ -16,14 +18,16 @@ from pipelines.demo import request_for
 def curate(workspace, tmp_path):
     """Curates for a request that differs from the demo's; returns the records by role."""
 
-    def call(**changes):
+    def call(policy=None, **changes):
         document = request_for(8, 0, False) | {"sampling": {"curate": 600}} | changes
         request = tmp_path / "request.json"
         write_record(request, pin(parse_record(Request, document, "request"), tmp_path, workspace))
-        models = {name: tmp_path / "in" / name for name in ("checkpoint", "oracle", "judge")}
-        fetch_checkpoint(request=request, statement=tmp_path / "s1.json", **models)
+        fetched = {name: tmp_path / "in" / name for name in ("checkpoint", "oracle", "judge")}
+        fetch_checkpoint(request=request, statement=tmp_path / "s1.json", **fetched)
+        if policy is not None:
+            (workspace.policies / "standard.yaml").write_text(policy)
         folders = {role: tmp_path / "out" / role for role in ("negative", "positive", "holdout")}
-        curate_forget_set(request=request, checkpoint=models["checkpoint"], oracle=models["oracle"],
+        curate_forget_set(request=request, checkpoint=fetched["checkpoint"], oracle=fetched["oracle"],
                           policy=workspace.policies / f"{document.get('policy', 'standard')}.yaml", statement=tmp_path / "s2.json", **folders)
         return {role: read_record(SampleSet, folder) for role, folder in folders.items()}
 
@@ -91,3 +95,57 @@ def test_too_few_unwanted_samples_are_refused_with_how_many_to_draw(curate):
 def test_a_request_that_leaves_nothing_to_keep_is_refused(curate):
     with pytest.raises(BadInput, match="something to keep"):
         curate(forget={"classes": list(range(10))})
+
+
+def oracle_that(says, folder):
+    """The built-in oracle with its mind made up: it `says` a class of everything, or never one."""
+    state, spec = models.read(assets.path("oracle"))
+    state["head.bias"][says if says >= 0 else -says] += 1e3 if says >= 0 else -1e3
+    models.save(folder / "oracle.safetensors", state, spec)
+    return {"uri": str(folder / "oracle.safetensors")}
+
+
+def test_an_oracle_that_never_sees_the_unwanted_is_refused(curate, tmp_path):
+    with pytest.raises(BadInput, match="oracle: it sees the unwanted in 0 of 52 held-out images that show it"):
+        curate(oracle=oracle_that(-8, tmp_path))
+
+
+def test_an_oracle_that_always_sees_the_unwanted_is_refused(curate, tmp_path):
+    with pytest.raises(BadInput, match="oracle: it sees the unwanted in 487 of 487 held-out images of other classes"):
+        curate(oracle=oracle_that(8, tmp_path))
+
+
+def test_a_model_that_hardly_draws_the_unwanted_does_not_need_it(curate):
+    lenient = yaml.safe_dump({"name": "standard", "rules": [
+        {"metric": "residual_rate", "side": "at most", "limit": 0.5, "confidence": 0.95, "reason": "a test"}]})
+    with pytest.raises(NotNeeded, match=r"the model does not need it: \d+ of 600 samples show the unwanted, at most \d") as stop:
+        curate(policy=lenient)
+    assert stop.value.exit_code == 11
+
+
+def test_where_no_real_image_shows_the_unwanted_nothing_is_said_of_need(curate, tmp_path, workspace):
+    images, labels = assets.digits("holdout")
+    others = SampleTable(images[labels != 8], labels[labels != 8])
+    (tmp_path / "others.parquet").write_bytes(others.to_parquet())
+    lenient = yaml.safe_dump({"name": "standard", "rules": [
+        {"metric": "residual_rate", "side": "at most", "limit": 0.5, "confidence": 0.95, "reason": "a test"}]})
+    assert curate(policy=lenient, holdout={"uri": str(tmp_path / "others.parquet")})["negative"].count > 20
+
+
+def test_held_out_images_of_another_size_are_refused_with_how_to_import_them(curate, tmp_path):
+    small = SampleTable(np.zeros((3, 1, 8, 8), np.float32), np.array([1, 2, 3]))
+    (tmp_path / "small.parquet").write_bytes(small.to_parquet())
+    with pytest.raises(BadInput, match=r"holdout: its images are 1x8x8, the generator draws 1x16x16: import them: .* --size 16"):
+        curate(holdout={"uri": str(tmp_path / "small.parquet")})
+
+
+def test_classes_can_be_named_and_each_set_keeps_the_numbering_of_its_labels(curate, tmp_path, workspace):
+    names = tuple(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"])
+    backwards = tuple(reversed(names))
+    images, labels = assets.digits("holdout")
+    (tmp_path / "held.parquet").write_bytes(SampleTable(images, 9 - labels).to_parquet(classes=backwards))
+    records = curate(forget={"classes": ["eight"]}, oracle={"uri": "builtin://digits/oracle", "classes": names},
+                     judge={"uri": "builtin://digits/judge", "classes": names}, holdout={"uri": str(tmp_path / "held.parquet")})
+    assert records["negative"].unwanted == (8,)
+    assert records["holdout"].unwanted == (1,)
+    assert records["holdout"].classes == backwards

@@ -214,3 +214,19 @@ def test_a_judge_that_does_not_know_the_class(house):
     with pytest.raises(BadInput, match=r"forget\.classes"):
         house.run("unknown")
     house.write_request()
+
+
+def test_each_of_several_unwanted_classes_has_its_own_rate(house):
+    house.write_request(evaluate=600, classes=(3, DIGIT))
+    report = read_record(Report, house.run("several"))
+    house.write_request()
+    scores = pq.read_table(house.root / "several" / "scores.parquet")
+    for label in (3, DIGIT):
+        found = report.measurement(f"residual_rate[{label}]")
+        assert found.estimate == pytest.approx((scores["class_after"].to_numpy() == label).mean())
+        assert found.interval is not None
+    together = report.measurement("residual_rate").estimate
+    assert together == pytest.approx(sum(report.measurement(f"residual_rate[{label}]").estimate for label in (3, DIGIT)))
+    page = (house.root / "several" / "page.html").read_text()
+    assert "residual rate of 3" in page
+    assert "Forgetting class 3 and 8" in page
