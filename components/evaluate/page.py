@@ -62,7 +62,9 @@ def render_page(
         as_expected=AS_EXPECTED,
         shares=_shares(record),
         pictures=pictures,
-        unwanted=_listed(_name(record, str(label)) for label in record.unwanted),
+        class_by_class=[name for name in measured if name.startswith("residual_rate[")],
+        called=lambda label: _name(record, label),
+        unwanted=_listed(_name(record, label) for label in record.unwanted),
         not_shown=_not_shown(record, pictures),
     )
 
@@ -160,7 +162,7 @@ def _shares(report: Report) -> dict[str, Any]:
         "left_out": len(labels) - len(chosen),
         "bars": [
             {
-                "label": _name(report, label),
+                "label": _name(report, int(label)),
                 "unwanted": label in unwanted,
                 "before": round(100 * report.shares[label][0] / highest, 1),
                 "after": round(100 * report.shares[label][1] / highest, 1),
@@ -173,9 +175,9 @@ def _shares(report: Report) -> dict[str, Any]:
     }
 
 
-def _name(report: Report, label: str) -> str:
+def _name(report: Report, label: int) -> str:
     """A class's name where the judge has one, else its number."""
-    return report.classes[int(label)] if report.classes else label
+    return report.classes[label] if report.classes else str(label)
 
 
 # ---------------------------------------------------------------------------------------------- pictures

@@ -27,6 +27,7 @@ ODD = [
 VALUES = st.sampled_from(ODD) | st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.dates() | st.binary(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3), max_leaves=6)
+COPIES = VALUES.map(copy.deepcopy)  # what is changed next must not be the strategy itself
 
 
 def places(document, path=()):
@@ -48,11 +49,11 @@ def documents(draw):
             inner = inner[key]
         change = draw(st.sampled_from(["replace", "replace", "remove", "add", "nest"]))
         if change == "replace":
-            inner[last] = draw(VALUES)
+            inner[last] = draw(COPIES)
         elif change == "remove":
             del inner[last]
         elif change == "add":
-            inner[draw(st.text(max_size=10) | st.sampled_from(sorted(FULL)))] = draw(VALUES)
+            inner[draw(st.text(max_size=10) | st.sampled_from(sorted(FULL)))] = draw(COPIES)
         else:
             inner[last] = {last: inner[last]} if draw(st.booleans()) else [inner[last]]
     return document
