@@ -32,6 +32,7 @@ EXIT_CODES: dict[State, int] = {
     "not_needed": 11, "refused": 20, "inconclusive": 21, "invalid": 22, "rejected": 30,
     "expired": 30, "cancelled": 31,
 }
+_LONGEST_NAME = 63  # as every identifier
 UNFINISHED: frozenset[State] = frozenset({"running", "failed", "cancelled"})
 
 
@@ -127,6 +128,9 @@ class Run:
         number = max((run.number for run in earlier), default=0) + 1
         attempt = sum(run.state().came_to_a_verdict for run in earlier) + 1
         run = cls(workspace, f"{request.id}.{number}")
+        if len(run.name) > _LONGEST_NAME:
+            raise BadInput(f"id: its run would be called '{run.name}', longer than {_LONGEST_NAME} characters",
+                           "shorten it")
         write_atomically(run.policy_file, policy.read_bytes())
         write_record(run.request_file, request)
         run.write(RunState(run=run.name, request_id=request.id, request_sha256=sha256_file(run.request_file),
