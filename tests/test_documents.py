@@ -67,12 +67,18 @@ def test_an_error_keeps_its_code_and_its_advice():
     assert str(BadInput("field: is wrong", "correct it")) == "field: is wrong: correct it"
 
 
+def helped(*verb):
+    return subprocess.run([EXPUNGE, *verb, "--help"], capture_output=True, text=True, check=True,
+                          env=bare_environment(TERMINAL_WIDTH="200", COLUMNS="200")).stdout
+
+
 def test_every_verb_is_explained_and_takes_json():
-    verbs = subprocess.run([EXPUNGE, "--help"], capture_output=True, text=True, check=True, env=bare_environment()).stdout
-    names = re.findall(r"^│ ([a-z]+) ", verbs, re.MULTILINE)
-    assert {"init", "run", "approve", "release", "audit", "keys", "demo"} <= set(names)
+    names = re.findall(r"^│ ([a-z-]+) ", helped(), re.MULTILINE)
+    assert {"init", "run", "approve", "release", "audit", "keys", "samples", "doctor", "demo"} <= set(names)
     for name in names:
-        shown = subprocess.run([EXPUNGE, name, "--help"], capture_output=True, text=True, check=True,
-                               env=bare_environment(TERMINAL_WIDTH="200", COLUMNS="200")).stdout
-        assert "--json" in shown or name in ("keys", "audit"), name
+        shown = helped(name)
+        inner = re.findall(r"^│ ([a-z-]+) ", shown.partition("Commands")[2], re.MULTILINE)
+        for page in [helped(name, verb) for verb in inner] or [shown]:
+            assert "--json" in page, page
         assert f"`{name}" in (ROOT / "CHANGELOG.md").read_text() or name in README, f"{name} is in no document"
+
