@@ -13,7 +13,10 @@ has to change. Each is a term of its own, off in `paper`:
     redirection   G(z) goes to some wanted G_0(z') where G_0(z) was unwanted (target latents, as in Moon et al.
                   2024); z' is found by optimal transport, so that every retained kind gets its part of the mass
 
-A generator that comes without its discriminator gets a fresh one, which learns alone before each stage.
+Stage 2 is repeated, on newly drawn latents and from where it stands (with warm restarts of the rates, Loshchilov
+and Hutter 2017), while the oracle still finds too much: how well what was learned on some latents carries over to
+others depends on the generator. A generator that comes without its discriminator gets a fresh one, which learns
+alone before each stage.
 """
 
 from __future__ import annotations
@@ -48,6 +51,7 @@ from expunge.models.adversarial import Average, discriminator_loss, generator_lo
 
 Weights = dict[str, Tensor]
 
+ASKED = 4096  # fresh samples by which the oracle says whether another round is needed
 MOST_MOVED = 1024  # assigning takes the cube of this: half a second at 1,024, four seconds at 2,000
 
 
@@ -69,7 +73,9 @@ class Params(BaseModel):
     adapt_steps: int = setting(50, "steps of stage 1, per adapted generator", ge=1)
     ewc_weight: float = setting(1000.0, "pull to the parent by Fisher information (lambda)", ge=0)
     fisher_samples: int = setting(32, "generated images that estimate F, as in the authors' code", ge=1)
-    steps: int = setting(300, "steps of stage 2", ge=1)
+    steps: int = setting(300, "steps of stage 2, per round", ge=1)
+    rounds: int = setting(6, "rounds of stage 2 at most, while the oracle finds more than `enough`", ge=1)
+    enough: float = setting(0.001, "share of fresh samples that the oracle may still call unwanted", ge=0, le=1)
     batch: int = setting(64, "images per step", ge=4)
     generator_rate: float = setting(1e-3, "peak learning rate of G; as in pre-training", gt=0)
     discriminator_rate: float = setting(1e-3, "peak learning rate of D; as in pre-training", gt=0)
@@ -83,6 +89,7 @@ class Params(BaseModel):
     adversarial_weight: float = setting(0.3, "weight of G's adversarial loss; 1 in the paper", ge=0)
     redaction_weight: float = setting(0.5, "weight of negatives as fakes (1 - lambda of redaction)", ge=0)
     guidance_weight: float = setting(1.0, "weight of -log(1 - p_unwanted)", ge=0)
+    guidance_growth: float = setting(3.0, "factor on guidance_weight from round to round", ge=1)
     preservation_weight: float = setting(50.0, "weight of the squared pixel distance to G_0(z)", ge=0)
     redirection_weight: float = setting(5.0, "weight of the squared pixel distance to G_0(z')", ge=0)
     pool: int = setting(8192, "latents that the oracle sorts beside the given samples", ge=0)
@@ -104,6 +111,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "models": 2,
         "adapt_steps": 200,
         "steps": 1000,
+        "rounds": 1,
         "batch": 16,
         "ema_decay": 0.998,  # 0.5^(32/10,000), the authors'
         "repulsion_weight": 1.0,
@@ -115,7 +123,16 @@ PRESETS: dict[str, dict[str, Any]] = {
         "pool": 0,
     },
     # Seconds on one core, for tests and first tries: the digit goes, the rest is rough.
-    "debug": {"warm_up_steps": 10, "adapt_steps": 4, "steps": 40, "batch": 32, "pool": 0, "ema_decay": 0.9, "assign_every": 20},
+    "debug": {
+        "warm_up_steps": 10,
+        "adapt_steps": 4,
+        "steps": 40,
+        "rounds": 1,
+        "batch": 32,
+        "pool": 0,
+        "ema_decay": 0.9,
+        "assign_every": 20,
+    },
 }
 
 
@@ -222,7 +239,7 @@ def unlearn(
         "guidance and a pool need an oracle, and this request has labels only",
         "set guidance_weight and pool to 0",
     )
-    pairs = pair(original, negatives, positives, oracle, params, stream(session, 3)) if params.paired else None
+    pairs = Pairs(original, negatives, positives, oracle, params, session) if params.paired else None
     unwanted, wanted = negatives.images.to(session.device), positives.images.to(session.device)
     warm_up(original, wanted, unwanted, params, session)
     repulsion = Repulsion(original, adaptation, params)
@@ -230,12 +247,15 @@ def unlearn(
     average = Average(game.gan.generator, params.ema_decay)
 
     def one_step(step: int) -> dict[str, Tensor]:
-        game.cool(step / params.steps)
+        turn, inner = divmod(step, params.steps)
+        game.cool(inner / params.steps)
         losses = {}
         if pairs is None:
             fake = game.gan(original.draw_latents(params.batch, random).to(session.device))
         else:
-            if step % params.assign_every == 0:
+            if inner == 0:
+                pairs.draw_anew(turn)
+            if inner % params.assign_every == 0:
                 pairs.assign(game.gan.generator)
             latents, targets, moved = pairs.draw(params.batch, params.moved_share, random)
             fake = game.gan(latents)
@@ -243,8 +263,13 @@ def unlearn(
             losses["preservation"] = params.preservation_weight * (distance * ~moved).mean()
             losses["redirection"] = params.redirection_weight * (distance * moved).mean()
         if oracle is not None and params.guidance_weight:
-            chance = oracle.probability_unwanted(fake).clamp(max=1 - 1e-4)  # keeps log(1 - p) finite
-            losses["guidance"] = params.guidance_weight * -torch.log1p(-chance).mean()
+            shown = fake
+            if turn > 0:  # what a first round did not reach: latents that no pair is made of
+                fresh = original.draw_latents(params.batch // 2, random).to(session.device)
+                shown = torch.cat([fake, game.gan(fresh)])
+            chance = oracle.probability_unwanted(shown).clamp(max=1 - 1e-4)  # keeps log(1 - p) finite
+            weight = params.guidance_weight * params.guidance_growth**turn
+            losses["guidance"] = weight * -torch.log1p(-chance).mean()
         losses["repulsion"] = params.repulsion_weight * repulsion(game.gan.generator)
         # A quarter as many negatives as fakes: enough to remind D, at a quarter of the time.
         shunned = pick(unwanted, params.batch // 4, random)
@@ -254,8 +279,17 @@ def unlearn(
         average.update(game.gan.generator, step)
         return {"discriminator": told, **losses}
 
+    def enough(rounds: int) -> bool:
+        if oracle is None:
+            return True  # nobody to ask
+        candidate = deepcopy(game.gan.generator)
+        average.put_into(candidate)
+        latents = original.draw_latents(ASKED, stream(session, 1000 + rounds)).to(session.device)
+        left = in_parts(lambda part: oracle.probability_unwanted(candidate(part)), latents) > 0.5
+        return left.float().mean().item() <= params.enough
+
     parts = game.parts() | {"average": average} | ({"pairs": pairs} if pairs else {})
-    Loop(session, "unlearn", params.steps, parts, random).run(one_step)
+    Loop(session, "unlearn", params.steps, parts, random, params.rounds, enough).run(one_step)
     average.put_into(game.gan.generator)
     return weights(game.gan, device="cpu")
 
@@ -305,10 +339,48 @@ class Pairs:
     allows; assigning anew while it moves lets neighbours settle on neighbours instead of on their average.
     """
 
-    def __init__(self, wanted: tuple[Tensor, Tensor], unwanted: Tensor, candidates: Tensor) -> None:
-        self.wanted_latents, self.wanted_images = wanted  # [N, latent_dim], [N, C, H, W]
-        self.unwanted_latents, self.candidates = unwanted, candidates  # [M, latent_dim], [M, C, H, W]
-        self.assigned = torch.arange(len(unwanted))
+    def __init__(
+        self,
+        original: Gan,
+        negatives: Samples,
+        positives: Samples,
+        oracle: Oracle | None,
+        params: Params,
+        session: Session,
+    ) -> None:
+        if negatives.latents is None or positives.latents is None:
+            raise BadInput(
+                "preservation and redirection need the samples' latents",
+                "set preservation_weight and redirection_weight to 0",
+            )
+        self.original, self.oracle, self.params, self.session = original, oracle, params, session
+        self.given = torch.cat([negatives.latents, positives.latents])
+        self.negatives = len(negatives)
+
+    def draw_anew(self, turn: int) -> None:
+        """The given samples and a pool of fresh latents, sorted by what the parent draws for them."""
+        random = stream(self.session, 3 + 10 * turn)
+        device = next(self.original.parameters()).device
+        fresh = self.original.draw_latents(self.params.pool, random)
+        latents = torch.cat([self.given, fresh]).to(device)
+        images = in_parts(self.original, latents)
+        unwanted = torch.arange(len(latents), device=device) < self.negatives
+        if self.oracle is not None:
+            unwanted |= in_parts(self.oracle.probability_unwanted, images) > self.params.margin
+        need(
+            bool((~unwanted).any()),
+            "no image of the parent is clearly wanted",
+            "check the oracle and the request's classes",
+        )
+        self.turn = turn
+        self.wanted_latents, self.wanted_images = latents[~unwanted], images[~unwanted]
+        candidates = self.wanted_images[torch.randperm(len(self.wanted_images), generator=random)]
+        moved = min(int(unwanted.sum()), len(candidates), MOST_MOVED)
+        places = torch.nonzero(unwanted).flatten()
+        if turn > 0:  # the first ones are the given ones, which an earlier round has had
+            places = places[torch.randperm(len(places), generator=random)]
+        self.unwanted_latents, self.candidates = latents[places[:moved]], candidates[:moved]
+        self.assigned = torch.arange(moved)
 
     def assign(self, generator: nn.Module) -> None:
         """Sends each unwanted latent to the wanted image that suits what the generator draws for it."""
@@ -326,40 +398,13 @@ class Pairs:
         return latents, targets, torch.arange(count, device=latents.device) >= count - moved
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The assignment; all else follows from the seed."""
-        return {"assigned": self.assigned}
+        """The round and the assignment; all else follows from the seed."""
+        return {"turn": torch.tensor(self.turn), "assigned": self.assigned}
 
     def load_state_dict(self, state: Weights) -> None:
-        """Continues from a saved assignment."""
+        """Continues from a saved round and assignment."""
+        self.draw_anew(int(state["turn"]))
         self.assigned = state["assigned"].cpu()
-
-
-def pair(
-    original: Gan,
-    negatives: Samples,
-    positives: Samples,
-    oracle: Oracle | None,
-    params: Params,
-    random: torch.Generator,
-) -> Pairs:
-    """The samples and a pool of fresh latents, sorted by what the parent draws for them."""
-    if negatives.latents is None or positives.latents is None:
-        raise BadInput(
-            "preservation and redirection need the samples' latents",
-            "set preservation_weight and redirection_weight to 0",
-        )
-    device = next(original.parameters()).device
-    fresh = original.draw_latents(params.pool, random)
-    latents = torch.cat([negatives.latents, positives.latents, fresh]).to(device)
-    images = in_parts(original, latents)
-    unwanted = torch.arange(len(latents), device=device) < len(negatives)
-    if oracle is not None:
-        unwanted |= in_parts(oracle.probability_unwanted, images) > params.margin
-    wanted = latents[~unwanted], images[~unwanted]
-    need(len(wanted[0]) > 0, "no image of the parent is clearly wanted", "check the oracle and the request's classes")
-    candidates = wanted[1][torch.randperm(len(wanted[1]), generator=random)]
-    moved = min(int(unwanted.sum()), len(candidates), MOST_MOVED)
-    return Pairs(wanted, latents[unwanted][:moved], candidates[:moved])
 
 
 # ---------------------------------------------------------------- the adversarial game

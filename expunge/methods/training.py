@@ -126,17 +126,27 @@ def learned(module: nn.Module) -> dict[str, Tensor]:
 class Loop:
     """A training loop that can be killed between any two steps and gives the same bits when continued.
 
-    `parts` are whatever has state_dict() and load_state_dict(); `random` is the loop's only random stream.
+    `parts` are whatever has state_dict() and load_state_dict(); `random` is the loop's only random stream. It goes
+    through `steps` once, or, while `enough(rounds so far)` says no, up to `rounds` times.
     """
 
     def __init__(
-        self, session: Session, name: str, steps: int, parts: Mapping[str, Any], random: torch.Generator
+        self,
+        session: Session,
+        name: str,
+        steps: int,
+        parts: Mapping[str, Any],
+        random: torch.Generator,
+        rounds: int = 1,
+        enough: Callable[[int], bool] = lambda _: True,
     ) -> None:
         self.session = session
         self.name = name
         self.steps = steps
         self.parts = parts
         self.random = random
+        self.rounds = rounds
+        self.enough = enough
 
     def run(self, one_step: Callable[[int], dict[str, Tensor]]) -> None:
         """Calls `one_step(step)`, which does one update and returns its losses, for every step still to do.
@@ -144,15 +154,19 @@ class Loop:
         Raises:
             NonFiniteLoss: a loss is not finite; names the step.
         """
-        for step in range(self._resume(), self.steps):
+        for step in range(self._resume(), self.rounds * self.steps):
+            begun, inner = divmod(step, self.steps)
+            if begun and inner == 0 and self.enough(begun):
+                break
             losses = {name: loss.item() for name, loss in one_step(step).items()}
             for name, loss in losses.items():
                 if not math.isfinite(loss):
                     raise NonFiniteLoss(
                         f"{self.name}: {name} loss is {loss} at step {step}", "lower the rates or the weights"
                     )
-            self.session.report(step + 1, self.steps, **losses)
-            if (step + 1) % CHECKPOINT_EVERY == 0 and step + 1 < self.steps:
+            # Another round is not foreseen: progress is towards the end of this one.
+            self.session.report(step + 1, (begun + 1) * self.steps, **losses)
+            if (step + 1) % CHECKPOINT_EVERY == 0 and step + 1 < self.rounds * self.steps:
                 self.session.checkpoint(self._state(step + 1))
 
     def _resume(self) -> int:

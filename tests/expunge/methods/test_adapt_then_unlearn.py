@@ -10,7 +10,8 @@ from expunge.errors import BadInput, NonFiniteLoss
 from expunge.methods import find
 from expunge.methods.adapt_then_unlearn import Pairs, Repulsion
 from expunge.methods.training import ClassifierOracle, Samples, Session, in_parts
-from expunge.models import build, load
+from expunge.models import Gan, build, load
+from expunge.models.discriminator import fresh_discriminator
 
 METHOD = find("adapt_then_unlearn", "gan")
 TINY = {"models": 2, "adapt_steps": 32, "steps": 60, "batch": 8, "pool": 64, "assign_every": 20}
@@ -55,11 +56,13 @@ class Killed(Exception):
 class KilledOnce(Session):
     """Keeps state as a room does, through bytes, and dies right after the first time."""
 
-    def __init__(self, seed, kept):
+    def __init__(self, seed, kept, after=0):
         super().__init__(seed)
-        self.kept = kept
+        self.kept, self.after = kept, after
 
     def checkpoint(self, state):
+        if state["step"] <= self.after:
+            return
         buffer = io.BytesIO()
         torch.save(state, buffer)
         first_time = not self.kept
@@ -148,10 +151,63 @@ def test_every_moved_latent_gets_a_wanted_image_of_its_own():
     parent = build("dcgan", **SMALL_GAN)
     latents = parent.draw_latents(20, torch.Generator().manual_seed(0))
     images = in_parts(parent, latents)
-    shuffled = torch.randperm(20, generator=torch.Generator().manual_seed(1))
-    pairs = Pairs((latents, images), latents, images[shuffled])
+    samples = Samples(images, latents)
+    pairs = Pairs(parent, samples, samples, None, METHOD.parameters("default", {"pool": 0}), Session(seed=3))
+    pairs.draw_anew(0)
+    assert not torch.equal(pairs.candidates, images), "they are shuffled"
     pairs.assign(parent.generator)
     assert torch.equal(pairs.candidates[pairs.assigned], images), "the nearest image to each is its own"
+
+
+def steps_of(params):
+    """How many steps of stage 2 were taken."""
+    taken = []
+
+    class Counting(Session):
+        def report(self, step, total, **scalars):
+            taken.append((step, total))
+
+    run(params, lambda stage: Counting(seed=3) if stage == "unlearn" else Session(seed=3))
+    assert all(step <= total for step, total in taken)
+    return taken[-1][0]
+
+
+def test_another_round_is_run_only_while_the_oracle_finds_too_much():
+    assert steps_of(METHOD.parameters("default", {**TINY, "rounds": 3, "enough": 1.0})) == TINY["steps"]
+    taken = steps_of(METHOD.parameters("default", {**TINY, "rounds": 3, "enough": 0.0}))
+    assert taken > TINY["steps"]
+    assert taken % TINY["steps"] == 0, "whole rounds"
+
+
+def test_rounds_that_are_not_run_change_nothing():
+    one = run(METHOD.parameters("default", {**TINY, "rounds": 1}))
+    assert same(one, run(METHOD.parameters("default", {**TINY, "rounds": 3, "enough": 1.0})))
+
+
+def test_a_run_killed_in_its_second_round_continues_to_the_same_bits():
+    params = METHOD.parameters("default", {**TINY, "rounds": 2, "enough": 0.0})
+    undisturbed = run(params)
+    kept = []
+
+    def session(stage):
+        return KilledOnce(3, kept, after=TINY["steps"]) if stage == "unlearn" else Session(seed=3)
+
+    with pytest.raises(Killed):
+        run(params, session)
+    assert same(undisturbed, run(params, session))
+
+
+def test_a_fresh_discriminator_is_warmed_up_and_the_same_every_time():
+    parent, negatives, positives, oracle = small_problem()
+    lone = Gan(parent.generator, fresh_discriminator(parent.image_shape), parent.latent_dim, parent.image_shape,
+               fresh_discriminator=True)
+    before = {name: tensor.clone() for name, tensor in lone.state_dict().items()}
+    params = METHOD.parameters("default", {**TINY, "warm_up_steps": 5})
+    first = run(params, problem=(lone, negatives, positives, oracle))
+    assert same(before, lone.state_dict()), "the parent is left as it was"
+    assert same(first, run(params, problem=(lone, negatives, positives, oracle)))
+    other = run(METHOD.parameters("default", {**TINY, "warm_up_steps": 6}), problem=(lone, negatives, positives, oracle))
+    assert not same(first, other)
 
 
 def test_the_debug_preset_takes_most_of_a_digit_away():
