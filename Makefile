@@ -33,7 +33,7 @@ check: .venv/.ready  ## style, types, and the direction of imports
 	$(BIN)/lint-imports
 
 bench: .venv/.ready  ## measure every number that the documents quote
-	for question in forget_digits whole_run; do $(BIN)/python benchmarks/$$question.py; done
+	for question in forget_digits whole_run other_generators kills; do $(BIN)/python benchmarks/$$question.py; done
 
 compile: .venv/.ready  ## write the plans as Kubeflow IR to build/
 	$(BIN)/expunge compile build

@@ -5,6 +5,7 @@ digests of all it was made from: lineage is a walk over digests. A digest is the
 nobody re-serialises a record to check one. Law: ``read_record(kind, write_record(folder, record)) == record``.
 """
 
+import re
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
@@ -79,10 +80,15 @@ def shorten(text: str, length: int = 200) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
+_KIND = re.compile(r"int|str|constrained-\w+|function-.+|.+\[.+")
+
+
 def describe(error: ValidationError, origin: str) -> tuple[str, str]:
     """The first complaint of a validation error as (problem naming the field, remedy)."""
     first = error.errors()[0]
-    field = ".".join(str(part) for part in first["loc"]) or "the document"
+    # Where a field takes one of two kinds, pydantic adds the kind's own name to the place; nobody wrote that.
+    place = [str(part) for part in first["loc"] if not _KIND.fullmatch(str(part))]
+    field = ".".join(place) or "the document"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
         return f"{origin}: unknown key '{field}'{more}", "remove it or correct its spelling"

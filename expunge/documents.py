@@ -1,6 +1,7 @@
 """Reading what people write: YAML or JSON, of a sane size, with nothing in it that means two things."""
 
 import json
+import stat
 from collections.abc import Hashable
 from datetime import date, datetime
 from pathlib import Path
@@ -23,8 +24,13 @@ def read_document(file: Path) -> Any:
         BadInput: it cannot be read, is too large, or says what JSON cannot say.
     """
     try:
-        if file.stat().st_size > LARGEST:
-            raise BadInput(f"{file}: has {file.stat().st_size:,} bytes, at most {LARGEST:,} are read",
+        found = file.stat()
+        if stat.S_ISDIR(found.st_mode):
+            raise BadInput(f"{file}: is a folder", "name a file")
+        if not stat.S_ISREG(found.st_mode):  # a pipe or a device may never end
+            raise BadInput(f"{file}: is no regular file", "write the document into a file")
+        if found.st_size > LARGEST:
+            raise BadInput(f"{file}: has {found.st_size:,} bytes, at most {LARGEST:,} are read",
                            "check that it is the file that was meant")
         return parse_document(file.read_bytes(), str(file), is_yaml=file.suffix in YAML_SUFFIXES)
     except OSError as error:

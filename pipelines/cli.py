@@ -70,6 +70,8 @@ def _told(error: Exception) -> ExpungeError | None:
         return error
     if hasattr(error, "format_message"):
         return BadInput(error.format_message(), "see --help")
+    if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP) and error.filename is not None:
+        return BadInput(f"{os.fsdecode(error.filename)[:60]}…: {error.strerror}", "name another file")
     if isinstance(error, OSError) and error.errno in _SYSTEM_SAYS_NO and error.filename is not None:
         return ExpungeError(f"{os.fsdecode(error.filename)}: {error.strerror}", _SYSTEM_SAYS_NO[error.errno])
     return None

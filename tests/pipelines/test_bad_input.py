@@ -1,5 +1,7 @@
 """Bad input ends with a documented exit code and one line that names the field and the remedy."""
 
+import os
+
 import pytest
 import yaml
 from hypothesis import given, settings
@@ -67,6 +69,40 @@ def test_a_file_that_is_no_request_is_named(prepared, expunge, content, words):
     assert done.code == 2
     assert "broken.yaml" in done.err
     assert words in done.err
+    assert len(done.err.splitlines()) == 1
+
+
+def test_a_file_that_cannot_be_a_request_is_not_even_read(prepared, expunge):
+    with (prepared / "huge.yaml").open("wb") as huge:
+        huge.truncate(100 * 2**20)
+    (prepared / "loop.yaml").unlink(missing_ok=True)
+    (prepared / "loop.yaml").symlink_to("loop.yaml")
+    os.mkfifo(prepared / "pipe.yaml")
+    said = {"huge.yaml": "has 104,857,600 bytes, at most 1,048,576 are read", "loop.yaml": "Too many levels of symbolic links",
+            "pipe.yaml": "is no regular file", "/dev/zero": "is no regular file", "x" * 300 + ".yaml": "File name too long"}
+    for name, words in said.items():
+        done = expunge(prepared, "run", name)
+        assert done.code == 2, name
+        assert words in done.err
+        assert len(done.err.splitlines()) == 1
+
+
+def test_names_in_any_script_and_very_long_ones_are_taken(prepared, expunge):
+    name = "忘れる – Löschung " + "ü" * 80 + ".yaml"
+    (prepared / name).write_text(yaml.safe_dump(changed(requester="Åsa", id="x" * 55), allow_unicode=True))
+    assert expunge(prepared, "run", name, "--plan").code == 0
+    (prepared / name).write_text(yaml.safe_dump(changed(requester="Åsa", id="x" * 100), allow_unicode=True))
+    refused = expunge(prepared, "run", name, "--plan")
+    assert refused.code == 2
+    assert "'id'" in refused.err
+
+
+def test_a_path_outside_of_the_allowed_folders_is_refused(prepared, expunge, tmp_path):
+    (prepared / "r.yaml").write_text(yaml.safe_dump(changed(judge={"uri": str(tmp_path / "judge.safetensors")})))
+    (tmp_path / "judge.safetensors").write_bytes(b"x")
+    done = expunge(prepared, "run", "r.yaml", EXPUNGE_ROOTS=str(prepared))
+    assert done.code == 2
+    assert "judge.uri" in done.err
     assert len(done.err.splitlines()) == 1
 
 

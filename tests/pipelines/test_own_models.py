@@ -1,5 +1,6 @@
 """Two generators that share nothing with the built-in one go all the way, and come home under their own names."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -61,3 +62,64 @@ def test_a_request_says_what_it_will_do_with_a_users_model(folder):
     planned = call(folder, "run", "request.yaml", "--plan")
     assert planned.code == 0, planned.err
     assert "a generator alone gets a fresh one" in planned.out
+
+
+def cut(folder):
+    data = (folder / "painter.safetensors").read_bytes()
+    (folder / "painter.safetensors").write_bytes(data[: len(data) // 3])
+
+
+def needs_code(folder):
+    class Evil:
+        def __reduce__(self):
+            return Path.touch, (folder / "ran",)
+
+    torch.save({"0.weight": Evil()}, folder / "painter.safetensors.pt")
+
+
+def broken_images(folder):
+    for number, data in enumerate([b"", b"\x89PNG\r\n\x1a\n" + b"x" * 40, b"GIF89a"]):
+        (folder / "real" / "8").mkdir(parents=True, exist_ok=True)
+        (folder / "real" / "8" / f"{number}.png").write_bytes(data)
+
+
+def mixed_images(folder):
+    from PIL import Image
+
+    (folder / "real" / "8").mkdir(parents=True)
+    for number, (mode, side) in enumerate([("L", 16), ("L", 16), ("RGB", 16), ("L", 20)]):
+        Image.new(mode, (side, side)).save(folder / "real" / "8" / f"{number}.png")
+
+
+def a_factory(text):
+    return lambda folder: (folder / "networks.py").write_text(f"def painter():\n    {text}\n")
+
+
+WRONG = {
+    "a truncated file": (cut, {}, "model.safetensors is truncated or not a safetensors file|truncated"),
+    "a .pt that needs code": (needs_code, {"checkpoint": PAINTER | {"uri": "painter.safetensors.pt"}}, "weights_only=True"),
+    "another shape": (None, {"checkpoint": PAINTER | {"config": {"width": 8}}},
+                      r"the weights do not fit the architecture: 0.weight is \[40, 96, 4, 4\], expected \[40, 32, 4, 4\]"),
+    "a factory that raises": (a_factory("raise KeyError('nose')"), {}, "checkpoint.architecture.* raised KeyError"),
+    "a factory that prints and returns a number": (a_factory("print('hello'); return 7"), {}, "returned int, not a model"),
+    "a factory that hangs": (a_factory("import time; time.sleep(600)"), {}, "took longer than 6 s"),
+    "broken images": (broken_images, {"holdout": {"uri": "real"}}, "3 of 3 images cannot be used"),
+    "mixed images": (mixed_images, {"holdout": {"uri": "real"}}, "mixed images"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WRONG)
+def test_what_cannot_be_used_ends_in_one_line_and_leaves_nothing_half(folder, name):
+    spoil, changes, words = WRONG[name]
+    if spoil:
+        spoil(folder)
+    (folder / "r.yaml").write_text(yaml.safe_dump(request_for(8, 0, True) | {"checkpoint": PAINTER} | changes))
+    done = call(folder, "run", "r.yaml", "--json", EXPUNGE_FACTORY_SECONDS="6")
+    assert done.code == done.json["exit_code"] == 2, done.err
+    assert re.search(words, done.json["problem"]), done.json["problem"]
+    assert done.json["remedy"]
+    assert "Traceback" not in done.err
+    assert not (folder / "ran").exists()
+    assert not list((folder / ".expunge" / "results").glob("[!.]*-*-*/")), "a result of a room that failed"
+    assert call(folder, "audit", "verify").code == 0
