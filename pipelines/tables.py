@@ -203,7 +203,7 @@ def show_kept(out: Console, items: "Sequence[Item]", removed: bool) -> None:
         table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
         table.add_column(justify="right", no_wrap=True)
         for _ in range(3):
-            table.add_column(overflow="fold")
+            table.add_column(overflow="ellipsis", no_wrap=True)
         for item in sorted(found, key=lambda item: -item.size):
             table.add_row(_bytes(item.size), item.kind, escape(item.path), f"[dim]{escape(item.why)}[/]")
         out.print(table)
