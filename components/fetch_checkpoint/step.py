@@ -87,6 +87,9 @@ class _Fetch:
             if spec is None:
                 raise BadInput(f"{field}.architecture: {source.uri} does not say what it is",
                                "name a built-in architecture, or path/to/file.py:factory")
+            if models.is_factory(spec.architecture):  # a release of ours: its code is the user's, and is not in it
+                raise BadInput(f"{field}.architecture: {source.uri} was built by {spec.architecture}",
+                               "name your factory: path/to/file.py:factory")
             architecture, config = spec.architecture, spec.config
         factory = self._factory(field, source, folder, f"{prefix}{FACTORY}")
         if factory is not None:

@@ -68,7 +68,7 @@ def _brings_code(record: Checkpoint) -> bool:
 
 
 def _try_in_child(wanted: Wanted) -> int:
-    limit = float(os.environ.get(SECONDS_VARIABLE, SECONDS))
+    limit = _limit()
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "said.jsonl"
         child = subprocess.Popen(
@@ -93,6 +93,17 @@ def _try_in_child(wanted: Wanted) -> int:
                  else f"left with status {child.returncode}")
         raise BadInput(f"{last['doing']}: its process {ended}", "mend the factory")
     return int(last["done"])
+
+
+def _limit() -> float:
+    given = os.environ.get(SECONDS_VARIABLE, str(SECONDS))
+    try:
+        limit = float(given)
+    except ValueError:
+        limit = 0.0
+    if not 0 < limit < float("inf"):
+        raise BadInput(f"{SECONDS_VARIABLE}: {given!r} is no number of seconds", "say how long, such as 120")
+    return limit
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:

@@ -12,7 +12,7 @@ from components.fetch_checkpoint.step import fetch_checkpoint
 from expunge.contracts import Checkpoint, Request, parse_record, read_record, write_record
 from expunge.digests import sha256_file
 from expunge.errors import BadInput, Refused
-from expunge.models import load_recorded, trial
+from expunge.models import ModelSpec, load_recorded, save, trial
 from expunge.stores.sources import pin
 from pipelines.demo import request_for
 
@@ -308,6 +308,21 @@ def test_a_factory_that_hangs_is_ended_at_its_limit(fetch, monkeypatch):
 def test_a_factory_that_takes_its_process_down_is_named(fetch):
     with pytest.raises(BadInput, match=r"checkpoint\.architecture: .*: its process left with status 7"):
         fetch(checkpoint=source("hard_exit", "Alone", latent=5))
+
+
+@pytest.mark.parametrize("limit", ["soon", "-1", "nan", "inf"])
+def test_a_limit_that_is_none_is_refused(fetch, monkeypatch, limit):
+    monkeypatch.setenv("EXPUNGE_FACTORY_SECONDS", limit)
+    with pytest.raises(BadInput, match=r"EXPUNGE_FACTORY_SECONDS: .* is no number of seconds"):
+        fetch(checkpoint=ALONE)
+
+
+def test_a_release_that_a_factory_built_needs_it_again(fetch, mine):
+    state = load_file(mine / "Alone.safetensors")
+    save(mine / "released.safetensors", state, ModelSpec(architecture="factory.py:Alone", family="gan"))
+    with pytest.raises(BadInput, match=r"checkpoint\.architecture: .* was built by factory\.py:Alone: name your factory"):
+        fetch(checkpoint={"uri": "released.safetensors"})
+    assert model_of(fetch(checkpoint=ALONE | {"uri": "released.safetensors"})["checkpoint"]).image_shape == (1, 16, 16)
 
 
 def test_what_a_factory_prints_disturbs_nobody(fetch, capfd):
