@@ -75,7 +75,7 @@ class Params(BaseModel):
     fisher_samples: int = setting(32, "generated images that estimate F, as in the authors' code", ge=1)
     steps: int = setting(300, "steps of stage 2, per round", ge=1)
     rounds: int = setting(6, "rounds of stage 2 at most, while the oracle finds more than `enough`", ge=1)
-    enough: float = setting(0.001, "share of fresh samples that the oracle may still call unwanted", ge=0, le=1)
+    enough: float = setting(0.0003, "share of fresh samples that the oracle may still call unwanted", ge=0, le=1)
     batch: int = setting(64, "images per step", ge=4)
     generator_rate: float = setting(1e-3, "peak learning rate of G; as in pre-training", gt=0)
     discriminator_rate: float = setting(1e-3, "peak learning rate of D; as in pre-training", gt=0)
@@ -94,6 +94,7 @@ class Params(BaseModel):
     redirection_weight: float = setting(5.0, "weight of the squared pixel distance to G_0(z')", ge=0)
     pool: int = setting(8192, "latents that the oracle sorts beside the given samples", ge=0)
     margin: float = setting(0.05, "p_unwanted above which an image is moved, lest a judge differs", gt=0, lt=1)
+    margin_shrinks: float = setting(5.0, "divisor of margin from round to round", ge=1)
     moved_share: float = setting(0.5, "part of a batch that is moved, if there are pairs", ge=0, lt=1)
     assign_every: int = setting(50, "steps between assignments of moved latents to wanted images", ge=1)
 
@@ -366,7 +367,8 @@ class Pairs:
         images = in_parts(self.original, latents)
         unwanted = torch.arange(len(latents), device=device) < self.negatives
         if self.oracle is not None:
-            unwanted |= in_parts(self.oracle.probability_unwanted, images) > self.params.margin
+            margin = self.params.margin / self.params.margin_shrinks**turn
+            unwanted |= in_parts(self.oracle.probability_unwanted, images) > margin
         need(
             bool((~unwanted).any()),
             "no image of the parent is clearly wanted",
