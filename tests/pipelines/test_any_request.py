@@ -117,7 +117,7 @@ def test_the_sound_request_is_planned(ask, capsys):
 
 @pytest.mark.parametrize("odd", range(len(ODD)))
 def test_an_odd_value_anywhere_is_understood_or_refused(ask, capsys, odd):
-    for *way, last in places(FULL):
+    for *way, last in sorted(places(FULL))[odd % 3 :: 3]:  # the ten thousand above go everywhere
         document = copy.deepcopy(FULL)
         inner = document
         for key in way:
