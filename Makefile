@@ -25,7 +25,7 @@ demo: .venv/.ready  ## forget a handwritten digit end to end (DIGIT=8)
 	$(BIN)/expunge demo --digit $(DIGIT)
 
 test: .venv/.ready  ## all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 check: .venv/.ready  ## style, types, and the direction of imports
 	$(BIN)/ruff check .
