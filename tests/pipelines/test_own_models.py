@@ -103,7 +103,7 @@ WRONG = {
     "a factory that raises": (a_factory("raise KeyError('nose')"), {}, "checkpoint.architecture.* raised KeyError"),
     "a factory that prints and returns a number": (a_factory("print('hello'); return 7"), {}, "returned int, not a model"),
     "a factory that hangs": (a_factory("import time; time.sleep(600)"), {}, "took longer than 6 s"),
-    "broken images": (broken_images, {"holdout": {"uri": "real"}}, "3 of 3 images cannot be used"),
+    "broken images": (broken_images, {"holdout": {"uri": "real"}}, "holds no image that can be used: 8/0.png is empty"),
     "mixed images": (mixed_images, {"holdout": {"uri": "real"}}, "mixed images"),
 }
 
