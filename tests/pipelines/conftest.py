@@ -32,6 +32,14 @@ def copy_of_demo(demo, tmp_path):
     return folder
 
 
+@pytest.fixture
+def fresh(demo, tmp_path, expunge):
+    """A workspace in which nothing has run yet, and the demo's request."""
+    shutil.copyfile(demo[0] / "request.yaml", tmp_path / "request.yaml")
+    assert expunge(tmp_path, "init").code == 0
+    return tmp_path
+
+
 @pytest.fixture(scope="session")
 def waiting_demo(demo, tmp_path_factory, expunge):
     """A folder whose run has come to the gate and waits, with the keys of ada and grace."""

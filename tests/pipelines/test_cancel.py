@@ -1,7 +1,6 @@
 """Stopping a run from another shell, and what counts as an attempt."""
 
 import json
-import shutil
 import subprocess
 import time
 
@@ -14,14 +13,6 @@ from expunge.settings import Workspace
 from pipelines.auditing import log_lines
 
 REQUEST = "request.yaml"
-
-
-@pytest.fixture
-def fresh(demo, tmp_path, expunge):
-    """A workspace in which nothing has run yet, and the demo's request."""
-    shutil.copyfile(demo[0] / REQUEST, tmp_path / REQUEST)
-    assert expunge(tmp_path, "init").code == 0
-    return tmp_path
 
 
 def begin(folder):

@@ -17,14 +17,6 @@ import expunge as expunge_package
 REQUEST = "request.yaml"
 
 
-@pytest.fixture
-def fresh(demo, tmp_path, expunge):
-    """A workspace in which nothing has run yet, and the demo's request."""
-    shutil.copyfile(demo[0] / REQUEST, tmp_path / REQUEST)
-    assert expunge(tmp_path, "init").code == 0
-    return tmp_path
-
-
 def start(folder, **environment):
     return subprocess.Popen([str(EXPUNGE), "run", REQUEST], cwd=folder, stdout=subprocess.DEVNULL,
                             stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, env=bare_environment(**environment))
