@@ -45,7 +45,7 @@ def fid(generated: ArrayLike, reals: ArrayLike) -> float:
     the imaginary residue of a general matrix square root, also for covariances that are singular because
     there are fewer samples than dimensions. Biased upwards at small n: compare only equal sample counts.
     """
-    first, second = _alike(generated, reals)
+    first, second = alike(generated, reals)
     s1, s2 = (np.atleast_2d(np.cov(x, rowvar=False)) for x in (first, second))
     values, vectors = np.linalg.eigh(s1)
     root = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
@@ -88,8 +88,8 @@ def kid(generated: ArrayLike, reals: ArrayLike, *, confidence: float = 0.95, see
     Computed over all pairs rather than averaged over small blocks; unbiased, so it may be negative when the
     two sets are alike. The interval is that of `compare_kid`. Needs at least 8 samples of each.
     """
-    first, second = _alike(generated, reals)
-    return _half_sampled(_Sides([_all_of(first)], [first], second, seed), [1.0], confidence)
+    first, second = alike(generated, reals)
+    return _half_sampled(_Sides([_all_of(first)], [first], second, seed), [1.0], confidence)[0]
 
 
 def kid_difference(
@@ -123,6 +123,8 @@ class KidComparison:
     before: Estimate
     after: Estimate
     difference: Estimate
+    error: float  # standard error of the difference
+    freedom: int  # degrees of freedom of the Student's t that its interval is made with
 
 
 def compare_kid(
@@ -155,8 +157,8 @@ def compare_kid(
     chosen, as in a stratified holdout: every block then gets its part of each class, and chance in the
     mixture is not counted as uncertainty. On a few hundred reals that chance would be most of the interval.
     """
-    was, real_table = _alike(before, reals)
-    is_now, _ = _alike(after, reals)
+    was, real_table = alike(before, reals)
+    is_now, _ = alike(after, reals)
     if was.shape != is_now.shape:
         raise BadInput(f"after: features {is_now.shape}, before: {was.shape}", "measure the same latents")
     masks = [
@@ -169,9 +171,10 @@ def compare_kid(
     if strata is not None and strata.shape != (len(real_table),):
         raise BadInput(f"real_strata: {strata.shape} for {len(real_table)} reals", "give one label for each")
     sides = _Sides(masks, [was, is_now], real_table, seed, strata)
-    return KidComparison(
-        *(_half_sampled(sides, signs, confidence) for signs in ([1.0, 0.0], [0.0, 1.0], [-1.0, 1.0]))
+    (found_before, _), (found_after, _), (difference, error) = (
+        _half_sampled(sides, signs, confidence) for signs in ([1.0, 0.0], [0.0, 1.0], [-1.0, 1.0])
     )
+    return KidComparison(found_before, found_after, difference, error, sides.freedom)
 
 
 # ------------------------------------------------------------------------------- kernel sums over blocks
@@ -208,13 +211,24 @@ class _Sides:
         real_block, self.real_blocks = _deal(len(reals), rng, strata)
         y, y_block = _in_order(reals, real_block)
         self.real_counts = np.bincount(y_block, minlength=self.real_blocks).astype(float)
+        drawn = [_in_order(table[mask], latent_block[mask]) for mask, table in zip(masks, tables, strict=True)]
+        counts = [np.bincount(x_block, minlength=self.blocks).astype(float) for _, x_block in drawn]
+        if moments_are_cheaper(max(len(x) for x, _ in drawn) + len(y), y.shape[1]):
+            sums = _sums_by_moments([*drawn, (y, y_block)], [self.blocks] * len(drawn) + [self.real_blocks])
+            self.real_within = sums[-1].within
+            self.sets = [_Sums(n, found.within, found.across) for n, found in zip(counts, sums, strict=False)]
+            return
         self.real_within = _within(y, y_block, self.real_blocks)
-        self.sets = []
-        for mask, table in zip(masks, tables, strict=True):
-            x, x_block = _in_order(table[mask], latent_block[mask])
-            counts = np.bincount(x_block, minlength=self.blocks).astype(float)
-            across = _across(x, x_block, self.blocks, y, y_block, self.real_blocks)
-            self.sets.append(_Sums(counts, _within(x, x_block, self.blocks), across))
+        self.sets = [
+            _Sums(n, _within(x, x_block, self.blocks),
+                  _across(x, x_block, self.blocks, y, y_block, self.real_blocks))
+            for n, (x, x_block) in zip(counts, drawn, strict=True)
+        ]
+
+    @property
+    def freedom(self) -> int:
+        """Degrees of freedom of an error estimated from half-samples."""
+        return min(self.blocks, self.real_blocks) - 1
 
     def mmd(self, which: int, chosen: Floats, real_chosen: Floats) -> Floats:
         """Unbiased squared MMD of unions of blocks. `chosen` [draws, blocks] and `real_chosen` are 0 or 1."""
@@ -228,8 +242,8 @@ class _Sides:
         return np.asarray(xx + yy - 2 * xy)
 
 
-def _half_sampled(sides: _Sides, signs: list[float], confidence: float) -> Estimate:
-    """The signed sum of the sets' KIDs, with the interval of `compare_kid`."""
+def _half_sampled(sides: _Sides, signs: list[float], confidence: float) -> tuple[Estimate, float]:
+    """The signed sum of the sets' KIDs with the interval of `compare_kid`, and its standard error."""
     used = [(which, sign) for which, sign in enumerate(signs) if sign]
 
     def value(chosen: Floats, real_chosen: Floats) -> Floats:
@@ -239,9 +253,9 @@ def _half_sampled(sides: _Sides, signs: list[float], confidence: float) -> Estim
     rng = np.random.default_rng([sides.seed, 1])
     draws = value(_halves(sides.blocks, rng), _halves(sides.real_blocks, rng))
     error = float(np.sqrt(np.mean((draws - full) ** 2)))
-    reach = float(stdtrit(min(sides.blocks, sides.real_blocks) - 1, (1 + confidence) / 2)) * error
+    reach = float(stdtrit(sides.freedom, (1 + confidence) / 2)) * error
     interval = Interval(lower=full - reach, upper=full + reach, confidence=confidence, method=SUBSAMPLING)
-    return Estimate(full, interval, min(int(sides.sets[which].counts.sum()) for which, _ in used))
+    return Estimate(full, interval, min(int(sides.sets[which].counts.sum()) for which, _ in used)), error
 
 
 def _halves(blocks: int, rng: np.random.Generator) -> Floats:
@@ -308,7 +322,46 @@ def _within(x: Floats, x_block: NDArray[np.intp], blocks: int) -> Floats:
     return np.asarray(np.triu(sums) + np.triu(sums, 1).T)
 
 
-def _alike(first: ArrayLike, second: ArrayLike) -> tuple[Floats, Floats]:
+def moments_are_cheaper(n: int, d: int) -> bool:
+    """Whether kernel sums over n samples of d features take less work by moments (n d^3) than pair by pair (n^2 d).
+
+    What the moments hold at a time, blocks x d^2, then stays below what the features themselves take.
+    """
+    return 2 * (d + 1) ** 2 <= n  # twice, as small products are slower per operation than large ones
+
+
+def _sums_by_moments(
+    tables: list[tuple[Floats, NDArray[np.intp]]], blocks: list[int]
+) -> list[_Sums]:
+    """Kernel sums of several sets, each ordered by block, of which the last holds the reals.
+
+    With z = (x / sqrt(d), 1) the kernel is (z.w)^3 = sum over a, b, c of z_a z_b z_c w_a w_b w_c, so its sum over
+    pairs of two blocks is the inner product of the blocks' third moments: exact, and linear in the number of
+    samples. Moments are symmetric in a, b, c: those with a <= b, c are formed, one a at a time, and weighted by
+    how many orders of the three they stand for.
+    """
+    width = tables[0][0].shape[1] + 1
+    groups, own = [], []
+    for (table, block), count in zip(tables, blocks, strict=True):
+        z = np.concatenate([table / np.sqrt(width - 1), np.ones((len(table), 1))], axis=1)
+        starts = np.searchsorted(block, np.arange(count + 1))
+        groups += [z[starts[i] : starts[i + 1]] for i in range(count)]
+        own += [float(((np.einsum("ij,ij->i", rows, rows)) ** 3).sum()) for rows in groups[-count:]]
+    gram = np.zeros((len(groups), len(groups)))
+    for a in range(width):
+        weights = np.full((width - a, width - a), 3.0)
+        weights[0, :] = weights[:, 0] = 1.5
+        weights[0, 0] = 1.0
+        third = np.stack([((rows[:, a:] * rows[:, a : a + 1]).T @ rows[:, a:]).ravel() for rows in groups])
+        gram += (third * weights.ravel()) @ third.T
+    gram -= np.diag(own)
+    ends = np.cumsum(blocks)
+    parts = [slice(end - count, end) for end, count in zip(ends, blocks, strict=True)]
+    return [_Sums(np.array([]), gram[part, part], gram[part, parts[-1]]) for part in parts]
+
+
+def alike(first: ArrayLike, second: ArrayLike) -> tuple[Floats, Floats]:
+    """Generated and real features as float64 [n, d] and [m, d]; BadInput as in `features`, or if d differs."""
     a, b = features(first, "generated"), features(second, "reals")
     if a.shape[1] != b.shape[1]:
         raise BadInput(f"generated: {a.shape[1]} dimensions, reals: {b.shape[1]}", "use the same extractor")

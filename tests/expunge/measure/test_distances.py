@@ -3,7 +3,15 @@ import pytest
 from scipy.linalg import sqrtm
 
 from expunge.errors import BadInput
-from expunge.measure.distances import compare_kid, fid, fid_floor, kid, kid_difference, unit_scale
+from expunge.measure.distances import (
+    compare_kid,
+    fid,
+    fid_floor,
+    kid,
+    kid_difference,
+    moments_are_cheaper,
+    unit_scale,
+)
 
 
 def cloud(n, d, seed, shift=0.0, scale=1.0):
@@ -75,6 +83,19 @@ def test_the_difference_counts_only_what_is_kept():
     assert found.after.value == pytest.approx(kid_by_loops(after[is_now], real), rel=1e-9)
     assert found.difference.value == pytest.approx(found.after.value - found.before.value, rel=1e-9)
     assert found.difference.n == min(was.sum(), is_now.sum())
+
+
+def test_kernel_sums_by_moments_agree_with_plain_loops_and_with_pair_by_pair(monkeypatch):
+    before, after, real = cloud(70, 4, 1) ** 2, cloud(70, 4, 2, shift=0.5), cloud(25, 4, 3)
+    kept = np.arange(70) % 4 > 0
+    assert moments_are_cheaper(70 + 25, 4)
+    found = compare_kid(before, after, real, kept_after=kept)
+    assert found.before.value == pytest.approx(kid_by_loops(before, real), rel=1e-10)
+    assert found.after.value == pytest.approx(kid_by_loops(after[kept], real), rel=1e-10)
+    monkeypatch.setattr("expunge.measure.distances.moments_are_cheaper", lambda n, d: False)
+    pairwise = compare_kid(before, after, real, kept_after=kept)
+    assert found.error == pytest.approx(pairwise.error, rel=1e-9)
+    assert found.difference.interval.upper == pytest.approx(pairwise.difference.interval.upper, rel=1e-9)
 
 
 def test_an_unchanged_model_differs_by_exactly_nothing():
