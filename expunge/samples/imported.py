@@ -30,7 +30,7 @@ from expunge.contracts import (
     shorten,
     write_record,
 )
-from expunge.digests import sha256_file, write_atomically
+from expunge.digests import sha256_file, sweep_halves, write_atomically
 from expunge.errors import BadInput, DoesNotVerify
 from expunge.events import Event
 from expunge.room import exclusive
@@ -99,6 +99,7 @@ def import_images(workspace: Workspace, name: str, path: Path, *, size: int | No
     """
     _check(name)
     with importing_alone(workspace):
+        sweep_halves([_folder(workspace, name)])  # what an import of this name left that was killed
         with _Stage(watch, "read images") as stage:
             found = read_images(path, size=size, channels=channels, strict=False, watch=stage.progress)
         with _Stage(watch, "compare"):

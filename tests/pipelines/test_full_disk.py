@@ -52,7 +52,8 @@ def disk(tmp_path):
 def in_one_line(done, place):
     """The one line with which a command ends on a full disk; what it names and advises is checked."""
     assert done.code == 1, done.err
-    line, = done.err.splitlines()
+    *before, line = done.err.splitlines()
+    assert all(told.startswith("  ✓ ") for told in before), done.err  # rooms that were done, where there was room to say so
     assert "no space left on the disk of " in line
     assert str(place) in line
     assert "make space there, then give the same command again" in line

@@ -148,6 +148,8 @@ def test_an_import_that_is_killed_leaves_no_set_and_the_same_command_does_it_aga
         killed.wait()
         for listed in call(tmp_path, "samples", "list", "--json").json:  # it may have come to its end
             assert listed["images"] == 3000
+    (tmp_path / ".expunge" / "imports" / "x").mkdir(exist_ok=True)
+    (tmp_path / ".expunge" / "imports" / "x" / ".skipped.jsonl.killed.half").write_bytes(b"{")  # whatever the moment was
     done = call(tmp_path, "samples", "import", "x", file, "--json")
     assert done.code == 0, done.err
     found = open_imported(Workspace(tmp_path / ".expunge"), "x")
