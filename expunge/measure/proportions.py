@@ -83,11 +83,12 @@ def sides_of(interval: Interval) -> Sides:
     return next(named, "two-sided")
 
 
-def exact_bounds(hits: float, n: int, confidence: float, sides: Sides = "two-sided") -> tuple[float, float]:
+def exact_bounds(hits: float, n: float, confidence: float, sides: Sides = "two-sided") -> tuple[float, float]:
     """Clopper-Pearson bounds of a rate after `hits` in `n` trials, as fractions.
 
     The bounds are quantiles of Beta(hits, n - hits + 1) and Beta(hits + 1, n - hits), which also gives them
-    for a `hits` that is not whole: planning asks what the interval would be at the same rate and another n.
+    for numbers that are not whole: planning asks what the interval would be at the same rate and another n,
+    and a correlated sample is worth some other, effective number of trials.
     Raises BadInput for counts that cannot be.
     """
     if not (math.isfinite(hits) and n >= 1 and 0 <= hits <= n):
