@@ -4,6 +4,7 @@ Features are arrays [samples, dimensions]. Every function computes in float64 an
 no distance: NaN, fewer than two samples, feature sizes that differ.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -18,6 +19,7 @@ from expunge.measure.proportions import Bools, Estimate
 Floats: TypeAlias = NDArray[np.float64]
 
 SUBSAMPLING = "paired half-sampling of blocks"
+JACKKNIFE = "two-sided jackknife over blocks"
 
 _BLOCKS = 50  # enough for a t quantile near the normal one, few enough that a block holds many samples
 _DRAWS = 1_000  # half-samples; the error this adds to a standard deviation is 2 %
@@ -46,13 +48,55 @@ def fid(generated: ArrayLike, reals: ArrayLike) -> float:
     there are fewer samples than dimensions. Biased upwards at small n: compare only equal sample counts.
     """
     first, second = alike(generated, reals)
-    s1, s2 = (np.atleast_2d(np.cov(x, rowvar=False)) for x in (first, second))
-    values, vectors = np.linalg.eigh(s1)
-    root = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
-    crossed = root @ s2 @ root
-    overlap = np.sqrt(np.clip(np.linalg.eigvalsh((crossed + crossed.T) / 2), 0, None)).sum()
-    apart = first.mean(axis=0) - second.mean(axis=0)
-    return max(0.0, float(apart @ apart + np.trace(s1) + np.trace(s2) - 2 * overlap))
+    return max(0.0, _frechet(_fitted(first), _fitted(second)))
+
+
+def fid_excess(
+    generated: ArrayLike,
+    reals: ArrayLike,
+    *,
+    real_strata: ArrayLike | None = None,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Estimate:
+    """FID(generated, reals) minus what real images would get at the same counts, with an interval.
+
+    Real images against other real ones have a FID above zero only because both are few. That part, the floor at
+    these very counts, is FID's bias, and FID without it is what endless samples of both would give: 0 for a
+    perfect generator. Chong and Forsyth 2020, "Effectively unbiased FID", extrapolate in 1/n by a fitted line;
+    here the delete-a-block jackknife does (Quenouille 1956), over blocks of generated samples and of real ones:
+
+        F + (B - 1) (F - mean of F without a generated block) + (B - 1) (F - mean of F without a real block)
+
+    which removes the terms in 1/n and 1/m, and whose variance is the sum of both sides' (B - 1)/B sum of squared
+    deviations; Student's t with B - 1 degrees of freedom, B = 50. In simulations with 48 features, 500 to 10,000
+    generated and 250 to 2,000 real samples it is unbiased to within a fifth of its error, and the interval covers
+    as stated (`benchmarks/coverage_distances.py`); where it misses, it mostly lies too low. An estimate below zero
+    means no more than that no excess was found. What is left of the bias is of second order in d/n: with fewer than four
+    samples per feature on either side BadInput is raised, for there it does matter.
+
+    `real_strata` as for `compare_kid`. `n` is the count of generated samples. Takes 2 B eigenvalue problems of
+    size d: a tenth of a second for 48 features, minutes for 2,048.
+    """
+    first, second = alike(generated, reals)
+    least = 4 * first.shape[1]
+    if min(len(first), len(second)) < least:
+        raise BadInput(
+            f"features: {len(first)} generated and {len(second)} real samples of {first.shape[1]} dimensions",
+            f"the bias of FID can be taken away from {least} of each",
+        )
+    rng = np.random.default_rng(seed)
+    whole, parts = (_fitted(first), _fitted(second)), []
+    estimate = full = _frechet(*whole)
+    for own, other, strata in ((first, whole[1], None), (second, whole[0], _strata(real_strata, second))):
+        root = _root(other[1])
+        block, blocks = _deal(len(own), rng, strata)
+        without = np.array([_frechet(other, left, root) for left in _leaving_out(own, block, blocks)])
+        estimate += (blocks - 1) * (full - float(without.mean()))
+        parts.append((blocks - 1) / blocks * float(((without - without.mean()) ** 2).sum()))
+    reach = float(stdtrit(blocks - 1, (1 + confidence) / 2) * np.sqrt(sum(parts)))
+    interval = Interval(lower=estimate - reach, upper=estimate + reach, confidence=confidence, method=JACKKNIFE)
+    return Estimate(estimate, interval, len(first))
 
 
 def fid_floor(reals: ArrayLike, *, halvings: int = 10, seed: int = 0) -> float:
@@ -167,14 +211,46 @@ def compare_kid(
     for name, mask in zip(("kept_before", "kept_after"), masks, strict=True):
         if mask.shape != (len(was),) or mask.sum() < 2:
             raise BadInput(f"{name}: {int(mask.sum())} of {len(was)} samples", "keep at least two")
-    strata = None if real_strata is None else np.asarray(real_strata, dtype=np.int64)
-    if strata is not None and strata.shape != (len(real_table),):
-        raise BadInput(f"real_strata: {strata.shape} for {len(real_table)} reals", "give one label for each")
-    sides = _Sides(masks, [was, is_now], real_table, seed, strata)
+    sides = _Sides(masks, [was, is_now], real_table, seed, _strata(real_strata, real_table))
     (found_before, _), (found_after, _), (difference, error) = (
         _half_sampled(sides, signs, confidence) for signs in ([1.0, 0.0], [0.0, 1.0], [-1.0, 1.0])
     )
     return KidComparison(found_before, found_after, difference, error, sides.freedom)
+
+
+# ------------------------------------------------------------------------------------- fitted Gaussians
+
+_Gaussian: TypeAlias = tuple[Floats, Floats]  # mean [d] and covariance [d, d]
+
+
+def _fitted(table: Floats) -> _Gaussian:
+    return table.mean(axis=0), np.atleast_2d(np.cov(table, rowvar=False))
+
+
+def _frechet(first: _Gaussian, second: _Gaussian, root: Floats | None = None) -> float:
+    """The distance of two Gaussians; `root` is that of the first covariance, where it is known already."""
+    root = _root(first[1]) if root is None else root
+    crossed = root @ second[1] @ root
+    overlap = np.sqrt(np.clip(np.linalg.eigvalsh((crossed + crossed.T) / 2), 0, None)).sum()
+    apart = first[0] - second[0]
+    return float(apart @ apart + np.trace(first[1]) + np.trace(second[1]) - 2 * overlap)
+
+
+def _root(covariance: Floats) -> Floats:
+    values, vectors = np.linalg.eigh(covariance)
+    return np.asarray((vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T)
+
+
+def _leaving_out(table: Floats, block: NDArray[np.intp], blocks: int) -> Iterator[_Gaussian]:
+    """The Gaussian of the table without one block, for each block in turn."""
+    centre = table.mean(axis=0)
+    apart = table - centre
+    squares = apart.T @ apart
+    for which in range(blocks):
+        rows = apart[block == which]
+        n = len(table) - len(rows)
+        mean = -rows.sum(axis=0) / n
+        yield centre + mean, (squares - rows.T @ rows - n * np.outer(mean, mean)) / (n - 1)
 
 
 # ------------------------------------------------------------------------------- kernel sums over blocks
@@ -261,6 +337,13 @@ def _half_sampled(sides: _Sides, signs: list[float], confidence: float) -> tuple
 def _halves(blocks: int, rng: np.random.Generator) -> Floats:
     ranks = rng.random((_DRAWS, blocks)).argsort(axis=1).argsort(axis=1)
     return (ranks < blocks // 2).astype(float)
+
+
+def _strata(labels: ArrayLike | None, reals: Floats) -> NDArray[np.int64] | None:
+    strata = None if labels is None else np.asarray(labels, dtype=np.int64)
+    if strata is not None and strata.shape != (len(reals),):
+        raise BadInput(f"real_strata: {strata.shape} for {len(reals)} reals", "give one label for each")
+    return strata
 
 
 def _all_of(table: Floats) -> Bools:

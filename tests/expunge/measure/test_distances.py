@@ -1,11 +1,13 @@
 import numpy as np
 import pytest
 from scipy.linalg import sqrtm
+from scipy.stats import t
 
 from expunge.errors import BadInput
 from expunge.measure.distances import (
     compare_kid,
     fid,
+    fid_excess,
     fid_floor,
     kid,
     kid_difference,
@@ -63,6 +65,52 @@ def test_the_floor_is_the_mean_over_random_halves():
         np.mean([fid_by_sqrtm(x[o[:50]], x[o[50:]]) for o in orders]), rel=1e-6
     )
     assert fid_floor(x) == fid_floor(x)
+
+
+def test_the_excess_is_fid_without_what_few_samples_add():
+    found = [fid_excess(cloud(200, 6, [1, s], scale=1.2), cloud(100, 6, [2, s]), seed=s) for s in range(100)]
+    truth = 6 * 0.2**2  # of the two Gaussians themselves
+    values = np.array([each.value for each in found])
+    assert abs(values.mean() - truth) < 3 * values.std() / 10
+    raw = [fid(cloud(200, 6, [1, s], scale=1.2), cloud(100, 6, [2, s])) for s in range(100)]
+    assert np.mean(raw) > truth + 5 * np.std(raw) / 10
+    assert found[0].n == 200
+
+
+@pytest.mark.parametrize(("n", "m", "shift"), [(300, 100, 0.0), (300, 100, 0.3), (60, 200, 0.1)])
+def test_the_interval_covers_the_true_excess(n, m, shift):
+    runs, covered, d = 200, 0, 4
+    for seed in range(runs):
+        x, y = cloud(n, d, [n, seed, 1], shift), cloud(m, d, [n, seed, 2])
+        interval = fid_excess(x, y, confidence=0.9, seed=seed).interval
+        covered += interval.lower <= d * shift**2 <= interval.upper
+    assert covered / runs >= 0.9 - 3 * np.sqrt(0.09 / runs)
+
+
+def test_the_excess_takes_a_fixed_mixture_of_the_reals_as_fixed():
+    rng, labels = np.random.default_rng(4), np.repeat([0, 1], 60)
+    centres = np.array([[-3.0, 0], [3.0, 0]])
+    real = rng.normal(size=(120, 2)) + centres[labels]
+    generated = rng.normal(size=(4_000, 2)) + centres[(rng.random(4_000) < 0.8).astype(int)]
+    fixed, by_chance = (fid_excess(generated, real, real_strata=strata).interval for strata in (labels, None))
+    assert fixed.upper - fixed.lower < 0.8 * (by_chance.upper - by_chance.lower)
+
+
+def test_the_excess_agrees_with_a_jackknife_that_leaves_rows_out_itself():
+    x, y = cloud(60, 3, 1) + 1e3, cloud(50, 3, 2, shift=0.3) + 1e3
+    rng = np.random.default_rng(0)
+    value = full = fid_by_sqrtm(x, y)
+    variance = 0.0
+    for own in (x, y):
+        blocks = len(own) // 2 if len(own) < 100 else 50
+        block = np.empty(len(own), dtype=int)
+        block[rng.permutation(len(own)).argsort()] = np.arange(len(own)) % blocks
+        without = [fid_by_sqrtm(*(t[block != b] if t is own else t for t in (x, y))) for b in range(blocks)]
+        value += (blocks - 1) * (full - np.mean(without))
+        variance += (blocks - 1) * np.var(without)
+    found = fid_excess(x, y)
+    assert found.value == pytest.approx(value, rel=1e-6)
+    assert found.interval.upper - found.value == pytest.approx(t.ppf(0.975, blocks - 1) * np.sqrt(variance), rel=1e-6)
 
 
 def test_kid_agrees_with_plain_loops():
@@ -180,6 +228,8 @@ def test_unit_scale_makes_kid_independent_of_the_features_unit():
         lambda x: kid(x[:5], x),
         lambda x: kid(x, x[:, :2]),
         lambda x: fid_floor(x[:3]),
+        lambda x: fid_excess(x, x[:15]),
+        lambda x: fid_excess(x, x, real_strata=np.zeros(3)),
         lambda x: kid_difference(x, x[:10], x),
         lambda x: unit_scale(np.zeros((4, 4))),
         lambda x: kid_difference(x, x, x, real_strata=np.zeros(3)),
