@@ -59,6 +59,7 @@ def repeated(runs: int, once: Callable[[np.random.Generator, int], Estimate], se
 
 def excess(runs: int) -> Iterator[Row]:
     """FID minus floor, against the FID of 300,000 samples a side."""
+    labels = np.repeat(np.arange(CLASSES), 48)
     faults = (("same distribution", {}), ("slightly blurred", {"fault": 0.1}), ("a class lost", {"lost": True}))
     for name, fault in faults:
         rng = np.random.default_rng(5)
@@ -67,7 +68,6 @@ def excess(runs: int) -> Iterator[Row]:
             found = repeated(runs, lambda rng, run, n=n, m=m, fault=fault: fid_excess(
                 features_of(rng, n, **fault), features_of(rng, m), confidence=CONFIDENCE, seed=run), n)
             yield row("fid_excess", f"{name}, n = {n:,}, m = {m:,}", truth, found)
-        labels = np.repeat(np.arange(CLASSES), 48)
         found = repeated(runs, lambda rng, run, fault=fault: fid_excess(
             features_of(rng, 2_000, **fault), features_of(rng, 480, labels=labels), real_strata=labels,
             confidence=CONFIDENCE, seed=run), 10)

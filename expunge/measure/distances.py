@@ -72,8 +72,8 @@ def fid_excess(
     deviations; Student's t with B - 1 degrees of freedom, B = 50. In simulations with 48 features, 500 to 10,000
     generated and 250 to 2,000 real samples it is unbiased to within a fifth of its error, and the interval covers
     as stated (`benchmarks/coverage_distances.py`); where it misses, it mostly lies too low. An estimate below zero
-    means no more than that no excess was found. What is left of the bias is of second order in d/n: with fewer than four
-    samples per feature on either side BadInput is raised, for there it does matter.
+    means no more than that no excess was found. What is left of the bias is of second order in d/n: with fewer
+    than four samples per feature on either side BadInput is raised, for there it does matter.
 
     `real_strata` as for `compare_kid`. `n` is the count of generated samples. Takes 2 B eigenvalue problems of
     size d: a tenth of a second for 48 features, minutes for 2,048.
