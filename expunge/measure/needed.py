@@ -4,15 +4,17 @@ Nothing is computed here that `policy` and `proportions` do not compute: each an
 `judge_rule` about a measurement that a run could come to, and searching for where its answer changes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
-from expunge.contracts import Frozen, Measurement, Policy, Rule
+from expunge.contracts import Frozen, Interval, Measurement, Policy, Rule
 from expunge.errors import BadInput
 from expunge.measure import words
-from expunge.measure.policy import judge_rule
-from expunge.measure.proportions import Estimate, PairedCounts, clopper_pearson, pul
+from expunge.measure.policy import judge_rule, rules_for
+from expunge.measure.proportions import CLOPPER_PEARSON, Estimate, PairedCounts, exact_bounds, pul
+from expunge.measure.sequential import SEQUENCE, sequence_bounds
 
-RATE, PAIRED = "residual_rate", "pul"
+RATE, SEARCH, PAIRED = "residual_rate", "search_rate", "pul"
 MOST = 1_000_000  # samples: as many as a request may ask for
 
 
@@ -28,54 +30,95 @@ class RuleNeeds(Frozen):
     note: str
 
 
-def needs(policy: Policy, planned: int, confidence: float, share: float | None = None) -> tuple[RuleNeeds, ...]:
-    """What each rule of a policy needs, and whether `planned` samples can meet it.
+@dataclass(frozen=True)
+class Drawing:
+    """What a run is going to draw, and how it will measure.
 
-    `confidence` is the two-sided one that evaluation measures with. `share` is the part of the parent's samples
-    that was unwanted when it was last measured, a fraction, or None if nobody has. Raises BadInput for counts
-    that cannot be.
+    Attributes:
+        samples: how many, or at most how many where sampling may stop early.
+        confidence: the two-sided one that evaluation measures with.
+        share: the part of the parent's samples that was unwanted when it was last measured, a fraction; None if
+            nobody has.
+        starts: from how many latents the unwanted is searched for; None if that is not known.
+        sequential: whether sampling stops as soon as the verdict is decided.
+        without: metrics that this run cannot have, and why.
     """
-    if planned < 1:
-        raise BadInput(f"sampling.evaluate: {planned}", "draw at least one sample")
-    return tuple(_of(rule, planned, confidence, share) for rule in policy.rules)
+
+    samples: int
+    confidence: float
+    share: float | None = None
+    starts: int | None = None
+    sequential: bool = False
+    without: Mapping[str, str] | None = None
+
+    def rate(self, metric: str, hits: int, n: int) -> Measurement:
+        """A rate as evaluation would report it."""
+        stops_early = self.sequential and metric == RATE
+        bounds, method = (sequence_bounds, SEQUENCE) if stops_early else (exact_bounds, CLOPPER_PEARSON)
+        lower, upper = bounds(hits, n, self.confidence)
+        return Measurement(name=metric, estimate=hits / n, n=n, interval=Interval(
+            lower=lower, upper=upper, confidence=self.confidence, method=method))
+
+    def pul(self, counts: PairedCounts) -> Measurement:
+        """PUL as evaluation would report it."""
+        bounds = sequence_bounds if self.sequential else exact_bounds
+        found: Estimate = pul(counts, self.confidence, bounds=bounds)
+        return Measurement(name=PAIRED, estimate=found.value, interval=found.interval, n=found.n)
 
 
-def _of(rule: Rule, planned: int, confidence: float, share: float | None) -> RuleNeeds:
+def needs(policy: Policy, drawing: Drawing, family: str = "gan") -> tuple[RuleNeeds, ...]:
+    """What each rule of a policy for models of a family needs, and whether what is drawn can meet it.
+
+    Raises BadInput for counts that cannot be.
+    """
+    if drawing.samples < 1:
+        raise BadInput(f"sampling.evaluate: {drawing.samples}", "draw at least one sample")
+    return tuple(_of(rule, drawing) for rule in rules_for(policy, family))
+
+
+def _of(rule: Rule, drawing: Drawing) -> RuleNeeds:
     limit = words.limit(rule)
-    if rule.confidence > confidence:
+    if rule.confidence > drawing.confidence:
         return RuleNeeds(metric=rule.metric, limit=limit, samples=None, can_pass=False, note=(
-            f"cannot pass: the rule asks for {rule.confidence:.4g}, evaluation measures with {confidence:.4g}"))
+            f"cannot pass: the rule asks for {rule.confidence:.4g}, evaluation measures with {drawing.confidence:.4g}"))
+    if rule.metric in (drawing.without or {}):
+        return RuleNeeds(metric=rule.metric, limit=limit, samples=None, can_pass=False,
+                         note=f"cannot pass: {(drawing.without or {})[rule.metric]}")
     if rule.metric == RATE and rule.side == "at most":
-        return _of_rate(rule, limit, planned, confidence)
+        return _of_rate(rule, limit, drawing, drawing.samples)
+    if rule.metric == SEARCH and rule.side == "at most" and drawing.starts is not None:
+        return _of_rate(rule, limit, drawing, drawing.starts)
     if rule.metric == PAIRED and rule.side == "at least":
-        return _of_pul(rule, limit, planned, confidence, share)
+        return _of_pul(rule, limit, drawing)
     return RuleNeeds(metric=rule.metric, limit=limit, samples=None, can_pass=None,
                      note="what it needs depends on what is measured: not known beforehand")
 
 
-def _of_rate(rule: Rule, limit: str, planned: int, confidence: float) -> RuleNeeds:
+def _of_rate(rule: Rule, limit: str, drawing: Drawing, planned: int) -> RuleNeeds:
+    known = words.find(rule.metric)
+    unit = known.unit if known else "samples"
+
     def passes(hits: int, n: int) -> bool:
-        return _passes(rule, Measurement(
-            name=rule.metric, estimate=hits / n, interval=clopper_pearson(hits, n, confidence), n=n))
+        return _passes(rule, drawing.rate(rule.metric, hits, n))
 
     fewest = _first(lambda n: passes(0, n), 1, MOST)
     if not passes(0, planned):
         return RuleNeeds(metric=rule.metric, limit=limit, samples=fewest, can_pass=False,
-                         note=_too_few(planned, fewest))
+                         note=_too_few(planned, fewest, unit))
     beyond = _first(lambda hits: not passes(hits, planned), 0, planned)
     remaining = planned if beyond is None else beyond - 1
     return RuleNeeds(
         metric=rule.metric, limit=limit, samples=fewest, remaining=remaining, can_pass=True,
-        note=f"at least {fewest:,} samples; with {planned:,} it passes with up to {remaining:,} unwanted among them")
+        note=f"at least {fewest:,} {unit}; with {planned:,} it passes with up to {remaining:,} unwanted among them")
 
 
-def _of_pul(rule: Rule, limit: str, planned: int, confidence: float, share: float | None) -> RuleNeeds:
+def _of_pul(rule: Rule, limit: str, drawing: Drawing) -> RuleNeeds:
     """The claim rests on the latents that drew the unwanted before: it is they that must be many enough."""
+    planned, share = drawing.samples, drawing.share
 
     def passes(before: int, n: int, stayed: int = 0) -> bool:
-        counts = PairedCounts(stayed=stayed, left=before - stayed, gained=0, never=n - before)
-        found: Estimate = pul(counts, confidence)
-        return _passes(rule, Measurement(name=rule.metric, estimate=found.value, interval=found.interval, n=found.n))
+        return _passes(rule, drawing.pul(
+            PairedCounts(stayed=stayed, left=before - stayed, gained=0, never=n - before)))
 
     before = _first(lambda count: passes(count, planned), 1, planned)
     if before is None:
@@ -104,10 +147,10 @@ def _of_pul(rule: Rule, limit: str, planned: int, confidence: float, share: floa
              f"it passes with up to {remaining:,} of them left and no new ones")
 
 
-def _too_few(planned: int, fewest: int | None) -> str:
+def _too_few(planned: int, fewest: int | None, unit: str = "samples") -> str:
     if fewest is None:
-        return f"cannot pass: not even {MOST:,} samples without a single hit would pass"
-    return f"cannot pass with {planned:,} samples: it takes at least {fewest:,}, with nothing left"
+        return f"cannot pass: not even {MOST:,} {unit} without a single hit would pass"
+    return f"cannot pass with {planned:,} {unit}: it takes at least {fewest:,}, with nothing left"
 
 
 def _passes(rule: Rule, measurement: Measurement) -> bool:

@@ -15,35 +15,97 @@ class Metric:
     title: str
     style: Style = "plain"
     meaning: str = ""
+    unit: str = "samples"  # what its `n` counts
+    beside: str = ""  # what its interval depends on as much as on `n`
 
 
 METRICS: dict[str, Metric] = {
     "residual_rate": Metric("residual rate", "percent", "samples that the judge still calls unwanted"),
     "residual_rate_before": Metric("unwanted rate before", "percent", "the same rate, drawn from the parent"),
-    "pul": Metric("PUL", "percent", "the parent's unwanted samples that are gone, on the same latents"),
+    "residual_rate_corrected": Metric(
+        "corrected residual rate", "percent", "the rate less what the judge sees wrongly, plus what it overlooks, "
+        "as measured on real images", beside="real images"),
+    "pul": Metric("PUL", "percent", "the parent's unwanted samples that are gone, on the same latents",
+                  unit="unwanted samples of the parent"),
+    "judge_sensitivity": Metric("judge sensitivity", "percent", "unwanted real images that the judge sees",
+                                unit="real images"),
+    "judge_specificity": Metric("judge specificity", "percent", "other real images that the judge lets pass",
+                                unit="real images"),
     "fid_before": Metric("FID before", meaning="the parent's retained samples against real retained images"),
     "fid_after": Metric("FID after", meaning="the candidate's retained samples against the same images"),
     "fid_floor": Metric("FID floor", meaning="one half of the real images against the other half"),
+    "fid_excess": Metric("FID above floor", meaning="FID after less what real images have at the same count"),
     "fid_ratio": Metric("FID after/before", meaning="shown, not decided on: it has no interval that holds"),
-    "kid_before": Metric("KID before", meaning="the parent's retained samples against real retained images"),
-    "kid_after": Metric("KID after", meaning="the candidate's retained samples against the same images"),
-    "kid_difference": Metric("KID difference", meaning="KID after minus KID before: above zero is worse"),
+    "kid_before": Metric("KID before", meaning="the parent's retained samples against real retained images",
+                         beside="real images"),
+    "kid_after": Metric("KID after", meaning="the candidate's retained samples against the same images",
+                        beside="real images"),
+    "kid_difference": Metric("KID difference", meaning="KID after minus KID before: above zero is worse",
+                             beside="real images"),
+    "precision": Metric("precision", "percent", "samples that lie among the real images"),
+    "recall": Metric("recall", "percent", "real images that lie among the samples", unit="real images"),
+    "density": Metric("density", meaning="how densely samples lie around the real images: 1 is as real ones do",
+                      beside="real images"),
+    "coverage": Metric("coverage", "percent", "real images with a sample nearby", beside="real images"),
+    "share_distance": Metric("share distance", "percent",
+                             "mass that moved from one retained class to another (total variation)"),
     "kept_share": Metric("kept share", "percent", "smallest retained class: share after over share before"),
     "judge_confidence": Metric("judge confidence", "percent", "mean probability of the judge's own choice"),
     "judge_confidence_before": Metric(
         "judge confidence before", "percent", "the same, for the parent's samples"
     ),
-    "judge_accuracy": Metric("judge accuracy", "percent", "on the real held-out images, which have labels"),
+    "judge_accuracy": Metric("judge accuracy", "percent", "on the real held-out images, which have labels",
+                             unit="real images"),
+    "membership_auc": Metric(
+        "membership AUC", meaning="how often an attack ranks a member above a stranger of the same class: half is "
+        "as for a model that saw neither", unit="members", beside="images of the same classes that are none"),
+    "search_rate": Metric("search rate", "percent", "starts from which a search of the latents finds the unwanted",
+                          unit="starts"),
+    "search_rate_before": Metric("search rate before", "percent", "the same search in the parent", unit="starts"),
+    "relearning_steps": Metric("relearning steps", meaning="steps of teaching until the unwanted is drawn half as "
+                               "often as by the parent", unit="lessons"),
+    "relearning_steps_before": Metric("relearning steps, parent", meaning="the same for the parent", unit="lessons"),
+    "relearning_steps_never_exposed": Metric(
+        "relearning steps, never exposed", meaning="the same for a model that never saw it", unit="lessons"),
+    "relearning_ratio": Metric("relearning ratio", meaning="the candidate's steps over those of a model that never "
+                               "saw it: one is removal, near zero is hiding", unit="lessons"),
+    "ret_fid": Metric("Ret-FID", meaning="the candidate's samples against those of the reference"),
+    "ret_fid_before": Metric("Ret-FID before", meaning="the parent's samples against those of the reference"),
+    "reference_difference": Metric(
+        "distance to the reference", meaning="KID to the reference, candidate minus parent: below zero is nearer",
+        beside="samples of the reference"),
+    "reference_p_value": Metric("reference p-value", meaning="of the claim that the candidate is not nearer to the "
+                                "reference than its parent"),
+    "forget_accuracy": Metric("accuracy on the forgotten", "percent", "images of the forgotten classes still named "
+                              "right", unit="images of the forgotten classes"),
+    "forget_accuracy_before": Metric("accuracy on the forgotten before", "percent", "the same, of the parent",
+                                     unit="images of the forgotten classes"),
+    "retained_accuracy": Metric("accuracy on the rest", "percent", "images of the other classes named right",
+                                unit="images of the other classes"),
+    "retained_accuracy_before": Metric("accuracy on the rest before", "percent", "the same, of the parent",
+                                       unit="images of the other classes"),
+    "retained_accuracy_difference": Metric(
+        "accuracy lost or gained on the rest", "percent", "after minus before, on the same images: below zero is worse",
+        unit="images of the other classes"),
 }
+_ENDINGS = {"_fixed_shares": "class shares held fixed", "_before": "before"}
 
 
 def find(metric: str) -> Metric | None:
-    """What is known of a metric; `rate[4]` is `rate`, of one class."""
+    """What is known of a metric; `rate[4]` is `rate`, of one class, and `..._fixed_shares` has its metric's words."""
     whole, _, part = metric.partition("[")
-    known = METRICS.get(whole)
+    known = METRICS.get(whole) or _derived(whole)
     if known is None or not part:
         return known
     return replace(known, title=f"{known.title} of {part.removesuffix(']')}")
+
+
+def _derived(metric: str) -> Metric | None:
+    for ending, words in _ENDINGS.items():
+        known = METRICS.get(metric.removesuffix(ending))
+        if metric.endswith(ending) and known is not None:
+            return replace(known, title=f"{known.title}, {words}")
+    return None
 
 
 def title(metric: str) -> str:
@@ -83,7 +145,8 @@ def measured(measurement: Measurement) -> str:
     """A measurement as text: "residual rate 0.21 % (0.13 % to 0.33 %)"."""
     name = title(measurement.name)
     if measurement.estimate is None:
-        return f"{name} is absent ({measurement.missing})"
+        said = "does not apply" if measurement.not_applicable else "is absent"
+        return f"{name} {said} ({measurement.missing})"
     if measurement.interval is None:
         return f"{name} {number(measurement.name, measurement.estimate)}"
     value = number(measurement.name, measurement.estimate, measurement.interval)

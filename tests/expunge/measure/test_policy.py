@@ -6,8 +6,23 @@ import pytest
 from expunge.contracts import Control, Interval, Measurement, Policy, Report, Rule
 from expunge.errors import BadInput
 from expunge.measure.distances import SUBSAMPLING
-from expunge.measure.policy import AS_EXPECTED, decide, judge_rule, preset, preset_bytes, worst
+from expunge.measure.judged import corrected_rate
+from expunge.measure.policy import (
+    AS_EXPECTED,
+    NOT_ASKED,
+    decide,
+    judge_rule,
+    preset,
+    preset_bytes,
+    preset_names,
+    rules_for,
+    went_wrong,
+    worst,
+)
 from expunge.measure.proportions import clopper_pearson
+from expunge.measure.proportions import rate as rate_of
+from expunge.measure.ranks import auc
+from expunge.measure.sequential import sequence_bounds
 
 D = "0" * 64
 
@@ -23,16 +38,22 @@ def number(name, low, high, n=1_000, confidence=0.95, method="made up"):
     return Measurement(name=name, estimate=(low + high) / 2, n=n, interval=interval)
 
 
-def rule(metric="residual_rate", side="at most", limit=0.01, confidence=0.95, one_sided=False):
-    return Rule(metric=metric, side=side, limit=limit, confidence=confidence, one_sided=one_sided, reason="r")
+def rule(metric="residual_rate", side="at most", limit=0.01, confidence=0.95, one_sided=False, **more):
+    return Rule(metric=metric, side=side, limit=limit, confidence=confidence, one_sided=one_sided, reason="r", **more)
+
+
+def sequential(hits, n, confidence=0.95):
+    found = rate_of(np.arange(n) < hits, confidence, bounds=sequence_bounds)
+    return Measurement(name="residual_rate", estimate=found.value, interval=found.interval, n=found.n)
 
 
 PARENT = Control(name="parent", must="FAIL", covers=("residual_rate",), measurements=(rate(100, 1_000),))
 REAL = Control(name="real", must="not FAIL", covers=("residual_rate",), measurements=(rate(1, 324),))
 
 
-def report(*measurements, controls=(PARENT, REAL)):
+def report(*measurements, controls=(PARENT, REAL), family="gan"):
     return Report(
+        family=family,
         request_sha256=D,
         parent_sha256=D,
         candidate_sha256="c" * 64,
@@ -50,9 +71,9 @@ def report(*measurements, controls=(PARENT, REAL)):
 RULES = (rule(),)
 
 
-def verdict(measurements, rules=RULES, controls=(PARENT, REAL)):
+def verdict(measurements, rules=RULES, controls=(PARENT, REAL), family="gan"):
     return decide(
-        report(*measurements, controls=controls),
+        report(*measurements, controls=controls, family=family),
         Policy(name="p", rules=rules),
         report_sha256="a" * 64,
         policy_sha256="b" * 64,
@@ -110,7 +131,7 @@ def test_a_one_sided_rule_needs_249_more_and_is_decided_at_299():
 
 
 def test_other_intervals_are_taken_to_shrink_with_the_root_of_n():
-    found = judge_rule(rule("kid_difference", limit=0.02), (number("kid_difference", 0.0, 0.03, n=900),))
+    found = judge_rule(rule("share_distance", limit=0.02), (number("share_distance", 0.0, 0.03, n=900),))
     assert found.outcome == "INCONCLUSIVE"
     assert (
         "about 7,200 more samples" in found.reason
@@ -185,9 +206,11 @@ def test_the_verdicts_order():
             "must not FAIL, came out FAIL",
         ),
         ((PARENT, REAL.model_copy(update={"measurements": ()})), "real", "came out INVALID"),
-        ((PARENT.model_copy(update={"covers": ("other",)}), REAL), "parent", "covers none"),
+        ((PARENT.model_copy(update={"covers": ("other",)}), REAL), "negative control", "covers a rule"),
+        ((PARENT, REAL.model_copy(update={"covers": ("other",)})), "positive control", "covers a rule"),
         ((PARENT,), "positive control", "was not run"),
         ((REAL,), "negative control", "was not run"),
+        ((PARENT, REAL, REAL), "real", "more than once"),
     ],
 )
 def test_a_control_that_went_wrong_makes_everything_invalid(controls, name, why):
@@ -213,7 +236,7 @@ def test_a_borderline_candidate_rarely_passes_by_luck():
     assert wrong / 1_000 <= 0.025 + 3 * np.sqrt(0.025 * 0.975 / 1_000)
 
 
-@pytest.mark.parametrize("name", ["standard", "debug"])
+@pytest.mark.parametrize("name", ["standard", "strict", "debug"])
 def test_the_presets_read_and_give_reasons(name):
     policy = preset(name)
     assert policy.name == name
@@ -223,11 +246,201 @@ def test_the_presets_read_and_give_reasons(name):
 
 
 def test_a_preset_there_is_not():
-    with pytest.raises(BadInput, match=r"use debug or standard"):
+    with pytest.raises(BadInput, match=r"use debug or standard or strict"):
         preset("../standard")
 
 
 def test_a_kid_interval_needs_more_of_both_sides():
     wide = number("kid_difference", 0.0, 0.03, n=900, method=SUBSAMPLING)
     reason = judge_rule(rule("kid_difference", limit=0.02), (wide,)).reason
-    assert reason.endswith("about 9 times as many samples, and real images, would decide")
+    assert reason.endswith("about 9 times as many samples (8,100 in all), and real images, would decide")
+
+
+# -------------------------------------------------------------------------------------------- families
+
+
+def test_only_the_rules_for_the_reports_family_decide():
+    rules = (rule(families=("gan",)), rule("forget_accuracy", limit=0.1, families=("classifier",)))
+    found = verdict([rate(0, 9_000)], rules)
+    assert found.outcome == "PASS"
+    assert [outcome.rule.metric for outcome in found.rules] == ["residual_rate"]
+
+
+def test_a_policy_without_a_rule_for_the_family_decides_nothing():
+    found = verdict([rate(0, 9_000)], (rule(families=("gan",)),), family="flow")
+    assert found.outcome == "INVALID"
+    assert found.rules[0].outcome == "INVALID"
+    assert found.rules[0].reason == "residual rate: the rule is for gan, and the policy has none for a flow"
+
+
+@pytest.mark.parametrize("family", ["gan", "classifier"])
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_has_rules_for_every_family_there_is(name, family):
+    assert rules_for(preset(name), family)
+
+
+def test_strict_is_nowhere_laxer_than_standard():
+    for family in ("gan", "classifier"):
+        strict = {(found.metric, found.side): found for found in rules_for(preset("strict"), family)}
+        for found in rules_for(preset("standard"), family):
+            limit = strict[found.metric, found.side].limit
+            assert limit <= found.limit if found.side == "at most" else limit >= found.limit, found.metric
+
+
+def test_a_rule_on_what_does_not_apply_opens_no_door():
+    missing = Measurement(name="membership_auc", missing="its own samples were never members", not_applicable=True)
+    found = verdict([rate(0, 9_000), missing], (rule(), rule("membership_auc", limit=0.6)))
+    assert found.outcome == "INVALID"
+    assert "does not apply (its own samples were never members)" in found.rules[1].reason
+
+
+# -------------------------------------------------------------------------------------------- breaches
+
+
+BAND = (
+    rule("membership_auc", "at least", 0.4, breach="over-unlearning"),
+    rule("membership_auc", "at most", 0.6, breach="members are still recognised"),
+)
+
+
+@pytest.mark.parametrize(
+    ("shift", "outcomes"),
+    [(-1.0, ["FAIL", "PASS"]), (0.0, ["PASS", "PASS"]), (1.0, ["PASS", "FAIL"])],
+)
+def test_membership_is_judged_on_both_sides_and_a_breach_has_its_name(shift, outcomes):
+    draws = np.random.default_rng(0)
+    scores = auc(draws.normal(shift, size=600), draws.normal(size=600), 0.95)
+    measured = Measurement(name="membership_auc", estimate=scores.value, interval=scores.interval, n=scores.n)
+    found = [judge_rule(one, (measured,)) for one in BAND]
+    assert [one.outcome for one in found] == outcomes
+    for one in found:
+        assert one.reason.startswith(f"{one.rule.breach}: ") == (one.outcome == "FAIL")
+
+
+# ------------------------------------------------------------------------------------------ controls
+
+
+FILTER = Control(name="output filter", must="FAIL", covers=("search_rate", "relearning_ratio"),
+                 measurements=(rate(96, 200, "search_rate"), number("relearning_ratio", 0.0, 0.1, n=6)))
+LOOKS = (rule(), rule("search_rate", limit=0.05))
+
+
+def test_a_control_that_covers_no_rule_is_not_asked_and_spoils_nothing():
+    found = verdict([rate(0, 9_000)], controls=(PARENT, REAL, FILTER))
+    assert found.outcome == "PASS"
+    assert found.controls["output filter"] == (
+        f"{NOT_ASKED}: the policy has no rule on search rate or relearning ratio")
+    assert not went_wrong(found.controls["output filter"])
+
+
+def test_a_policy_that_looks_at_weights_needs_an_output_filter_that_fails():
+    measured = [rate(0, 9_000), rate(0, 200, "search_rate")]
+    assert verdict(measured, LOOKS, (PARENT, REAL, FILTER)).outcome == "PASS"
+    without = verdict(measured, LOOKS)
+    assert without.outcome == "INVALID"
+    assert "hiding would fail the rules on search rate" in without.controls["output filter"]
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"measurements": (rate(0, 200, "search_rate"),)}, "came out PASS"),
+        ({"measurements": (rate(8, 200, "search_rate"),)}, "came out INCONCLUSIVE"),
+        ({"measurements": ()}, "came out INVALID"),
+        ({"covers": ("residual_rate",), "measurements": (rate(900, 1_000),)}, "does not cover"),
+        ({"must": "not FAIL"}, "came out FAIL"),
+    ],
+)
+def test_a_filter_that_would_pass_or_was_not_tried_makes_everything_invalid(change, why):
+    measured = [rate(0, 9_000), rate(0, 200, "search_rate")]
+    found = verdict(measured, LOOKS, (PARENT, REAL, FILTER.model_copy(update=change)))
+    assert found.outcome == "INVALID"
+    assert why in found.controls["output filter"]
+
+
+def test_the_filter_must_fail_every_rule_that_looks_at_weights():
+    rules = (*LOOKS, rule("relearning_ratio", "at least", 0.5))
+    measured = [rate(0, 9_000), rate(0, 200, "search_rate"), number("relearning_ratio", 0.8, 1.2, n=6)]
+    assert verdict(measured, rules, (PARENT, REAL, FILTER)).outcome == "PASS"
+    half = FILTER.model_copy(update={"measurements": (
+        FILTER.measurements[0], number("relearning_ratio", 0.3, 0.7, n=6))})
+    assert "relearning ratio" in verdict(measured, rules, (PARENT, REAL, half)).controls["output filter"]
+
+
+# ------------------------------------------------------------------------------- confidence sequences
+
+
+def test_a_confidence_sequence_is_recomputed_from_its_counts_at_the_rules_own_confidence_and_side():
+    held = sequential(3, 5_000)
+    assert judge_rule(rule(), (held,)).outcome == "PASS"
+    lower, upper = sequence_bounds(3, 5_000, 0.9, "upper")[0], sequence_bounds(3, 5_000, 0.9, "upper")[1]
+    between = (upper + held.interval.upper) / 2  # decided one-sided at 0.9, not by the recorded interval
+    assert lower < upper < between < held.interval.upper
+    assert judge_rule(rule(limit=between, confidence=0.9, one_sided=True), (held,)).outcome == "PASS"
+    assert judge_rule(rule(limit=between), (held,)).outcome == "INCONCLUSIVE"
+
+
+def test_a_confidence_sequence_that_its_counts_do_not_give_is_invalid():
+    held = sequential(3, 5_000)
+    for change in ({"upper": held.interval.upper / 2}, {"lower": held.interval.lower * 0.9}):
+        forged = held.model_copy(update={"interval": held.interval.model_copy(update=change)})
+        found = judge_rule(rule(), (forged,))
+        assert found.outcome == "INVALID"
+        assert "confidence sequence is not the one that its counts give" in found.reason
+
+
+def test_the_samples_that_a_confidence_sequence_says_would_decide_do_and_one_less_does_not():
+    found = judge_rule(rule(), (sequential(0, 50),))
+    assert found.outcome == "INCONCLUSIVE"
+    total = int(found.reason.rpartition("(")[2].removesuffix(" in all)").replace(",", ""))
+    assert judge_rule(rule(), (sequential(0, total),)).outcome == "PASS"
+    assert judge_rule(rule(), (sequential(0, total - 1),)).outcome == "INCONCLUSIVE"
+    assert total > 368, "that one may stop at any time has its price"
+
+
+# -------------------------------------------------------------------------------- what would decide
+
+
+def judged(hits, n, images, unwanted_images=54):
+    """The measurements around a corrected rate, of a judge that is right on all real images but one."""
+    sensitivity, specificity = (unwanted_images, unwanted_images), (images - 1, images)
+    found = corrected_rate(hits, n, sensitivity=sensitivity, specificity=specificity)
+    return (
+        rate(hits, n),
+        Measurement(name="residual_rate_corrected", estimate=found.value, interval=found.interval, n=n),
+        rate(*sensitivity, "judge_sensitivity"), rate(*specificity, "judge_specificity"),
+    )
+
+
+CORRECTED = rule("residual_rate_corrected")
+
+
+def test_a_corrected_rate_says_that_samples_are_lacking_and_so_many_do_decide():
+    found = judge_rule(CORRECTED, judged(1, 250, 100_000, 10_000))
+    assert found.outcome == "INCONCLUSIVE"
+    total = int(found.reason.rpartition("samples (")[2].removesuffix(" in all) would decide").replace(",", ""))
+    assert judge_rule(CORRECTED, judged(round(total / 250), total, 100_000, 10_000)).outcome != "INCONCLUSIVE"
+    assert judge_rule(CORRECTED, judged(round(total / 500), total // 2, 100_000, 10_000)).outcome == "INCONCLUSIVE"
+
+
+def test_a_corrected_rate_says_that_real_images_are_lacking():
+    found = judge_rule(rule("residual_rate_corrected", limit=0.018), judged(1_500, 100_000, 5_000, 12))
+    assert found.outcome == "INCONCLUSIVE"
+    assert "what is lacking are real images that show how the judge errs" in found.reason
+    assert "more samples alone would not" in found.reason
+
+
+def test_each_metric_says_what_it_lacks_in_its_own_units():
+    draws = np.random.default_rng(1)
+    scores = auc(draws.normal(0.2, size=100), draws.normal(size=100), 0.95)
+    member = Measurement(name="membership_auc", estimate=scores.value, interval=scores.interval, n=scores.n)
+    for one, measured, words in (
+        (BAND[1], member, "times as many members ("),
+        (BAND[1], member, "and images of the same classes that are none, would decide"),
+        (rule("relearning_ratio", "at least", 0.5), number("relearning_ratio", 0.4, 0.9, n=6), "more lessons like these 6"),
+        (rule("search_rate", limit=0.05), rate(4, 200, "search_rate"), "more starts at the same rate would decide"),
+        (rule("pul", "at least", 0.95), number("pul", 0.94, 1.0, n=400), "more unwanted samples of the parent"),
+    ):
+        found = judge_rule(one, (measured,))
+        assert found.outcome == "INCONCLUSIVE"
+        assert words in found.reason
