@@ -1,13 +1,15 @@
 """Exact intervals for counts: a rate, the share of a class that is left, and PUL.
 
-All intervals are Clopper-Pearson or built from Clopper-Pearson bounds, so their coverage is at least nominal
-at every sample size and every true rate (Clopper and Pearson 1934, Biometrika 26, 404-413). They hold for a
-sample size fixed in advance; stopping early needs a confidence sequence instead.
+Unless told otherwise, all intervals are Clopper-Pearson or built from Clopper-Pearson bounds, so their coverage
+is at least nominal at every sample size and every true rate (Clopper and Pearson 1934, Biometrika 26, 404-413).
+They hold for a sample size fixed in advance. Where what was seen may end the sampling, hand in the bounds of
+`sequential.sequence_bounds`: the same intervals are then built from a confidence sequence.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,10 +21,16 @@ from expunge.errors import BadInput
 Sides = Literal["two-sided", "upper", "lower"]
 
 CLOPPER_PEARSON = "Clopper-Pearson"
-PAIRED = "paired Clopper-Pearson"
 _ONE_SIDED: dict[str, Sides] = {", one-sided upper": "upper", ", one-sided lower": "lower"}
 
 Bools: TypeAlias = NDArray[np.bool_]
+
+
+class Bounds(Protocol):
+    """How a rate is bounded by its counts: `exact_bounds`, or any function with its conventions."""
+
+    def __call__(self, hits: float, n: float, confidence: float, sides: Sides = "two-sided") -> tuple[float, float]:
+        """Lower and upper bound of the rate, as fractions."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +69,7 @@ class PairedCounts:
     @classmethod
     def of(cls, before: ArrayLike, after: ArrayLike) -> "PairedCounts":
         """Counts two boolean arrays [n] over the same latents, in the same order; BadInput if they differ."""
-        was, is_now = _booleans(before, "before"), _booleans(after, "after")
+        was, is_now = booleans(before, "before"), booleans(after, "after")
         if was.shape != is_now.shape:
             raise BadInput(f"after: {is_now.size} outcomes, before: {was.size}", "measure the same latents")
         return cls(
@@ -83,6 +91,25 @@ def sides_of(interval: Interval) -> Sides:
     return next(named, "two-sided")
 
 
+_METHODS: dict[Bounds, str] = {}
+
+
+def bounds_by(method: str) -> Callable[[Bounds], Bounds]:
+    """Names the method of a function that bounds a rate: what `Interval.method` begins with."""
+
+    def named(bounds: Bounds) -> Bounds:
+        _METHODS[bounds] = method
+        return bounds
+
+    return named
+
+
+def method_of(bounds: Bounds, *, paired: bool = False) -> str:
+    """The name that `bounds_by` gave to a function, for a rate or for a ratio of paired counts."""
+    return f"paired {_METHODS[bounds]}" if paired else _METHODS[bounds]
+
+
+@bounds_by(CLOPPER_PEARSON)
 def exact_bounds(hits: float, n: float, confidence: float, sides: Sides = "two-sided") -> tuple[float, float]:
     """Clopper-Pearson bounds of a rate after `hits` in `n` trials, as fractions.
 
@@ -91,34 +118,47 @@ def exact_bounds(hits: float, n: float, confidence: float, sides: Sides = "two-s
     and a correlated sample is worth some other, effective number of trials.
     Raises BadInput for counts that cannot be.
     """
-    if not (math.isfinite(hits) and n >= 1 and 0 <= hits <= n):
-        raise BadInput(f"hits: {hits} of {n}", "counts need at least one trial and 0 <= hits <= n")
-    if not 0 < confidence < 1:
-        raise BadInput(f"confidence: {confidence}", "give a fraction between 0 and 1, such as 0.95")
-    tail = (1 - confidence) / (2 if sides == "two-sided" else 1)
+    tail = tail_of(hits, n, confidence, sides)
     lower = 0.0 if hits == 0 or sides == "upper" else float(betaincinv(hits, n - hits + 1, tail))
     upper = 1.0 if hits == n or sides == "lower" else float(betaincinv(hits + 1, n - hits, 1 - tail))
     return lower, upper
 
 
+def tail_of(hits: float, n: float, confidence: float, sides: Sides) -> float:
+    """What each bound may err: alpha, or half of it if there are two. BadInput for counts that cannot be."""
+    if not (math.isfinite(hits) and n >= 1 and 0 <= hits <= n):
+        raise BadInput(f"hits: {hits} of {n}", "counts need at least one trial and 0 <= hits <= n")
+    if not 0 < confidence < 1:
+        raise BadInput(f"confidence: {confidence}", "give a fraction between 0 and 1, such as 0.95")
+    return (1 - confidence) / (2 if sides == "two-sided" else 1)
+
+
 def clopper_pearson(hits: int, n: int, confidence: float = 0.95, sides: Sides = "two-sided") -> Interval:
     """The exact interval of a rate after `hits` in `n` trials fixed in advance."""
-    lower, upper = exact_bounds(hits, n, confidence, sides)
+    return _interval(hits, n, confidence, sides, exact_bounds)
+
+
+def _interval(hits: int, n: int, confidence: float, sides: Sides, bounds: Bounds) -> Interval:
+    lower, upper = bounds(hits, n, confidence, sides)
     return Interval(
-        lower=lower, upper=upper, confidence=confidence, method=describe_method(CLOPPER_PEARSON, sides)
+        lower=lower, upper=upper, confidence=confidence, method=describe_method(method_of(bounds), sides)
     )
 
 
-def rate(outcomes: ArrayLike, confidence: float = 0.95, sides: Sides = "two-sided") -> Estimate:
-    """The share of true outcomes in a boolean array [n], with its exact interval."""
-    found = _booleans(outcomes, "outcomes")
+def rate(
+    outcomes: ArrayLike, confidence: float = 0.95, sides: Sides = "two-sided", *, bounds: Bounds = exact_bounds
+) -> Estimate:
+    """The share of true outcomes in a boolean array [n], with its interval, exact unless other `bounds` are given."""
+    found = booleans(outcomes, "outcomes")
     if not found.size:
         raise BadInput("outcomes: there is no sample", "draw at least one")
     hits = int(found.sum())
-    return Estimate(hits / found.size, clopper_pearson(hits, found.size, confidence, sides), found.size)
+    return Estimate(hits / found.size, _interval(hits, found.size, confidence, sides, bounds), found.size)
 
 
-def paired_ratio(counts: PairedCounts, confidence: float = 0.95, sides: Sides = "two-sided") -> Estimate:
+def paired_ratio(
+    counts: PairedCounts, confidence: float = 0.95, sides: Sides = "two-sided", *, bounds: Bounds = exact_bounds
+) -> Estimate:
     """After/before of a count on the same latents, with an interval that is honest about the pairing.
 
     Let B of the n latents hold before, s of them still after, and g of the other n - B newly. Then
@@ -131,13 +171,16 @@ def paired_ratio(counts: PairedCounts, confidence: float = 0.95, sides: Sides = 
     covers with at least 1 - alpha, conditionally on B and therefore on average too. A plain binomial interval
     for after/n would treat the known B as if it had been drawn anew. `n` of the result is B: the latents that
     carry the claim. Raises BadInput when nothing held before.
+
+    With the bounds of a confidence sequence, those of p hold at every B and those of q at every n - B together
+    with the same probability, so rho is covered whenever one stops; the odds are those of the latents drawn.
     """
     before, others = counts.before, counts.n - counts.before
     if not before:
         raise BadInput("before: it never held, so there is no ratio", "draw more samples")
     half = 1 - (1 - confidence) / 2
-    stay_low, stay_up = exact_bounds(counts.stayed, before, half, sides)
-    gain_low, gain_up = exact_bounds(counts.gained, others, half, sides) if others else (0.0, 0.0)
+    stay_low, stay_up = bounds(counts.stayed, before, half, sides)
+    gain_low, gain_up = bounds(counts.gained, others, half, sides) if others else (0.0, 0.0)
     odds = others / before
     return Estimate(
         counts.after / before,
@@ -145,52 +188,58 @@ def paired_ratio(counts: PairedCounts, confidence: float = 0.95, sides: Sides = 
             lower=stay_low + gain_low * odds,
             upper=stay_up + gain_up * odds,
             confidence=confidence,
-            method=describe_method(PAIRED, sides),
+            method=describe_method(method_of(bounds, paired=True), sides),
         ),
         before,
     )
 
 
-def pul(counts: PairedCounts, confidence: float = 0.95, sides: Sides = "two-sided") -> Estimate:
+def pul(
+    counts: PairedCounts, confidence: float = 0.95, sides: Sides = "two-sided", *, bounds: Bounds = exact_bounds
+) -> Estimate:
     """PUL, the percentage of un-learning, as a fraction: (before - after) / before on the same latents.
 
     Tiwary et al. 2023, "Adapt then Unlearn", section 5: with the interval of `paired_ratio`, mirrored, since
     PUL = 1 - after/before. New hits among latents that were clean count against it, so it can be negative.
     """
     mirrored: Sides = {"upper": "lower", "lower": "upper"}.get(sides, "two-sided")  # type: ignore[assignment]
-    left = paired_ratio(counts, confidence, mirrored)
+    left = paired_ratio(counts, confidence, mirrored, bounds=bounds)
     return Estimate(
         1 - left.value,
         Interval(
             lower=1 - left.interval.upper,
             upper=1 - left.interval.lower,
             confidence=confidence,
-            method=describe_method(PAIRED, sides),
+            method=describe_method(method_of(bounds, paired=True), sides),
         ),
         left.n,
     )
 
 
-def samples_to_decide(
-    hits: float, n: int, limit: float, confidence: float, sides: Sides = "two-sided", most: int = 100_000_000
-) -> int | None:
-    """How many samples *more* than `n` put the exact interval wholly on one side of `limit`.
-
-    Computed by the same bounds at the same observed rate hits/n; None if not even `most` samples would, as
-    when the rate is the limit itself. With 0 hits and a limit of 1 % the total is 368 two-sided and 299
-    one-sided, both at 95 %. One-sided, either side is allowed its own full alpha.
-    """
-    observed = hits / n
+def decides(
+    hits: float, n: int, limit: float, confidence: float, sides: Sides = "two-sided", *, bounds: Bounds = exact_bounds
+) -> bool:
+    """Whether the interval lies wholly on one side of `limit`. One-sided, either side is allowed its own full alpha."""
     below: Sides
     above: Sides
     below, above = ("two-sided", "two-sided") if sides == "two-sided" else ("upper", "lower")
+    return bounds(hits, n, confidence, below)[1] <= limit or bounds(hits, n, confidence, above)[0] > limit
+
+
+def samples_to_decide(
+    hits: float, n: int, limit: float, confidence: float, sides: Sides = "two-sided", most: int = 100_000_000,
+    *, bounds: Bounds = exact_bounds,
+) -> int | None:
+    """How many samples *more* than `n` put the interval wholly on one side of `limit`.
+
+    Computed by the same bounds at the same observed rate hits/n; None if not even `most` samples would, as
+    when the rate is the limit itself. With 0 hits and a limit of 1 % the total is 368 two-sided and 299
+    one-sided, both at 95 % and by exact bounds. One-sided, either side is allowed its own full alpha.
+    """
+    observed = hits / n
 
     def decided(total: int) -> bool:
-        expected = min(observed * total, total)
-        return (
-            exact_bounds(expected, total, confidence, below)[1] <= limit
-            or exact_bounds(expected, total, confidence, above)[0] > limit
-        )
+        return decides(min(observed * total, total), total, limit, confidence, sides, bounds=bounds)
 
     if decided(n):
         return 0
@@ -203,7 +252,8 @@ def samples_to_decide(
     return high - n
 
 
-def _booleans(values: ArrayLike, name: str) -> Bools:
+def booleans(values: ArrayLike, name: str) -> Bools:
+    """Values as a boolean array [n]; BadInput, by that name, if they are anything else."""
     array = np.asarray(values)
     if array.dtype != np.bool_ or array.ndim != 1:
         raise BadInput(f"{name}: {array.dtype} of shape {array.shape}", "give a boolean array [n]")

@@ -8,14 +8,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from expunge.contracts import Interval
 from expunge.errors import BadInput
-from expunge.measure.proportions import PAIRED, Estimate, PairedCounts, paired_ratio
+from expunge.measure.proportions import Bounds, Estimate, PairedCounts, exact_bounds, method_of, paired_ratio
 
 DEVIATION = "paired bootstrap of the deviation in total variation"
 _DRAWS = 2_000  # bootstrap tables: a quantile at 0.95 is then off by at most 0.01 in probability
 _AT_A_TIME = 100
 _PSEUDO_MOVES = 2.0  # latents that are taken to have changed class besides those that did
 
-KEPT_SHARE = f"smallest of {{classes}} classes, {PAIRED}, Bonferroni over classes"
+KEPT_SHARE = "smallest of {classes} classes, {method}, Bonferroni over classes"
 
 
 def class_shares(labels: ArrayLike, classes: int) -> NDArray[np.float64]:
@@ -34,14 +34,15 @@ class KeptShares:
 
 
 def kept_shares(
-    before: ArrayLike, after: ArrayLike, retained: tuple[int, ...], classes: int, confidence: float = 0.95
+    before: ArrayLike, after: ArrayLike, retained: tuple[int, ...], classes: int, confidence: float = 0.95,
+    *, bounds: Bounds = exact_bounds,
 ) -> KeptShares:
     """share(after)/share(before) of each class in `retained`, from labels [n] of the same n latents.
 
     Method: both models drew from the same latents, so share ratios are ratios of paired counts, and
-    `proportions.paired_ratio` bounds each exactly. With C classes each interval has confidence
-    1 - alpha/C, so all hold together with at least 1 - alpha (Bonferroni), and the smallest lower and the
-    smallest upper bound enclose the smallest true ratio, whichever class that is. Picking the class after
+    `proportions.paired_ratio` bounds each, exactly unless other `bounds` are given. With C classes each interval
+    has confidence 1 - alpha/C, so all hold together with at least 1 - alpha (Bonferroni), and the smallest lower
+    and the smallest upper bound enclose the smallest true ratio, whichever class that is. Picking the class after
     looking therefore costs nothing further.
 
     Raises BadInput if a retained class was never drawn before: it has no ratio.
@@ -58,13 +59,13 @@ def kept_shares(
                 f"before: class {label} was never drawn in {len(was)} samples",
                 "draw more, or use a judge that knows the parent's classes",
             )
-        per_class[label] = paired_ratio(counts, each)
+        per_class[label] = paired_ratio(counts, each, bounds=bounds)
     smallest = min(per_class, key=lambda label: per_class[label].value)
     interval = Interval(
         lower=min(found.interval.lower for found in per_class.values()),
         upper=min(found.interval.upper for found in per_class.values()),
         confidence=confidence,
-        method=KEPT_SHARE.format(classes=len(retained)),
+        method=KEPT_SHARE.format(classes=len(retained), method=method_of(bounds, paired=True)),
     )
     return KeptShares(per_class, Estimate(per_class[smallest].value, interval, len(was)), smallest)
 
