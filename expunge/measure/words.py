@@ -5,7 +5,7 @@ from typing import Literal
 
 from expunge.contracts import Interval, Measurement, Rule
 
-Style = Literal["percent", "plain"]
+Style = Literal["percent", "plain", "count"]
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,13 @@ METRICS: dict[str, Metric] = {
     "search_rate": Metric("search rate", "percent", "starts from which a search of the latents finds the unwanted",
                           unit="starts"),
     "search_rate_before": Metric("search rate before", "percent", "the same search in the parent", unit="starts"),
-    "relearning_steps": Metric("relearning steps", meaning="steps of teaching until the unwanted is drawn half as "
-                               "often as by the parent", unit="lessons"),
-    "relearning_steps_before": Metric("relearning steps, parent", meaning="the same for the parent", unit="lessons"),
+    "relearning_steps": Metric(
+        "relearning steps", "count", "steps of teaching until the unwanted is drawn half as often as by the parent",
+        unit="lessons"),
+    "relearning_steps_before": Metric(
+        "relearning steps, parent", "count", meaning="the same for the parent", unit="lessons"),
     "relearning_steps_never_exposed": Metric(
-        "relearning steps, never exposed", meaning="the same for a model that never saw it", unit="lessons"),
+        "relearning steps, never exposed", "count", meaning="the same for a model that never saw it", unit="lessons"),
     "relearning_ratio": Metric("relearning ratio", meaning="the candidate's steps over those of a model that never "
                                "saw it: one is removal, near zero is hiding", unit="lessons"),
     "ret_fid": Metric("Ret-FID", meaning="the candidate's samples against those of the reference"),
@@ -122,13 +124,16 @@ def is_percent(metric: str) -> bool:
 
 def number(metric: str, value: float, between: Interval | None = None) -> str:
     """A value with its unit, to as many digits as tell the ends of its interval apart."""
+    known = find(metric)
+    if known is not None and known.style == "count":  # a median of two may lie half-way
+        return f"{round(value, 1):g}"
     percent = is_percent(metric)
     scale = 100.0 if percent else 1.0
     width = abs(between.upper - between.lower) * scale if between else abs(value) * scale
     digits = 1 if percent and width >= 1 else 2
     if not percent:
         width = width or abs(value)
-        digits = next((places for places in range(1, 7) if width >= 10.0 ** (2 - places)), 7)
+        digits = next((places for places in range(1, 7) if width >= 10.0 ** (2 - places)), 7) if width else 0
     text = f"{value * scale:.{digits}f}"
     if float(text) == 0:
         text = text.removeprefix("-")  # "-0.00" makes people look for a sign that means nothing
