@@ -19,6 +19,7 @@ from rich.console import Console
 from expunge import __version__
 from expunge.errors import BadInput, Cancelled, ExpungeError, NoSpace, out_of_space
 from expunge.settings import WORKSPACE_VARIABLE, Workspace
+from pipelines.cli_policies import policies_app
 from pipelines.cli_samples import samples_app
 from pipelines.output import AsJson
 from pipelines.output import finish as _finish
@@ -32,6 +33,7 @@ audit_app = typer.Typer(no_args_is_help=True, help="What happened, and whether i
 app.add_typer(keys_app, name="keys")
 app.add_typer(audit_app, name="audit")
 app.add_typer(samples_app, name="samples")
+app.add_typer(policies_app, name="policies")
 
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run, or the request whose latest run is meant.")]
 Person = Annotated[str, typer.Option("--as", metavar="PERSON", help="Whose key signs.")]

@@ -16,6 +16,7 @@ from typing import Any
 
 from components.evaluate.evidence import CONFIDENCE
 from components.evaluate.pictures import may_show_before
+from components.evaluate.searching import STARTS
 from components.fetch_checkpoint.step import FAMILIES
 from expunge.contracts import Checkpoint, Claim, Frozen, Policy, Request, read_record
 from expunge.digests import canonical_json, sha256_bytes, sha256_file
@@ -24,7 +25,8 @@ from expunge.evidence.coherence import read_policy
 from expunge.evidence.decisions import same_person
 from expunge.evidence.keys import Keyring
 from expunge.evidence.statements import RoomPredicate, open_statement
-from expunge.measure.needed import RATE, RuleNeeds, needs
+from expunge.measure.needed import RATE, SEARCH, Drawing, RuleNeeds, needs
+from expunge.measure.policy import rules_for
 from expunge.room import STATEMENT_FILE, RoomStatement, code_digest
 from expunge.settings import Workspace, image_digest
 from pipelines.runs import UNFINISHED, Run
@@ -334,13 +336,23 @@ def _tree(files: dict[str, str]) -> str:
 def _samples(request: Request, policy: Policy, earlier: _Earlier) -> SamplesPlan:
     measured = earlier.share()
     planned, share = request.sampling.evaluate, measured[0] if measured else None
-    rules = needs(policy, planned, CONFIDENCE, share)
+    rules = needs(policy, Drawing(planned, CONFIDENCE, share, STARTS, request.sampling.sequential,
+                                  _cannot_have(request)), FAMILIES["parent"])
     impossible = [rule for rule in rules if rule.can_pass is False]
-    enough = None if any(rule.samples is None for rule in impossible) else max(
+    hopeless = any(rule.samples is None or rule.metric == SEARCH for rule in impossible)  # starts are not asked for
+    enough = None if hopeless else max(
         (rule.samples or 0 for rule in impossible), default=None)
     can_pass = False if impossible else None if any(rule.can_pass is None for rule in rules) else True
     return SamplesPlan(planned=planned, unwanted_share=share, measured_in=measured[1] if measured else None,
                        rules=rules, can_pass=can_pass, at_least=enough)
+
+
+def _cannot_have(request: Request) -> dict[str, str]:
+    """Metrics that a run of this request has no number for, and why."""
+    no_reference = "the request names no reference, a model retrained without the forget data"
+    missing = {} if request.reference else {
+        name: no_reference for name in ("relearning_ratio", "reference_difference", "reference_p_value")}
+    return missing if request.members else {**missing, "membership_auc": "the request names no members"}
 
 
 def _not_shown(request: Request, policy: Policy, method: MethodPlan) -> Iterator[str]:
@@ -354,7 +366,8 @@ def _not_shown(request: Request, policy: Policy, method: MethodPlan) -> Iterator
                                  "measured is what the model draws",
            "approximate removal": "that the model is as if it had never seen it: the claim is approximate removal",
            "retrained": "anything beyond what was left out when it was trained anew"}[method.claim]
-    yield "that it is nearer to a model trained without it: there is no reference, so no relative test"
+    if request.reference is None:
+        yield "that it is nearer to a model trained without it: there is no reference, so no relative test"
     if request.discriminator is None and request.checkpoint.architecture is not None:
         yield ("what the parent's own discriminator knew, unless the checkpoint holds it: "
                "a generator alone gets a fresh one, warmed up first")
@@ -366,7 +379,8 @@ def _warnings(request: Request, policy: Policy, reviewers: tuple[str, ...], samp
         remedy = f": set sampling.evaluate to {samples.at_least:,} or more" if samples.at_least else (
             ": no number of samples would change that, the policy's rules must be met otherwise")
         yield f"with {samples.planned:,} samples this request cannot pass '{policy.name}'{remedy}"
-    allowed = next((rule.limit for rule in policy.rules if rule.metric == RATE), None)
+    rules = rules_for(policy, FAMILIES["parent"])
+    allowed = next((rule.limit for rule in rules if rule.metric == RATE), None)
     if samples.unwanted_share is not None and allowed is not None and samples.unwanted_share <= allowed:
         yield (f"the parent drew it on {samples.unwanted_share:.2%} in {samples.measured_in}, '{policy.name}' allows "
                f"{allowed:.2%}: the run may find that there is nothing to do")

@@ -21,6 +21,9 @@ from expunge.contracts import (
 )
 from expunge.digests import sha256_file, write_atomically
 from expunge.errors import BadInput, ExpungeError, by_name
+from expunge.evidence import policies
+from expunge.evidence.coherence import read_policy
+from expunge.evidence.keys import Keyring
 from expunge.settings import Workspace
 
 State = Literal[
@@ -84,7 +87,7 @@ class Run:
         self.workspace, self.name = workspace, name
         self.folder = workspace.runs / name
         self.request_file = self.folder / "request.json"
-        self.policy_file = self.folder / "policy.yaml"
+        self.policy_file = self.folder / policies.POLICY_FILE
         self.state_file = self.folder / "state.json"
         self.log = self.folder / "engine.log"
         self.page = self.folder / "report.html"
@@ -110,16 +113,23 @@ class Run:
 
     @classmethod
     def policy_for(cls, workspace: Workspace, request: Request) -> Path:
-        """The file of the policy that a request names; BadInput if there is none."""
-        policy = workspace.policies / f"{request.policy}.yaml"
-        if not policy.is_file():
-            known = sorted(file.stem for file in workspace.policies.glob("*.yaml"))
-            raise BadInput(f"policy: '{request.policy}' is not known", f"use one of {', '.join(known)}")
-        return policy
+        """The file of the policy that a request names.
+
+        Raises:
+            BadInput: there is none, it cannot be read, or nobody has signed it and it does not ship with expunge.
+            DoesNotVerify: its signature does not.
+            Refused: the requester signed it, and nobody else.
+        """
+        file = policies.policy_file(workspace, request.policy)
+        if (name := read_policy(file).name) != request.policy:
+            raise BadInput(f"policy: {file.name} calls itself '{name}'", "correct its name, or name the other policy")
+        policies.require_standing(request.policy, file.read_bytes(), policies.signature_beside(file),
+                                  Keyring.load(workspace), request.requester)
+        return file
 
     @classmethod
     def create(cls, workspace: Workspace, request: Request, earlier: Sequence["Run"], now: str) -> "Run":
-        """Makes a run's folder: the pinned request and a copy of the policy as it is today.
+        """Makes a run's folder: the pinned request and a copy of the policy, and its signature, as it is today.
 
         `earlier` are the runs of that request's name so far: the new one goes by the next number, and is the
         next attempt after those that came to a verdict.
@@ -132,6 +142,9 @@ class Run:
             raise BadInput(f"id: its run would be called '{run.name}', longer than {_LONGEST_NAME} characters",
                            "shorten it")
         write_atomically(run.policy_file, policy.read_bytes())
+        signature = policies.signature_beside(policy)
+        if signature is not None:
+            write_atomically(policies.signature_file(run.policy_file), signature)
         write_record(run.request_file, request)
         run.write(RunState(run=run.name, request_id=request.id, request_sha256=sha256_file(run.request_file),
                            attempt=attempt, state="running", started_at=now))

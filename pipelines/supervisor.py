@@ -28,7 +28,7 @@ from expunge.evidence.coherence import read_policy
 from expunge.evidence.keys import OPERATOR, SigningKey
 from expunge.evidence.ledger import Ledger
 from expunge.evidence.statements import DisposalPredicate, RoomUse, RunPredicate, Statement, sign_statement
-from expunge.measure.policy import AS_EXPECTED
+from expunge.measure.policy import went_wrong
 from expunge.room import START_VARIABLE, STATEMENT_FILE, alive_file, exclusive
 from expunge.settings import RUN_VARIABLE, WORKSPACE_VARIABLE, Workspace
 from pipelines.deciding import enter_decisions
@@ -265,7 +265,7 @@ class _Supervision:
         if token == "open" and "deploy" not in self._run.state().rooms:
             raise ExpungeError("the gate was open and nothing was deployed", f"see {self._run.log}")
         reasons = [rule.reason for rule in verdict.rules if rule.outcome == verdict.outcome != "PASS"]
-        reasons += [f"control '{name}': {came}" for name, came in verdict.controls.items() if came != AS_EXPECTED]
+        reasons += [f"control '{name}': {came}" for name, came in verdict.controls.items() if went_wrong(came)]
         return {"state": _VERDICT_STATES.get(verdict.outcome) or _TOKEN_STATES[token], "reason": "; ".join(reasons)}
 
     def dispose_of_adaptation(self) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from expunge.settings import KEYS_VARIABLE, ROOTS_VARIABLE, RUN_VARIABLE, WORKSPACE_VARIABLE
+from expunge.settings import KEYS_VARIABLE, ROOTS_VARIABLE, RUN_VARIABLE, WORKSPACE_VARIABLE, Workspace
 
 EXPUNGE = Path(sys.executable).parent / "expunge"
 FOREIGN = (KEYS_VARIABLE, ROOTS_VARIABLE, RUN_VARIABLE, WORKSPACE_VARIABLE, "MLFLOW_TRACKING_URI", "VIRTUAL_ENV")
@@ -39,3 +39,20 @@ def call(folder: Path, *arguments: object, **environment: str) -> Done:
     done = subprocess.run([str(EXPUNGE), *map(str, arguments)], cwd=folder, capture_output=True, text=True,
                           stdin=subprocess.DEVNULL, env=bare_environment(**environment), check=False)
     return Done(done.returncode, done.stdout, done.stderr)
+
+
+def write_policy(workspace: Workspace, name: str, data: bytes, admin: str = "olga", run_folder: Path | None = None) -> Path:
+    """A policy of one's own in the workspace, signed by an admin; also in the place of a run's copy, if asked for."""
+    from expunge.evidence import policies
+    from expunge.evidence.keys import Keyring, create_key
+
+    if admin not in Keyring.load(workspace).people():
+        create_key(workspace, admin, ["admin"])
+    file = workspace.policies / f"{name}.yaml"
+    file.write_bytes(data)
+    signature = policies.sign(workspace, name, admin)
+    if run_folder is not None:
+        copy = run_folder / policies.POLICY_FILE
+        copy.write_bytes(data)
+        policies.signature_file(copy).write_bytes(signature.read_bytes())
+    return file

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from expunge.contracts import RECORD_FILE, Frozen, Release, Verdict, read_record
+from expunge.contracts import RECORD_FILE, Frozen, Release, Request, Verdict, read_record
 from expunge.digests import sha256_bytes, sha256_file
 from expunge.errors import ExpungeError
-from expunge.evidence import decisions
+from expunge.evidence import decisions, policies
 from expunge.evidence.checkpoints import Checkpoint, open_checkpoint
 from expunge.evidence.envelopes import payload_type_of
 from expunge.evidence.keys import Keyring
@@ -83,7 +83,7 @@ def _verify(workspace: Workspace, outside: tuple[bytes, ...]) -> Iterator[Findin
         yield Finding(object=workspace.ledger.name, ok=False, message=error.problem)
     yield from _results(workspace, keyring, trail)
     yield from _decisions(workspace, keyring, trail)
-    yield from _runs(workspace, trail)
+    yield from _runs(workspace, keyring, trail)
     yield from _releases(workspace, trail)
 
 
@@ -251,8 +251,11 @@ def _decisions(workspace: Workspace, keyring: Keyring, trail: _Trail) -> Iterato
             yield Finding(object=f"approvals/{run}/{sha256}.json", ok=False, message="missing")
 
 
-def _runs(workspace: Workspace, trail: _Trail) -> Iterator[Finding]:
-    """The request and the policy of a run are files too; its last statement and its verdict name them."""
+def _runs(workspace: Workspace, keyring: Keyring, trail: _Trail) -> Iterator[Finding]:
+    """The request and the policy of a run are files too; its last statement and its verdict name them.
+
+    Whose the rules were is asked as well: a policy that neither ships nor is signed decides nothing.
+    """
     by_digest = {sha256: statement for _, sha256, statement in trail.of(RoomPredicate)}
     last = {said.predicate.run: said.predicate for _, _, said in trail.of(RunPredicate)}
     for run, predicate in last.items():
@@ -264,7 +267,25 @@ def _runs(workspace: Workspace, trail: _Trail) -> Iterator[Finding]:
         gate = predicate.rooms.get("gate")
         verdict, _ = _record_of(workspace, by_digest.get(gate.statement_sha256) if gate else None, Verdict)
         if verdict is not None:
-            yield _same_file(workspace, f"runs/{run}/policy.yaml", verdict.policy_sha256)
+            yield _same_file(workspace, f"runs/{run}/{policies.POLICY_FILE}", verdict.policy_sha256)
+        yield from _rules_of(workspace, run, keyring)
+
+
+def _rules_of(workspace: Workspace, run: str, keyring: Keyring) -> Iterator[Finding]:
+    folder = workspace.runs / run
+    policy, request = folder / policies.POLICY_FILE, folder / "request.json"
+    if not policy.is_file() or not request.is_file():
+        return  # missing, and said so
+    name = policy.relative_to(workspace.root).as_posix()
+    try:
+        asked = read_record(Request, request)
+        signer = policies.require_standing(asked.policy, policy.read_bytes(), policies.signature_beside(policy),
+                                           keyring, asked.requester)
+    except ExpungeError as error:
+        yield Finding(object=name, ok=False, message=error.problem.removeprefix("policy: "))
+        return
+    if signer is not None:
+        yield Finding(object=policies.signature_file(policy).relative_to(workspace.root).as_posix(), ok=True)
 
 
 def _record_of(workspace: Workspace, statement: Statement[Any] | None, kind: type[Any]) -> tuple[Any, str]:

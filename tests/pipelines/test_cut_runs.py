@@ -10,9 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
-from tests_support import EXPUNGE, bare_environment
+from tests_support import EXPUNGE, bare_environment, write_policy
 
 import expunge as expunge_package
+from expunge.measure.policy import preset_bytes
+from expunge.settings import Workspace
 
 REQUEST = "request.yaml"
 
@@ -169,8 +171,8 @@ def test_after_a_change_of_code_what_it_reaches_is_made_again_and_nothing_before
 
 @pytest.mark.slow
 def test_a_request_that_the_model_does_not_need_is_told_so_once_and_for_all(fresh, expunge):
-    policy = fresh / ".expunge" / "policies" / "debug.yaml"
-    policy.write_text(policy.read_text().replace("limit: 0.05", "limit: 0.9"))
+    softer = preset_bytes("debug").replace(b"limit: 0.05", b"limit: 0.9")
+    write_policy(Workspace(fresh / ".expunge"), "debug", softer)
     first = expunge(fresh, "run", REQUEST)
     assert first.code == 11, first.err
     assert first.err == "", "nothing went wrong"

@@ -2,6 +2,8 @@
 
 import json
 
+from tests_support import write_policy
+
 from expunge.evidence.ledger import Ledger
 
 
@@ -67,10 +69,19 @@ def test_an_approval_is_void_once_the_approved_bytes_have_changed(waiting, expun
     assert not list((waiting / ".expunge").glob("releases/*/current"))
 
 
-def test_a_policy_changed_after_the_run_opens_nothing(waiting, expunge):
+def test_a_policy_changed_after_the_run_does_not_verify(waiting, expunge):
     assert approve(expunge, waiting, "grace").code == 0
     policy, = waiting.glob(".expunge/runs/*/policy.yaml")
     policy.write_text(policy.read_text() + "\n# softer\n")
+    released = expunge(waiting, "release", "forget-8")
+    assert released.code == 40, released.out
+    assert "'debug' does not ship with expunge and is not signed" in released.err
+
+
+def test_a_policy_changed_after_the_run_and_signed_opens_nothing(waiting, expunge, workspace_of):
+    assert approve(expunge, waiting, "grace").code == 0
+    policy, = waiting.glob(".expunge/runs/*/policy.yaml")
+    write_policy(workspace_of(waiting), "debug", policy.read_bytes() + b"\n# softer\n", run_folder=policy.parent)
     released = expunge(waiting, "release", "forget-8", "--json")
     assert released.code == 10, released.out
     log, = waiting.glob(".expunge/runs/*/events.jsonl")

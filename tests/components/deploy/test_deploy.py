@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from tests_support import write_policy
 
 from components.deploy import step
 from expunge.contracts import Verdict, read_record, write_record
@@ -63,7 +64,8 @@ def test_nothing_is_released_that_somebody_rejected(begin_run):
 def test_an_approval_does_not_outlive_a_change_of_any_file(begin_run):
     run = begin_run().make()
     run.sign()
-    run.policy_file.write_bytes(run.policy_file.read_bytes() + b"# another day\n")
+    write_policy(run.workspace, "debug", run.policy_file.read_bytes() + b"# another day\n",
+                 run_folder=run.policy_file.parent)
     run.gate()
     with pytest.raises(Refused, match="grace's does not count, it names another policy"):
         run.deploy()

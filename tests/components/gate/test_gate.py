@@ -3,10 +3,11 @@
 import json
 
 import pytest
+from tests_support import write_policy
 
 from expunge.contracts import Verdict, read_record, write_record
 from expunge.digests import canonical_json, sha256_file
-from expunge.errors import BadInput, DoesNotVerify
+from expunge.errors import BadInput, DoesNotVerify, Refused
 
 
 def test_the_gate_waits_until_somebody_else_signs_and_then_opens(begin_run):
@@ -37,8 +38,33 @@ def test_a_candidate_that_fails_its_policy_stays_shut_even_when_approved(begin_r
 def test_an_approval_is_void_once_the_policy_changed(begin_run):
     run = begin_run().make()
     run.sign()
-    run.policy_file.write_bytes(run.policy_file.read_bytes() + b"# another day\n")
+    write_policy(run.workspace, "debug", run.policy_file.read_bytes() + b"# another day\n",
+                 run_folder=run.policy_file.parent)
     assert run.gate() == "waiting"
+
+
+def test_a_policy_that_nobody_signed_decides_nothing(begin_run):
+    run = begin_run().make()
+    run.policy_file.write_bytes(run.policy_file.read_bytes() + b"# another day\n")
+    with pytest.raises(DoesNotVerify, match="'debug' does not ship with expunge and is not signed"):
+        run.gate()
+
+
+def test_a_policy_that_is_not_the_one_signed_decides_nothing(begin_run):
+    run = begin_run().make()
+    write_policy(run.workspace, "debug", run.policy_file.read_bytes() + b"# another day\n",
+                 run_folder=run.policy_file.parent)
+    run.policy_file.write_bytes(run.policy_file.read_bytes().replace(b"limit: 0.05", b"limit: 0.5 "))
+    with pytest.raises(DoesNotVerify, match="the policy is not the one that was signed"):
+        run.gate()
+
+
+def test_the_requester_cannot_sign_the_rules_they_are_judged_by(begin_run):
+    run = begin_run().make()
+    write_policy(run.workspace, "debug", run.policy_file.read_bytes() + b"# another day\n", admin=run.request.requester,
+                 run_folder=run.policy_file.parent)
+    with pytest.raises(Refused, match="'debug' is signed by ada, who made this request"):
+        run.gate()
 
 
 def test_the_gate_reads_a_policy_whatever_its_file_is_called(begin_run, tmp_path):
