@@ -44,26 +44,34 @@ class _Mixture:
     def __init__(self, shifts: ArrayLike, weights: ArrayLike) -> None:
         self.shifts = np.asarray(shifts, dtype=np.float64)[:, None]  # [k, 1]
         self.log_weights = np.log(np.asarray(weights, dtype=np.float64) / np.sum(weights))[:, None]
+        self._drops = np.expm1(-self.shifts)
 
-    def against(self, doubted: float, hits: ArrayLike, n: ArrayLike) -> Floats:
-        """Logarithm of the mixture of rates below `doubted`, after `hits` in `n` samples, numbers or arrays [b]."""
-        h, count = np.atleast_1d(np.asarray(hits, dtype=np.float64)), np.atleast_1d(np.asarray(n, dtype=np.float64))
-        with np.errstate(invalid="ignore"):
-            from_hits = np.where(h == 0, 0.0, -self.shifts * h)  # no hit does not speak against a rate of zero
-        terms = self.log_weights + from_hits - np.log1p(doubted * np.expm1(-self.shifts)) * count  # [k, b]
-        most = terms.max(axis=0)
-        return most + np.log(np.exp(terms - most).sum(axis=0))
+    def against(self, doubted: float, hits: Floats, n: Floats) -> Floats:
+        """Logarithm of the mixture of rates below `doubted`, after `hits` [b] in `n` [b] samples."""
+        return self._of(doubted, self._from_hits(hits), n)
 
     def bound(self, hits: float, n: float, tail: float) -> float:
         """The lowest rate that is rejected, above which all are; 1 if none is."""
+        known, samples, needed = self._from_hits(np.array([hits])), np.array([n]), float(np.log(tail))
+
         def excess(doubted: float) -> float:
-            return float(self.against(doubted, hits, n)[0]) + float(np.log(tail))
+            return float(self._of(doubted, known, samples)[0]) + needed
 
         highest = float(np.nextafter(1.0, 0.0))
         if excess(highest) < 0:
             return 1.0
         # No alternative is more likely than the observed rate itself, so that one is never rejected.
         return float(brentq(excess, hits / n, highest, xtol=1e-16, rtol=1e-15))
+
+    def _from_hits(self, hits: Floats) -> Floats:
+        with np.errstate(invalid="ignore"):  # no hit does not speak against a rate of zero
+            return self.log_weights + np.where(hits == 0, 0.0, -self.shifts * hits)
+
+    def _of(self, doubted: float, from_hits: Floats, n: Floats) -> Floats:
+        terms = from_hits - np.log1p(doubted * self._drops) * n  # [k, b]
+        most = terms.max(axis=0)
+        total: Floats = most + np.log(np.exp(terms - most).sum(axis=0))
+        return total
 
 
 # Half powers of two of the odds' logarithm, from a seventeenth of the odds to where a rate is on the limit for all
@@ -72,11 +80,13 @@ class _Mixture:
 # those rates and at others.
 _SHIFTS = 2.0 ** (1.5 - np.arange(17) / 2)
 _LOWER_ALTERNATIVES = _Mixture(
-    np.append(np.inf, _SHIFTS),
-    [0.2, 0.2, 0.05, 0.05, 0.05, 0.15, 0.15, 0.06, 0.05, 0.03, 0.02, 0.02, 0.01, 0.01, 0.01, 0.01, 0.005, 0.005],
+    np.append(np.inf, _SHIFTS),  # infinity: a rate of zero
+    [0.24, 0.18, 0.12, 0.02, 0.03, 0.1, 0.24, 0.017, 0.013, 0.01, 0.008, 0.006, 0.004, 0.003, 0.003, 0.002, 0.002,
+     0.002],
 )
 _HIGHER_ALTERNATIVES = _Mixture(
-    _SHIFTS, [0.25, 0.2, 0.2, 0.1, 0.15, 0.1, 0.06, 0.05, 0.03, 0.02, 0.02, 0.01, 0.01, 0.01, 0.01, 0.005, 0.005]
+    _SHIFTS,
+    [0.11, 0.25, 0.34, 0.01, 0.22, 0.02, 0.014, 0.01, 0.007, 0.005, 0.004, 0.003, 0.002, 0.002, 0.001, 0.001, 0.001],
 )
 
 
