@@ -5,14 +5,17 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from components.evaluate import figures
+from components.evaluate.panels import capital, of_rule, panels
 from components.evaluate.pictures import read_index
-from expunge.contracts import Control, Measurement, Policy, Report, Rule, RuleOutcome, Verdict, read_record
+from expunge.contracts import Control, Measurement, Policy, Report, RuleOutcome, Verdict, read_record
 from expunge.errors import DoesNotVerify
 from expunge.measure import words
-from expunge.measure.policy import AS_EXPECTED
+from expunge.measure.policy import AS_EXPECTED, NOT_ASKED, went_wrong, worst
 
-HEADLINE = ("residual_rate", "pul", "kid_difference", "kept_share")
+HEADLINE = ("residual_rate", "pul", "kid_difference", "kept_share", "search_rate", "relearning_ratio")
 CLASSES_SHOWN = 16  # beyond that a bar chart is a fence
+LONG_NAME = 4  # characters of a class's name that fit under an upright bar
 
 _SAYS = {
     "PASS": ("Every rule is met, with its whole interval.", "It may go to approval."),
@@ -20,16 +23,30 @@ _SAYS = {
     "INCONCLUSIVE": ("At least one interval straddles its limit.", "More samples would decide."),
     "INVALID": ("This measurement cannot be trusted.", "Nothing follows from its numbers."),
 }
+_WORST_FIRST = ("INVALID", "FAIL", "INCONCLUSIVE", "PASS")
+_CONTROLS = {
+    "parent": "The unchanged parent, as if it were the candidate.",
+    "real": "Real held-out images of the retained classes, as if they had been generated.",
+    "output filter": "The parent behind a filter that lets nothing pass which the judge calls unwanted. What comes "
+    "out is clean, and the weights still hold it all.",
+}
 
 
 def render_page(
-    report: Path, verdict: Verdict | None = None, policy: Policy | None = None, reason: str | None = None
+    report: Path,
+    verdict: Verdict | None = None,
+    policy: Policy | None = None,
+    reason: str | None = None,
+    *,
+    attempt: int = 1,
+    attempts: int = 1,
 ) -> str:
     """The page of the report in folder `report`, as HTML.
 
     Without a verdict it is what `evaluate` knows. With the gate's verdict it begins with that, each rule's
     limit is drawn beside its interval, and, given the policy and the request's reason, pictures of the
-    unwanted are left out if the policy does not allow them. Pictures are those stored in the folder.
+    unwanted are left out if the policy does not allow them. Pictures are those stored in the folder. `attempt` is
+    the number of this try at a verdict on its request, of `attempts` so far.
     Raises DoesNotVerify if the verdict is of another candidate.
     """
     import jinja2
@@ -44,108 +61,97 @@ def render_page(
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    outcomes = {found.rule.metric: found for found in verdict.rules} if verdict else {}
-    measured = {found.name: _number(found, outcomes.get(found.name)) for found in record.measurements}
     pictures = _pictures(report, policy is None or reason is None or reason in policy.show_before)
     return environment.get_template("report.html.j2").render(
         report=record,
         verdict=verdict,
+        attempt=attempt,
+        attempts=attempts,
         says=_SAYS,
-        measured=measured,
-        headline=[measured[name] for name in HEADLINE if name in measured],
+        headline=_headline(record, verdict),
+        rules=_rules(record, verdict),
+        panels=panels(record, verdict),
         controls=[_control(control, verdict) for control in record.controls],
-        lacking=[
-            name
-            for name in (verdict.controls if verdict else {})
-            if name not in {control.name for control in record.controls}
-        ],
-        as_expected=AS_EXPECTED,
+        wrong_controls=_wrong_controls(record, verdict),
         shares=_shares(record),
         pictures=pictures,
-        class_by_class=[name for name in measured if name.startswith("residual_rate[")],
+        chances=figures.chances(report),
+        above_half=figures.above_half,
+        closeness=figures.closeness(report),
+        searches=figures.searches(report),
+        relearning=figures.relearning(record),
+        kinds={"parent": "was", "candidate": "now", "never exposed": "never"},
+        measured={found.name: found for found in record.measurements},
+        held_shares=any(found.name.endswith("_fixed_shares") and not found.missing for found in record.measurements),
+        class_by_class=[found.name for found in record.measurements if found.name.startswith("residual_rate[")],
         called=lambda label: _name(record, label),
         unwanted=_listed(_name(record, label) for label in record.unwanted),
         not_shown=_not_shown(record, pictures),
     )
 
 
-# --------------------------------------------------------------------------------- numbers and intervals
+# --------------------------------------------------------------------------------- numbers and verdict
 
 
-def _number(found: Measurement, outcome: RuleOutcome | None = None) -> dict[str, Any]:
-    """A measurement in words, and where its interval lies on a scale of its own."""
+def _headline(report: Report, verdict: Verdict | None) -> list[dict[str, Any]]:
+    """The numbers to begin with. What looks at the weights is among them where somebody looked, or asks for it."""
+    rules = verdict.rules if verdict else ()
+    found = {measured.name: measured for measured in report.measurements}
+    asked = {rule.rule.metric for rule in rules}
+    return [
+        _number(found[name], [rule for rule in rules if rule.rule.metric == name])
+        for name in HEADLINE
+        if name in found and (found[name].missing is None or name in (*asked, *HEADLINE[:4]))
+    ]
+
+
+def _number(found: Measurement, rules: list[RuleOutcome]) -> dict[str, Any]:
+    """A measurement in words."""
     metric = words.find(found.name)
-    shown: dict[str, Any] = {
-        "name": found.name,
-        "title": words.title(found.name),
+    return {
+        "title": capital(words.title(found.name)),
         "meaning": metric.meaning if metric else "",
         "missing": found.missing,
-        "n": found.n,
-        "outcome": outcome,
-        "plot": None,
-        "method": None,
-        "interval": None,
-        "value": None,
+        "not_applicable": found.not_applicable,
+        "outcome": worst(rule.outcome for rule in rules) if rules else None,
+        "interval": words.interval(found.name, found.interval) if found.interval else None,
+        "value": None if found.estimate is None else words.number(found.name, found.estimate, found.interval),
     }
-    if found.estimate is None:
-        return shown
-    shown["value"] = words.number(found.name, found.estimate, found.interval)
-    if found.interval:
-        shown["interval"] = words.interval(found.name, found.interval)
-        shown["method"] = f"{found.interval.method}, {found.interval.confidence:.0%}".replace("%", " %")
-        shown["plot"] = _plot(found, outcome.rule if outcome else None)
-    return shown
 
 
-def _plot(found: Measurement, rule: Rule | None) -> dict[str, Any] | None:
-    """Positions in percent of the plot's width: interval, estimate, limit, and the side that is allowed."""
-    interval, estimate = found.interval, found.estimate
-    if interval is None or estimate is None:
-        return None
-    points = [interval.lower, interval.upper, estimate, *([rule.limit] if rule else [])]
-    low, high = min(points), max(points)
-    reach = (high - low) or abs(high) or 1.0
-    share = words.is_percent(found.name)
-    left, right = low - 0.18 * reach, high + 0.18 * reach
-    if share:  # a rate has an end below; above 100 % there is room only for what is there
-        left, right = max(0.0, left) if low >= 0 else left, min(max(1.0, high), right)
+def _rules(report: Report, verdict: Verdict | None) -> list[dict[str, Any]]:
+    """Every rule with its interval against its limit; what decides comes first."""
+    found = sorted(verdict.rules if verdict else (), key=lambda rule: _WORST_FIRST.index(rule.outcome))
+    return [{"found": rule, "panel": of_rule(rule, report.measurements)} for rule in found]
 
-    def at(value: float) -> float:
-        return round(100 * (value - left) / (right - left), 2)
 
-    drawn: dict[str, Any] = {
-        "lower": at(interval.lower),
-        "width": round(max(0.6, at(interval.upper) - at(interval.lower)), 2),
-        "estimate": at(estimate),
-        "limit": None,
-        "ends": [words.number(found.name, end, interval) for end in (left, right)],
-    }
-    if rule:
-        position = at(rule.limit)
-        drawn["limit"] = position
-        drawn["limit_text"] = words.limit(rule).removeprefix("limit ")
-        drawn["allowed"] = (0, position) if rule.side == "at most" else (position, 100 - position)
-        drawn["anchor"] = "end" if position > 50 else "start"
-    return drawn
+def _wrong_controls(report: Report, verdict: Verdict | None) -> list[tuple[str, str]]:
+    """What went wrong with which control, or with there being none of a kind."""
+    run = {control.name for control in report.controls}
+    return [
+        (f"control {name}" if name in run else name, came)
+        for name, came in (verdict.controls if verdict else {}).items()
+        if went_wrong(came)
+    ]
 
 
 def _control(control: Control, verdict: Verdict | None) -> dict[str, Any]:
-    what = {
-        "parent": "The unchanged parent, as if it were the candidate.",
-        "real": "Real held-out images of the retained classes, as if they had been generated.",
-    }.get(control.name, "")
+    came = verdict.controls.get(control.name) if verdict else None
+    known = {found.name: found for found in control.measurements}
     return {
         "name": control.name,
         "must": control.must,
-        "what": what,
+        "what": _CONTROLS.get(control.name, ""),
         "covers": _listed(words.title(metric) for metric in control.covers),
-        "measured": [words.measured(found) for found in control.measurements if found.name in control.covers],
-        "came": verdict.controls.get(control.name) if verdict else None,
+        "measured": [words.measured(known[metric]) for metric in control.covers if metric in known],
+        "came": came,
+        "outcome": None if came is None or came.startswith(NOT_ASKED) else "INVALID" if went_wrong(came) else "PASS",
+        "short": came if came == AS_EXPECTED else NOT_ASKED if came and came.startswith(NOT_ASKED) else "wrong",
     }
 
 
 def _shares(report: Report) -> dict[str, Any]:
-    """Class shares as bar heights; of many classes, the unwanted and those that lost most."""
+    """Class shares as bar lengths; of many classes, the unwanted and those that lost most."""
     unwanted = {str(label) for label in report.unwanted}
 
     def kept(label: str) -> float:
@@ -158,20 +164,22 @@ def _shares(report: Report) -> dict[str, Any]:
         : CLASSES_SHOWN - len(chosen)
     ]
     highest = max([max(report.shares[label]) for label in chosen], default=0.0) or 1.0
+    bars = [
+        {
+            "label": _name(report, int(label)),
+            "unwanted": label in unwanted,
+            "before": round(100 * report.shares[label][0] / highest, 1),
+            "after": round(100 * report.shares[label][1] / highest, 1),
+            "before_text": f"{report.shares[label][0]:.1%}".replace("%", " %"),
+            "after_text": f"{report.shares[label][1]:.1%}".replace("%", " %"),
+            "kept": None if label in unwanted else f"×{kept(label):.2f}",
+        }
+        for label in sorted(chosen, key=labels.index)
+    ]
     return {
         "left_out": len(labels) - len(chosen),
-        "bars": [
-            {
-                "label": _name(report, int(label)),
-                "unwanted": label in unwanted,
-                "before": round(100 * report.shares[label][0] / highest, 1),
-                "after": round(100 * report.shares[label][1] / highest, 1),
-                "before_text": f"{report.shares[label][0]:.1%}".replace("%", " %"),
-                "after_text": f"{report.shares[label][1]:.1%}".replace("%", " %"),
-                "kept": None if label in unwanted else f"×{kept(label):.2f}",
-            }
-            for label in sorted(chosen, key=labels.index)
-        ],
+        "long": any(len(str(bar["label"])) > LONG_NAME for bar in bars),
+        "bars": bars,
     }
 
 
@@ -213,32 +221,44 @@ def _ratio(folder: Path, strips: dict[str, str], count: int) -> str:
         return f"{strip.width // count} / {strip.height}"
 
 
+# ------------------------------------------------------------------------------------------ what is not
+
+
 def _not_shown(report: Report, pictures: dict[str, Any]) -> list[str]:
-    """What a reader will not find on this page, and why."""
+    """What a reader will not find on this page, and why; and what its numbers do not say."""
     found = []
     if not pictures["before_shown"]:
         found.append(
             "Pictures of what was to be forgotten: the request's reason, or the policy, does not allow them. "
             f"{pictures['withheld']} latents that still draw it were left out as well."
         )
-    found += [
-        f"{words.title(measured.name)}: {measured.missing}."
-        for measured in report.measurements
-        if measured.missing
-    ]
+    found += _missing(report.measurements)
+    measured = {measurement.name for measurement in report.measurements if measurement.missing is None}
+    if measured.isdisjoint(("search_rate", "relearning_steps")):
+        found.append("Whether the weights still hold it: nothing in this report looked at more than outputs.")
     found.append(
-        "Whether the forgotten can be brought back: this report looks at what the model draws, not at its "
-        "weights. Relearning and search of the latents were not run."
+        "How often the judge errs on generated images. Its accuracy, sensitivity and specificity are those on real "
+        "ones, and may not carry over; nor may what is corrected by them."
     )
+    if report.extractor_sha256 in (None, report.judge_sha256):
+        found.append("Damage that the judge's own features do not notice: distances use those, and nothing else.")
     found.append(
-        "A correction for the judge's own errors. Its accuracy on real images is given above; it may not "
-        "carry over to generated ones."
-    )
-    found.append(
-        "Membership inference: not applicable, for the samples to be forgotten are the generator's own "
-        "and were never members of its training set."
+        "That nothing is left of it. Every number is about what these weights drew, or about the probes that were "
+        "run, within its interval: a longer search or a better teacher may find more."
     )
     return found
+
+
+def _missing(measurements: Iterable[Measurement]) -> list[str]:
+    """What could not be measured or does not apply, each reason once."""
+    reasons: dict[tuple[str, bool], list[str]] = {}
+    for found in measurements:
+        if found.missing is not None:
+            reasons.setdefault((found.missing, found.not_applicable), []).append(words.title(found.name))
+    return [
+        f"{_listed(titles)}{', not applicable' if not_applicable else ''}: {reason}."
+        for (reason, not_applicable), titles in reasons.items()
+    ]
 
 
 def _listed(items: Iterable[str]) -> str:
