@@ -111,6 +111,24 @@ def read_record(kind: type[AnyRecord], path: Path) -> AnyRecord:
     return parse_record(kind, data, str(file.name if file.name != RECORD_FILE else file.parent.name))
 
 
+class Absent(Record):
+    """In the place of a record that a run need not have: said, so that nobody takes a lost one for none."""
+
+    SCHEMA: ClassVar[str] = "expunge/absent/v1"
+
+    reason: str
+
+
+def read_record_if_any(kind: type[AnyRecord], path: Path) -> AnyRecord | None:
+    """Reads a record, or None where an `Absent` stands in its place. BadInput if there is neither."""
+    file = path / RECORD_FILE if path.is_dir() else path
+    data = read_document(file)
+    if isinstance(data, dict) and data.get("schema") == Absent.SCHEMA:
+        parse_record(Absent, data, file.parent.name)
+        return None
+    return read_record(kind, path)
+
+
 def write_record(path: Path, record: Record) -> Path:
     """Writes a record to `path`, or to `record.json` if `path` is a folder. Returns the file."""
     file = path / RECORD_FILE if path.is_dir() else path
@@ -233,6 +251,9 @@ class Sampling(Frozen):
 
     curate: Annotated[int, Field(ge=100, le=1_000_000)] = 6_000
     evaluate: Annotated[int, Field(ge=100, le=1_000_000)] = 10_000
+    sequential: bool = False  # draw in steps and stop once the verdict is decided; `evaluate` is then the most
+    search: Annotated[int, Field(ge=0, le=100_000)] = 200  # latents from which the unwanted is searched for
+    lessons: Annotated[int, Field(ge=0, le=1_000)] = 6  # times that each model is taught it again; 6 give an interval
 
 
 class Request(Record):
@@ -253,6 +274,9 @@ class Request(Record):
     judge: ClassifierSource
     holdout: DataSource
     labels: DataSource | None = None  # a person's labels of the drawn samples, in place of the oracle's
+    members: DataSource | None = None  # labelled images that the parent was trained on; only evaluation sees them
+    reference: GeneratorSource | None = None  # retrained without the forget data, where there is such a model
+    extractor: ClassifierSource | None = None  # whose features distances are measured in; the judge's if not given
     # Whether the report may show what the parent drew: the policy and the reason decide, `false` forbids it.
     show_before: bool | None = None
     method: MethodChoice = MethodChoice()
@@ -305,7 +329,7 @@ class Checkpoint(Record, StoredModel):
 
     SCHEMA: ClassVar[str] = "expunge/checkpoint/v1"
 
-    role: Literal["parent", "oracle", "judge"]
+    role: Literal["parent", "oracle", "judge", "reference", "extractor"]
     request_sha256: Digest
     uri: str
     family: str
@@ -327,7 +351,7 @@ class SampleSet(Record):
 
     SCHEMA: ClassVar[str] = "expunge/sample-set/v1"
 
-    role: Literal["negative", "positive", "holdout"]
+    role: Literal["negative", "positive", "holdout", "members"]
     set_id: Digest  # HMAC root of the items under the request's key
     request_id: Identifier
     request_sha256: Digest
@@ -403,11 +427,14 @@ class Measurement(Frozen):
     interval: Interval | None = None
     n: int | None = None
     missing: str | None = None  # why there is no number
+    not_applicable: bool = False  # there is none because the question has no meaning here
 
     @model_validator(mode="after")
     def _number_or_reason(self) -> Self:
         if (self.estimate is None) == (self.missing is None):
             raise ValueError(f"measurement {self.name!r} needs either an estimate or a reason why there is none")
+        if self.not_applicable and self.missing is None:
+            raise ValueError(f"measurement {self.name!r} has an estimate, so it does apply")
         return self
 
 
@@ -420,22 +447,54 @@ class Control(Frozen):
     covers: tuple[str, ...]  # the rules that it puts to the test
 
 
+class Curve(Frozen):
+    """One line of a plot: how a value went while something was done to a model, step by step."""
+
+    name: str  # of the metric
+    model: str  # whose: `candidate`, `parent`, `never exposed`
+    repeat: Annotated[int, Field(ge=0)]
+    steps: tuple[Annotated[int, Field(ge=0)], ...]
+    values: tuple[float, ...]
+
+    @model_validator(mode="after")
+    def _one_value_per_step(self) -> Self:
+        if len(self.steps) != len(self.values):
+            raise ValueError(f"curve {self.name!r} has {len(self.steps)} steps and {len(self.values)} values")
+        return self
+
+
+class Stopping(Frozen):
+    """When sampling ended, of a report whose sample count was not fixed in advance."""
+
+    planned: Annotated[int, Field(ge=1)]  # the most that would have been drawn
+    drawn: Annotated[int, Field(ge=1)]
+    fixed: Annotated[int, Field(ge=1)]  # of these, what was to be drawn in any case: distances use no more
+    decided: str  # what ended it, in a reviewer's words
+    seconds_saved: Annotated[float, Field(ge=0)]  # at the pace of what was drawn
+
+
 class Report(Record):
     """What evaluation found: every number with its interval, and the files that hold the per-sample scores."""
 
     SCHEMA: ClassVar[str] = "expunge/report/v1"
 
+    family: str = "gan"
     request_sha256: Digest
     parent_sha256: Digest
     candidate_sha256: Digest
     judge_sha256: Digest
+    extractor_sha256: Digest | None = None  # whose features were compared; of no extractor but the judge if absent
+    reference_sha256: Digest | None = None  # the model that never knew, if there was one
     holdout_id: Digest
+    members_id: Digest | None = None
     latent_seed: Digest  # H(candidate digest || request digest)
     unwanted: tuple[int, ...]  # by the judge's numbers
     classes: tuple[ClassName, ...] = ()  # the judge's names, where it has any
     measurements: tuple[Measurement, ...]
     controls: tuple[Control, ...]
     shares: dict[str, tuple[float, float]]  # class -> (before, after), as fractions of all samples
+    curves: tuple[Curve, ...] = ()
+    stopping: Stopping | None = None  # absent: the number of samples was fixed in advance
     files: tuple[StoredFile, ...]
 
     def measurement(self, name: str) -> Measurement:
@@ -455,6 +514,8 @@ class Rule(Frozen):
     confidence: Annotated[float, Field(gt=0, lt=1)]
     one_sided: bool = False
     reason: str  # why this number
+    families: tuple[str, ...] = ()  # of models that it is for; all of them if none is named
+    breach: str | None = None  # what a model that breaks it is guilty of, where that has a name
 
 
 class Policy(Record):

@@ -1,6 +1,6 @@
 """The plan: a trained model and a request come in; a candidate, a report and a verdict come out.
 
-    1. fetch checkpoint     the parent, the oracle and the judge, against their pinned digests
+    1. fetch checkpoint     the parent, the oracle and the judge, and what else is named, against pinned digests
     2. curate forget set    what is unwanted, what is wanted, what is held back
     3. adapt                learn what it is that must be lost
     4. unlearn              make the candidate
@@ -8,7 +8,8 @@
     6. gate                 verdict, and whether the door is open
     7. deploy               only if it is
 
-Holdout and judge go to `evaluate` and nowhere else: training cannot reach what it is measured with.
+Holdout, members, judge, extractor and reference go to `evaluate` and nowhere else: training cannot reach what it is
+measured with.
 """
 
 from kfp import dsl
@@ -34,11 +35,11 @@ def unlearning(
     recipe = {"method": method, "preset": preset, "overrides": overrides, "seed": seed, "threads": threads}
 
     fetched = never_cached(fetch_checkpoint(request=request), "1. fetch checkpoint")
-    parent, oracle, judge = (fetched.outputs[name] for name in ("checkpoint", "oracle", "judge"))
+    parent, oracle = (fetched.outputs[name] for name in ("checkpoint", "oracle"))
 
     curated = never_cached(
         curate_forget_set(request=request, checkpoint=parent, oracle=oracle, policy=policy), "2. curate forget set")
-    negative, positive, holdout = (curated.outputs[name] for name in ("negative", "positive", "holdout"))
+    negative, positive = (curated.outputs[name] for name in ("negative", "positive"))
 
     adapted = never_cached(adapt(checkpoint=parent, negative=negative, **recipe), "3. adapt")
 
@@ -47,8 +48,11 @@ def unlearning(
                 positive=positive, **recipe), "4. unlearn")
     candidate = unlearned.outputs["candidate"]
 
+    laboratory = {name: fetched.outputs[name] for name in ("judge", "extractor", "reference")}
+    laboratory |= {name: curated.outputs[name] for name in ("holdout", "members")}
     evaluated = never_cached(
-        evaluate(request=request, checkpoint=parent, candidate=candidate, judge=judge, holdout=holdout), "5. evaluate")
+        evaluate(request=request, policy=policy, checkpoint=parent, candidate=candidate, oracle=oracle, **laboratory),
+        "5. evaluate")
     report = evaluated.outputs["report"]
 
     decided = never_cached(gate(request=request, candidate=candidate, report=report, policy=policy), "6. gate")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from expunge.contracts import Checkpoint, Interval, Request, read_record, write_record
+from expunge.contracts import Absent, Checkpoint, DataSource, Interval, Request, read_record, write_record
 from expunge.digests import sha256_file
 from expunge.errors import BadInput, NotNeeded
 from expunge.evidence.coherence import read_policy
@@ -28,6 +28,7 @@ from expunge.samples import (
     renumbered,
     write_sample_sets,
 )
+from expunge.settings import Workspace
 from expunge.stores import sources
 
 if TYPE_CHECKING:
@@ -43,10 +44,10 @@ BATCH = 500
 Mask = NDArray[np.bool_]
 
 
-@room(outputs=("negative", "positive", "holdout"))
+@room(outputs=("negative", "positive", "holdout", "members"))
 def curate_forget_set(entered: Entered, *, request: Path, checkpoint: Path, oracle: Path, policy: Path,
-                      negative: Path, positive: Path, holdout: Path) -> None:
-    """Draws, labels, encrypts and versions the three sample sets.
+                      negative: Path, positive: Path, holdout: Path, members: Path) -> None:
+    """Draws, labels, encrypts and versions the sample sets.
 
     Raises:
         BadInput: the request matches nothing that the model draws, or too little; the oracle is worse than a coin
@@ -64,7 +65,8 @@ def curate_forget_set(entered: Entered, *, request: Path, checkpoint: Path, orac
         raise BadInput("checkpoint: it is no generator", "only a generator can draw its own forget set")
     asked = _Oracle.open(oracle, wanted, parent.image_shape)
     held = sources.images("holdout", wanted.holdout, entered.workspace)
-    _refuse_other_shape(held, parent.image_shape)
+    _refuse_other_shape("holdout", held, parent.image_shape)
+    seen = _members(wanted.members, asked, entered.workspace, parent.image_shape) if wanted.members else None
     held_unwanted = np.isin(renumbered(held.table.labels, held.classes, asked.names), asked.unwanted)
     sensitivity = asked.tried_on(held.table, held_unwanted)
 
@@ -87,11 +89,29 @@ def curate_forget_set(entered: Entered, *, request: Path, checkpoint: Path, orac
         NewSampleSet("holdout", held.table, {"source": sources.digest("holdout", wanted.holdout, entered.workspace)},
                      held_classes, held.classes),
     ]
+    folders = [negative, positive, holdout]
+    if seen is not None:
+        sets.append(seen)
+        folders.append(members)
+    else:
+        write_record(members, Absent(reason="the request names no members"))
     key = RequestKey.load_or_create(entered.workspace, wanted.id)
     refuse_overlap(key, sets)
     written = write_sample_sets(entered.workspace, key, wanted, sha256_file(request), sets)
-    for folder, record in zip((negative, positive, holdout), written, strict=True):
+    for folder, record in zip(folders, written, strict=True):
         write_record(folder, record)
+
+
+def _members(wanted: DataSource, asked: "_Oracle", workspace: Workspace, drawn: tuple[int, int, int]) -> NewSampleSet:
+    """The images of unwanted classes among those that the parent was trained on."""
+    seen = sources.images("members", wanted, workspace)
+    _refuse_other_shape("members", seen, drawn)
+    of_it = np.isin(renumbered(seen.table.labels, seen.classes, asked.names), asked.unwanted)
+    if not of_it.any():
+        raise BadInput("members: no image is of an unwanted class", "name training images of what is to be forgotten")
+    numbers = tuple(int(number) for number in np.unique(seen.table.labels[of_it]))
+    return NewSampleSet("members", seen.table[of_it], {"source": sources.digest("members", wanted, workspace)},
+                        numbers, seen.classes)
 
 
 def _draw(parent: "Gan", request: Request) -> SampleTable:
@@ -221,12 +241,12 @@ def _stop_if_not_needed(said: _Said, sensitivity: Interval | None, policy: Path)
                         f"the policy allows {limits[0].limit:.2%}".replace("%", " %"), "nothing was changed")
 
 
-def _refuse_other_shape(held: "LabelledImages", drawn: tuple[int, int, int]) -> None:
+def _refuse_other_shape(field: str, held: "LabelledImages", drawn: tuple[int, int, int]) -> None:
     shape = held.table.images.shape[1:]
     if shape != drawn:
         channels, height, _ = drawn
         raise BadInput(
-            f"holdout: its images are {'x'.join(map(str, shape))}, the generator draws {'x'.join(map(str, drawn))}",
+            f"{field}: its images are {'x'.join(map(str, shape))}, the generator draws {'x'.join(map(str, drawn))}",
             f"import them: expunge samples import NAME PATH --size {height} --channels {channels}")
 
 

@@ -1,16 +1,19 @@
-"""What the probes look at: the judge's view of the parent's, the candidate's and the real images."""
+"""What the probes look at: arrays that were gathered from the models, and nothing that could be run again."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from expunge.contracts import Measurement
 from expunge.errors import BadInput
-from expunge.measure.proportions import Estimate
+from expunge.measure.proportions import Bounds, Estimate, exact_bounds
 
 CONFIDENCE = 0.95  # two-sided; a policy may ask for less, never for more
+
+Mask: TypeAlias = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -20,27 +23,99 @@ class Seen:
     classes: NDArray[np.int64]  # [n] the judge's choice
     unwanted: NDArray[np.float32]  # [n] probability of the unwanted classes together
     confidence: NDArray[np.float32]  # [n] probability of its choice
-    features: NDArray[np.float32]  # [n, d]
+    features: NDArray[np.float32]  # [n, d], the extractor's
 
-    def __getitem__(self, rows: NDArray[np.bool_]) -> "Seen":
+    def __getitem__(self, rows: Mask | slice) -> "Seen":
         return Seen(self.classes[rows], self.unwanted[rows], self.confidence[rows], self.features[rows])
 
 
 @dataclass(frozen=True)
+class Search:
+    """What a search of one model's latents for the unwanted came to, one entry per start."""
+
+    at_start: Mask  # [s] the judge called the starting point's image unwanted
+    found: Mask  # [s] it did so for some image on the way; the start counts
+    unwanted: NDArray[np.float32]  # [s] the most that it gave the unwanted on the way, a probability
+
+
+@dataclass(frozen=True)
+class Relearning:
+    """One model being taught the unwanted again: how often it drew it after how many steps."""
+
+    model: str  # `candidate`, `parent` or `never exposed`
+    repeat: int  # which samples it was taught from; the same for every model
+    steps: tuple[int, ...]
+    hits: tuple[int, ...]  # unwanted samples among `n` drawn after that many steps
+    n: int
+    wanted_hits: float  # that count as having it back: half of the parent's
+
+    @property
+    def reached(self) -> int | None:
+        """The first step at which it had it back; None: not within the steps allowed."""
+        return next((step for step, hits in zip(self.steps, self.hits, strict=True) if hits >= self.wanted_hits), None)
+
+
+@dataclass(frozen=True)
+class Real:
+    """Real images with labels that were given with them, as the judge sees them."""
+
+    seen: Seen
+    labels: NDArray[np.int64]  # [m] in the judge's numbering
+
+    def __getitem__(self, rows: Mask) -> "Real":
+        return Real(self.seen[rows], self.labels[rows])
+
+    def hits(self, unwanted: tuple[int, ...]) -> Mask:
+        """[m] which of them the judge calls unwanted."""
+        return np.isin(self.seen.classes, unwanted)
+
+    def of(self, classes: tuple[int, ...], *, otherwise: bool = False) -> "Real":
+        """The images of these classes, or of all others."""
+        return self[np.isin(self.labels, classes) != otherwise]
+
+
+@dataclass(frozen=True)
+class Membership:
+    """How strongly an attack takes images of the unwanted classes for ones that a model was trained on."""
+
+    members: NDArray[np.float64]  # [m] scores of images that it was trained on; higher is more like one
+    others: NDArray[np.float64]  # [k] of images of the same classes that it never saw
+
+
+@dataclass(frozen=True)
 class Evidence:
-    """One candidate beside its parent, on the same latents, and the real held-out images."""
+    """One generator beside its parent, on the same latents, and real images."""
 
     unwanted: tuple[int, ...]
     classes: int  # that the judge knows
     before: Seen
     after: Seen
-    real: Seen
-    real_labels: NDArray[np.int64]  # [m] given with the images, not the judge's
+    real: Real  # held out
+    fixed: int | None = None  # how many latents were to be drawn in any case, if drawing stopped by what was seen
     names: tuple[str, ...] = ()  # of the classes, where they have any
+    membership: Membership | None = None  # absent: the request names no members
+    reference: Seen | None = None  # samples of a model that never knew
+    search: Search | None = None
+    search_before: Search | None = None
+    relearnings: tuple[Relearning, ...] = ()
+    not_taught: str = ""  # why some of these, or all, are not there
 
     def name(self, label: int) -> str:
         """What a class is called, or its number."""
         return self.names[label] if self.names else str(label)
+
+    def taught(self, model: str) -> list[Relearning]:
+        """How one model was taught, lesson by lesson."""
+        return sorted((one for one in self.relearnings if one.model == model), key=lambda one: one.repeat)
+
+    @property
+    def bounds(self) -> Bounds:
+        """How rates are bounded: exactly for a count fixed in advance, at any time for one that was not."""
+        if self.fixed is None:
+            return exact_bounds
+        from expunge.measure.sequential import sequence_bounds
+
+        return sequence_bounds
 
     @property
     def retained(self) -> tuple[int, ...]:
@@ -48,24 +123,27 @@ class Evidence:
         return tuple(label for label in range(self.classes) if label not in self.unwanted)
 
     @property
-    def hits_before(self) -> NDArray[np.bool_]:
+    def hits_before(self) -> Mask:
         """[n] which of the parent's samples the judge calls unwanted."""
         return np.isin(self.before.classes, self.unwanted)
 
     @property
-    def hits_after(self) -> NDArray[np.bool_]:
+    def hits_after(self) -> Mask:
         """[n] which of the candidate's samples the judge calls unwanted."""
         return np.isin(self.after.classes, self.unwanted)
 
     @property
-    def real_retained(self) -> Seen:
-        """The real images of retained classes, by their labels."""
-        return self.real[~np.isin(self.real_labels, self.unwanted)]
+    def real_retained(self) -> Real:
+        """The held-out images of retained classes, by their labels."""
+        return self.real.of(self.unwanted, otherwise=True)
 
     @property
-    def real_retained_labels(self) -> NDArray[np.int64]:
-        """The labels of `real_retained`."""
-        return self.real_labels[~np.isin(self.real_labels, self.unwanted)]
+    def of_fixed_size(self) -> "Evidence":
+        """The same, of the latents that were to be drawn in any case: what distances may use."""
+        if self.fixed is None:
+            return self
+        first = slice(self.fixed)
+        return replace(self, before=self.before[first], after=self.after[first], fixed=None)
 
 
 Probe = Callable[[Evidence], Iterator[Measurement]]
@@ -86,3 +164,13 @@ def attempt(
             yield Measurement(name=name, estimate=value.value, interval=value.interval, n=value.n)
         else:
             yield Measurement(name=name, estimate=value, n=n)
+
+
+def not_applicable(names: tuple[str, ...], reason: str) -> Iterator[Measurement]:
+    """Says of every name that the question has no meaning here, and why."""
+    yield from (Measurement(name=name, missing=reason, not_applicable=True) for name in names)
+
+
+def absent(names: tuple[str, ...], reason: str) -> Iterator[Measurement]:
+    """Says of every name why there is no number."""
+    yield from (Measurement(name=name, missing=reason) for name in names)

@@ -1,9 +1,10 @@
-"""Fetch checkpoint: three models come in by URI and leave as safetensors with their digests."""
+"""Fetch checkpoint: the models of a request come in by URI and leave as safetensors with their digests."""
 
 import shutil
 from pathlib import Path
 
 from expunge.contracts import (
+    Absent,
     Checkpoint,
     ClassifierSource,
     DiscriminatorSource,
@@ -25,12 +26,14 @@ from expunge.stores import sources
 
 WEIGHTS, FACTORY = "model.safetensors", "factory.py"
 DISCRIMINATOR = "discriminator"  # the prefix of a separate discriminator's files
-FAMILIES = {"parent": "gan", "oracle": "classifier", "judge": "classifier"}
+FAMILIES = {"parent": "gan", "oracle": "classifier", "judge": "classifier", "extractor": "classifier",
+            "reference": "gan"}
 
 
-@room(outputs=("checkpoint", "oracle", "judge"))
-def fetch_checkpoint(entered: Entered, *, request: Path, checkpoint: Path, oracle: Path, judge: Path) -> None:
-    """Brings in the parent, the oracle and the judge, and tries them out on each other.
+@room(outputs=("checkpoint", "oracle", "judge", "extractor", "reference"))
+def fetch_checkpoint(entered: Entered, *, request: Path, checkpoint: Path, oracle: Path, judge: Path,
+                     extractor: Path, reference: Path) -> None:
+    """Brings in the parent, the oracle and the judge, and tries them out on each other; and what else is named.
 
     Raises:
         Refused: a file's digest is not the pinned one.
@@ -48,9 +51,18 @@ def fetch_checkpoint(entered: Entered, *, request: Path, checkpoint: Path, oracl
     fetch.model("parent", "checkpoint", wanted.checkpoint, checkpoint, wanted.discriminator)
     fetch.model("oracle", "oracle", wanted.oracle, oracle)
     fetch.model("judge", "judge", wanted.judge, judge)
+    for name, source, folder in (("extractor", wanted.extractor, extractor),
+                                 ("reference", wanted.reference, reference)):
+        if source is None:
+            write_record(folder, Absent(reason=f"the request names no {name}"))
+        else:
+            fetch.model(name, name, source, folder)
     known = trial.try_out(trial.Wanted(
         checkpoint=str(checkpoint), oracle=str(oracle), judge=str(judge), forget=wanted.forget,
-        range_declared=wanted.checkpoint.range is not None))
+        range_declared=wanted.checkpoint.range is not None,
+        extractor=str(extractor) if wanted.extractor else None,
+        reference=str(reference) if wanted.reference else None,
+        reference_range_declared=bool(wanted.reference and wanted.reference.range)))
     held = sources.images("holdout", wanted.holdout, entered.workspace)
     names = read_record(Checkpoint, judge).interface.classes
     as_known_to_judge(held.table.labels, held.classes, names, known)  # for its complaint

@@ -33,7 +33,8 @@ IMAGES = 64  # enough to see a range; drawn in one batch
 SLACK = 0.05  # of the range's width: how far a pixel may lie outside of what was declared
 NARROW = 0.55  # of the range's width: a generator that uses less is taken to have another range
 SECONDS_VARIABLE = "EXPUNGE_FACTORY_SECONDS"
-NAMED = ("checkpoint", "discriminator", "oracle", "judge", "forget")  # complaints that say their field already
+# Complaints that say their field already begin with one of these.
+NAMED = ("checkpoint", "discriminator", "oracle", "judge", "extractor", "reference", "forget")
 SECONDS = 60.0  # that a user's model may take to be built and to draw
 
 
@@ -45,6 +46,9 @@ class Wanted(Frozen):
     judge: str
     forget: Forget
     range_declared: bool
+    extractor: str | None = None
+    reference: str | None = None
+    reference_range_declared: bool = False
     out: str = ""
 
 
@@ -56,8 +60,8 @@ def try_out(wanted: Wanted) -> int:
     Raises:
         BadInput: one of them does not do what its declaration says, or not within the time limit. Names which.
     """
-    folders = [Path(folder) for folder in (wanted.checkpoint, wanted.oracle, wanted.judge)]
-    if any(_brings_code(read_record(Checkpoint, folder)) for folder in folders):
+    folders = (wanted.checkpoint, wanted.oracle, wanted.judge, wanted.extractor, wanted.reference)
+    if any(_brings_code(read_record(Checkpoint, Path(folder))) for folder in folders if folder is not None):
         return _try_in_child(wanted)
     return _try_here(wanted, lambda _: None)
 
@@ -138,7 +142,7 @@ def _try_here(wanted: Wanted, tell: Callable[[str], None]) -> int:
     with _blamed_on("checkpoint"):
         came = read_record(Checkpoint, Path(wanted.checkpoint))
         parent = _load(wanted.checkpoint)
-        images = _try_generator(parent, came, wanted.range_declared)
+        images = _try_generator("checkpoint", parent, came, wanted.range_declared)
     if isinstance(parent.discriminator, Critic):  # ours need no trial
         tell("discriminator: showing it images")
         with _blamed_on("discriminator"):
@@ -151,6 +155,20 @@ def _try_here(wanted: Wanted, tell: Callable[[str], None]) -> int:
             record = read_record(Checkpoint, Path(folder))
             known[role] = _try_classifier(role, load_recorded(Path(folder), record), record, images)
     _agree_on_classes(wanted.forget, known)
+    if wanted.extractor is not None:
+        tell("extractor.architecture: building it and showing it images")
+        with _blamed_on("extractor"):
+            record = read_record(Checkpoint, Path(wanted.extractor))
+            _try_classifier("extractor", load_recorded(Path(wanted.extractor), record), record, images)
+    if wanted.reference is not None:
+        tell("reference.architecture: building the generator and drawing from it")
+        with _blamed_on("reference"):
+            record = read_record(Checkpoint, Path(wanted.reference))
+            drawn = _try_generator("reference", _load(wanted.reference), record, wanted.reference_range_declared)
+        if drawn.shape != images.shape:
+            ours, theirs = ("x".join(map(str, batch.shape[1:])) for batch in (images, drawn))
+            raise BadInput(f"reference: it draws images of {theirs}, the checkpoint of {ours}",
+                           "name a model of the same kind, retrained without the forget data")
     return known["judge"][0]
 
 
@@ -177,25 +195,25 @@ def _blamed_on(field: str) -> Iterator[None]:
 
 
 @torch.inference_mode()
-def _try_generator(parent: Gan, record: Checkpoint, range_declared: bool) -> Tensor:
+def _try_generator(field: str, parent: Gan, record: Checkpoint, range_declared: bool) -> Tensor:
     """Images [IMAGES, C, H, W] in [-1, 1]; BadInput if they are not what was declared."""
     latents = parent.draw_latents(IMAGES, torch.Generator().manual_seed(0))
     images = parent(latents)
     if not torch.isfinite(images).all():
-        raise BadInput("checkpoint: it draws pixels that are not finite numbers", "check its weights")
+        raise BadInput(f"{field}: it draws pixels that are not finite numbers", "check its weights")
     if not torch.allclose(parent(latents[:8]), images[:8], atol=1e-3):
-        raise BadInput("checkpoint: the same latent gives another image each time, or depends on its neighbours",
+        raise BadInput(f"{field}: the same latent gives another image each time, or depends on its neighbours",
                        "let the factory build a generator that is a function of the latent")
     declared = record.interface.channels
     if declared is not None and images.shape[1] != declared:
-        raise BadInput(f"checkpoint.channels: {declared} declared, it draws {images.shape[1]}", "correct it")
+        raise BadInput(f"{field}.channels: {declared} declared, it draws {images.shape[1]}", "correct it")
     low, high = record.interface.range
     lowest, highest = ((value.item() + 1) * (high - low) / 2 + low for value in (images.min(), images.max()))
     slack = SLACK * (high - low)
     narrow = highest - lowest < NARROW * (high - low) and not range_declared
     if lowest < low - slack or highest > high + slack or narrow:
         raise BadInput(
-            f"checkpoint.range: it draws values from {lowest:.3g} to {highest:.3g}, "
+            f"{field}.range: it draws values from {lowest:.3g} to {highest:.3g}, "
             f"{'declared' if range_declared else 'expected'} is {low:g} to {high:g}",
             "declare the range of its pixels, such as 'range: [0, 1]'")
     return images

@@ -19,7 +19,7 @@ SHARD_SIZE = 16_384  # items; ten thousand small objects cost an object store mi
 class NewSampleSet:
     """A set that is about to be written."""
 
-    role: Literal["negative", "positive", "holdout"]
+    role: Literal["negative", "positive", "holdout", "members"]
     table: SampleTable
     made_from: dict[str, str]
     unwanted: tuple[int, ...]  # in the numbering of the table's labels

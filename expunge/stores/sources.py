@@ -31,7 +31,7 @@ from expunge.stores.tracking import Tracking
 if TYPE_CHECKING:
     from expunge.samples.images import LabelledImages
 
-FIELDS = ("checkpoint", "discriminator", "oracle", "judge", "holdout", "labels")
+FIELDS = ("checkpoint", "discriminator", "oracle", "judge", "extractor", "reference", "holdout", "members", "labels")
 DATA_SETS = ("holdout",)
 SUFFIXES = ((".safetensors",), (".pt", ".pth", ".bin"))  # of a model file, in the order of preference
 KINDS = "a path, file://, builtin://, samples://, s3://, models:/ or hf://"

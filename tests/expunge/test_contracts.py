@@ -32,6 +32,10 @@ def refuse_loss(earlier, now):
     for key, value in earlier.items():
         if isinstance(value, dict):
             refuse_loss(value, now.get(key) or {})
+        elif isinstance(value, list) and all(isinstance(item, dict) for item in value):
+            assert len(now[key]) == len(value), key
+            for item, item_now in zip(value, now[key], strict=True):
+                refuse_loss(item, item_now)
         else:
             assert value is None or now[key] == value, key
 

@@ -1,13 +1,20 @@
 """The questions asked of a candidate, one file each, by model family."""
 
 from components.evaluate.evidence import Evidence, Probe
-from components.evaluate.probes.is_it_gone import is_it_gone
+from components.evaluate.probes.can_it_be_found import can_it_be_found
+from components.evaluate.probes.how_fast_does_it_come_back import how_fast_does_it_come_back
+from components.evaluate.probes.is_it_gone import is_it_gone, is_it_gone_behind_the_judge
+from components.evaluate.probes.is_it_like_one_that_never_knew import is_it_like_one_that_never_knew
 from components.evaluate.probes.is_the_judge_sure import is_the_judge_sure
 from components.evaluate.probes.is_the_rest_still_good import is_the_rest_still_good
+from components.evaluate.probes.was_it_ever_seen import was_it_ever_seen
 from expunge.contracts import Measurement
 from expunge.errors import BadInput
 
-PROBES: dict[str, tuple[Probe, ...]] = {"gan": (is_it_gone, is_the_rest_still_good, is_the_judge_sure)}
+PROBES: dict[str, tuple[Probe, ...]] = {
+    "gan": (is_it_gone, is_it_gone_behind_the_judge, is_the_rest_still_good, was_it_ever_seen, can_it_be_found,
+            how_fast_does_it_come_back, is_it_like_one_that_never_knew, is_the_judge_sure),
+}
 
 
 def ask(family: str, evidence: Evidence) -> tuple[Measurement, ...]:

@@ -14,11 +14,10 @@ def is_the_judge_sure(evidence: Evidence) -> Iterator[Measurement]:
     which neither the residual rate nor PUL would tell from forgetting.
     """
     after, before = evidence.after.confidence, evidence.before.confidence
+    right = evidence.real.seen.classes == evidence.real.labels
     yield from attempt(
         ("judge_confidence", "judge_confidence_before"),
         lambda: (float(after.mean()), float(before.mean())),
         len(after),
     )
-    yield from attempt(
-        ("judge_accuracy",), lambda: (rate(evidence.real.classes == evidence.real_labels, CONFIDENCE),), 0
-    )
+    yield from attempt(("judge_accuracy",), lambda: (rate(right, CONFIDENCE),), len(right))

@@ -8,6 +8,7 @@ import pytest
 from expunge.assets import digits
 from expunge.assets import path as asset
 from expunge.contracts import (
+    Absent,
     Candidate,
     Checkpoint,
     ClassifierSource,
@@ -22,9 +23,9 @@ from expunge.contracts import (
     write_record,
 )
 from expunge.digests import sha256_file
-from expunge.evidence.keys import OPERATOR, create_key
 from expunge.samples import NewSampleSet, RequestKey, SampleTable, write_sample_sets
 from expunge.settings import Workspace
+from pipelines.workspace import initialise
 
 D = "0" * 64
 DIGIT = 8
@@ -38,7 +39,7 @@ class House:
     workspace: Workspace
     forgetful: dict | None = None
 
-    def write_request(self, *, reason="safety", evaluate=600, classes=(DIGIT,)):
+    def write_request(self, *, reason="safety", evaluate=600, classes=(DIGIT,), sequential=False, search=20, lessons=0):
         builtin = "builtin://digits/dcgan"
         write_record(
             self.root / "request.json",
@@ -52,7 +53,7 @@ class House:
                 oracle=ClassifierSource(uri=builtin),
                 judge=ClassifierSource(uri=builtin),
                 holdout=DataSource(uri=builtin),
-                sampling=Sampling(evaluate=evaluate),
+                sampling=Sampling(evaluate=evaluate, sequential=sequential, search=search, lessons=lessons),
                 threads=1,
             ),
         )
@@ -61,7 +62,7 @@ class House:
     def write_model(self, name, role, family, state=None):
         from expunge import models
 
-        source = "judge" if role == "judge" else "dcgan"
+        source = {"judge": "judge", "oracle": "oracle", "extractor": "oracle", "reference": "never-saw-8"}.get(role, "dcgan")
         loaded, spec = models.read(asset(source))
         folder = self.root / name
         folder.mkdir(exist_ok=True)
@@ -94,8 +95,14 @@ class House:
     def inputs(self):
         return {
             name: self.root / (f"{name}.json" if name == "request" else name)
-            for name in ("request", "checkpoint", "candidate", "judge", "holdout")
-        }
+            for name in ("request", "checkpoint", "candidate", "oracle", "judge", "extractor", "reference", "holdout",
+                         "members")
+        } | {"policy": self.workspace.policies / "standard.yaml"}
+
+    def leave_out(self, name):
+        """Says that the request names no such thing."""
+        (self.root / name).mkdir(exist_ok=True)
+        write_record(self.root / name, Absent(reason=f"the request names no {name}"))
 
     def run(self, out="report"):
         from components.evaluate.step import evaluate
@@ -116,8 +123,8 @@ def house(tmp_path_factory):
         patch.setenv("EXPUNGE_WORKSPACE", str(root / "workspace"))
         patch.setenv("EXPUNGE_KEYS", str(root / "keys"))
         patch.delenv("EXPUNGE_RUN", raising=False)
-        workspace = Workspace.locate().create()
-        create_key(workspace, OPERATOR, ["operator"])
+        workspace = initialise(Workspace.locate())
+
         made = House(root, workspace)
         request = made.write_request()
         images, labels = digits("holdout")
@@ -134,6 +141,9 @@ def house(tmp_path_factory):
         assert isinstance(holdout, SampleSet)
         made.write_model("checkpoint", "parent", "gan")
         made.write_model("judge", "judge", "classifier")
+        made.write_model("oracle", "oracle", "classifier")
+        for name in ("extractor", "reference", "members"):
+            made.leave_out(name)
         made.forgetful = forgetful()
         made.write_model("candidate", "candidate", "gan", state=made.forgetful)
     return made  # outside of the patch: a session lasts longer than this fixture's tests

@@ -92,7 +92,8 @@ def test_distances_follow_from_the_features(measured, scores):
 
 
 def test_the_controls_come_out_as_they_must(measured):
-    assert decided(measured[1]).controls == {"parent": AS_EXPECTED, "real": AS_EXPECTED}
+    assert decided(measured[1]).controls == {
+        "parent": AS_EXPECTED, "real": AS_EXPECTED, "output filter": AS_EXPECTED}
 
 
 def test_the_scores_hold_no_picture_and_the_features_nothing_unwanted(measured, scores):

@@ -1,0 +1,68 @@
+"""Parent and candidate draw from the same latents; only the judge's view and a few images stay."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from components.evaluate.evidence import Seen
+from components.evaluate.judging import BATCH, Judge, joined
+from components.evaluate.pictures import Pictures
+from expunge.digests import sha256_bytes
+
+if TYPE_CHECKING:
+    import torch
+
+    from expunge.models import Gan
+
+Enough = Callable[[Seen, Seen], str | None]
+"""Given both views of all drawn so far: what decides the verdict already, in words, or None."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What both models drew, as the judge sees it."""
+
+    before: Seen
+    after: Seen
+    pictures: Pictures
+    decided: str | None  # what ended it before `count`
+
+
+def draw(
+    models: "tuple[Gan, Gan]",
+    judge: Judge,
+    seed: str,
+    count: int,
+    show_before: bool,
+    progress: Callable[[int, int], None],
+    enough: Enough | None = None,
+) -> Drawn:
+    """Parent's and candidate's samples on `count` latents, or on as many as it takes until `enough`."""
+    import torch
+
+    before, after, pictures = [], [], Pictures(judge.unwanted, show_before)
+    first, decided = 0, None
+    for latents in latents_of(models[0], seed, count):
+        with torch.inference_mode():
+            was, is_now = (model(latents.to(judge.device)) for model in models)
+        before.append(judge.sees(was))
+        after.append(judge.sees(is_now))
+        images = was.cpu().numpy(), is_now.cpu().numpy()
+        pictures.consider(first, images, (before[-1].classes, after[-1].classes))
+        first += len(latents)
+        progress(first, count)
+        if enough is not None and first < count:
+            decided = enough(before[-1], after[-1])
+            if decided is not None:
+                break
+    return Drawn(joined(before), joined(after), pictures, decided)
+
+
+def latents_of(model: "Gan", seed: str, count: int, purpose: str = "") -> "Iterator[torch.Tensor]":
+    """Latents [b, d] in batches, from the first 63 bits of the seed; each purpose has a stream of its own."""
+    import torch
+
+    stream_seed = sha256_bytes(f"{seed} {purpose}".encode()) if purpose else seed
+    stream = torch.Generator().manual_seed(int(stream_seed[:16], 16) >> 1)
+    for first in range(0, count, BATCH):
+        yield model.draw_latents(min(BATCH, count - first), stream)

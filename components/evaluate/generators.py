@@ -1,0 +1,174 @@
+"""Evaluating a generator: all that is gathered from the models, once, for the probes to look at."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from components.evaluate.controls import controls_for
+from components.evaluate.drawing import Drawn, draw, latents_of
+from components.evaluate.evidence import Evidence, Real, Relearning, Search, Seen
+from components.evaluate.given import Given, StoredAs
+from components.evaluate.judging import Judge, joined
+from components.evaluate.membership import nearness
+from components.evaluate.pictures import may_show_before
+from components.evaluate.probes import ask
+from components.evaluate.relearning import lessons, relearn
+from components.evaluate.searching import Guide, search
+from components.evaluate.tables import write_tables
+from components.evaluate.verdict_so_far import Watch
+from expunge.contracts import Candidate, Curve, Report, SampleSet, Stopping, StoredFile
+from expunge.errors import BadInput
+from expunge.evidence.coherence import read_policy
+from expunge.measure.shares import class_shares
+from expunge.room import Entered
+from expunge.samples import as_known_to_judge, read_samples
+from expunge.settings import Workspace
+
+if TYPE_CHECKING:
+    import torch
+
+    from expunge.models import Gan
+
+FIXED_SHARE = 0.5  # of the samples planned: what sequential sampling draws in any case
+
+
+def evaluate_generator(entered: Entered, given: Given, folder: Path) -> Report:
+    """Draws, searches, teaches and measures; writes all but the record and the page into the report's folder."""
+    import torch
+
+    request = given.request
+    held_out = read_samples(entered.workspace, given.holdout)  # before the long work: it may be missing
+    torch.set_num_threads(request.threads)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    judge = Judge.open(given, held_out.images.shape[1:], device)
+    parent, candidate = (_generator(stored, device) for stored in (given.parent, given.candidate))
+    names = given.judge.record.interface.classes
+    watch = (Watch(read_policy(given.policy), given.candidate.record.family, _fixed(request.sampling.evaluate),
+                   judge.unwanted, judge.classes, names) if request.sampling.sequential else None)
+    began = time.monotonic()
+    drawn = draw((parent, candidate), judge, given.latent_seed, request.sampling.evaluate,
+                 may_show_before(request.reason, request.show_before), entered.progress, watch)
+    seconds = time.monotonic() - began
+    drawn.pictures.save(folder)
+    reference = _generator(given.reference, device) if given.reference else None
+    half = float(np.isin(drawn.before.classes, judge.unwanted).mean()) / 2
+    weights = _Weights(given, judge, parent, candidate, reference)
+    evidence = Evidence(
+        judge.unwanted, judge.classes, drawn.before, drawn.after,
+        real=_real(entered.workspace, given, given.holdout, judge),
+        fixed=watch.fixed if watch else None, names=names,
+        reference=_views(reference, judge, given.latent_seed, len(drawn.after.classes)) if reference else None,
+        search=weights.searched(candidate), search_before=weights.searched(parent),
+        relearnings=tuple(weights.relearned(entered, half)), not_taught=weights.not_taught)
+    if given.members is not None:
+        evidence = replace(evidence, membership=nearness(
+            evidence, _real(entered.workspace, given, given.members, judge)))
+    write_tables(folder, evidence)
+    shares = [class_shares(seen.classes, judge.classes) for seen in (drawn.before, drawn.after)]
+    return Report(
+        family=given.candidate.record.family, request_sha256=given.request_sha256, parent_sha256=given.parent.sha256,
+        candidate_sha256=given.candidate.sha256, judge_sha256=given.judge.sha256,
+        extractor_sha256=given.extractor.sha256 if given.extractor else given.judge.sha256,
+        reference_sha256=given.reference.sha256 if given.reference else None,
+        holdout_id=given.holdout.set_id, members_id=given.members.set_id if given.members else None,
+        latent_seed=given.latent_seed, unwanted=judge.unwanted, classes=names,
+        measurements=ask(given.candidate.record.family, evidence), controls=controls_for(evidence),
+        shares={str(label): (float(shares[0][label]), float(shares[1][label])) for label in range(judge.classes)},
+        curves=tuple(_curves(evidence)), stopping=_stopping(watch, drawn, request.sampling.evaluate, seconds),
+        files=tuple(StoredFile.of(file) for file in sorted(folder.iterdir())))
+
+
+@dataclass
+class _Weights:
+    """What is asked of the weights themselves, not of what they happen to draw."""
+
+    given: Given
+    judge: Judge
+    parent: "Gan"
+    candidate: "Gan"
+    reference: "Gan | None"
+    not_taught: str = ""  # why nobody was taught, or why there is nobody to compare with
+
+    def searched(self, model: "Gan") -> Search | None:
+        import torch
+
+        count = self.given.request.sampling.search
+        if not count:
+            return None
+        starts = torch.cat(list(latents_of(model, self.given.latent_seed, count, "search")))
+        return search(model, Guide.open(self.given, model.image_shape, self.judge.device), self.judge, starts)
+
+    def relearned(self, entered: Entered, wanted_rate: float) -> Iterator[Relearning]:
+        """The candidate, the parent and, if there is one, a model that never knew, from the same lessons."""
+        count = self.given.request.sampling.lessons
+        if not count:
+            self.not_taught = "the request asks for no lesson (sampling.lessons)"
+            return
+        taught = [("candidate", self.candidate), ("parent", self.parent)]
+        never = self.given.reference
+        if never is None or self.reference is None:
+            self.not_taught = "the request names no reference, a model that never saw it: nothing to compare with"
+        elif (other := never.record.architecture) != (ours := self.given.parent.record.architecture):
+            self.not_taught = f"the reference is a {other}, the parent a {ours}: their steps cannot be compared"
+        else:
+            taught.append(("never exposed", self.reference))
+        try:
+            found = lessons(self.parent, self.judge, self.given.latent_seed, count)
+        except BadInput as error:
+            self.not_taught = str(error)
+            return
+        for number, lesson in enumerate(found):
+            for name, model in taught:
+                yield relearn(name, model, lesson, self.judge, self.given.latent_seed, wanted_rate)
+            entered.note(f"taught again from {len(lesson.images)} samples, {number + 1} of {len(found)}")
+
+
+def _generator(stored: StoredAs, device: "torch.device") -> "Gan":
+    from expunge.models import Gan
+
+    model = stored.load(device)
+    if not isinstance(model, Gan):
+        kind = "candidate" if isinstance(stored.record, Candidate) else stored.record.role
+        raise BadInput(f"{kind}: it is no generator", "name another model")
+    return model.requires_grad_(False)
+
+
+def _real(workspace: Workspace, given: Given, images: SampleSet, judge: Judge) -> Real:
+    """Real images and their labels, as the judge sees and numbers them."""
+    table = read_samples(workspace, images)
+    labels = as_known_to_judge(table.labels, images.classes, given.judge.record.interface.classes, judge.classes)
+    return Real(judge.sees_all(table.images), labels)
+
+
+def _views(model: "Gan", judge: Judge, seed: str, count: int) -> Seen:
+    """The judge's view of what a model draws from latents of its own."""
+    import torch
+
+    parts = []
+    for latents in latents_of(model, seed, count, "reference"):
+        with torch.inference_mode():
+            parts.append(judge.sees(model(latents.to(judge.device))))
+    return joined(parts)
+
+
+def _fixed(planned: int) -> int:
+    return max(1, round(FIXED_SHARE * planned))
+
+
+def _curves(evidence: Evidence) -> Iterator[Curve]:
+    for taught in evidence.relearnings:
+        yield Curve(name="residual_rate", model=taught.model, repeat=taught.repeat, steps=taught.steps,
+                    values=tuple(hits / taught.n for hits in taught.hits))
+
+
+def _stopping(watch: Watch | None, drawn: Drawn, planned: int, seconds: float) -> Stopping | None:
+    if watch is None:
+        return None
+    count = len(drawn.after.classes)
+    return Stopping(planned=planned, drawn=count, fixed=watch.fixed,
+                    decided=drawn.decided or "nothing did: all were drawn",
+                    seconds_saved=round((planned - count) * seconds / count, 3))

@@ -1,0 +1,86 @@
+"""What the room is given: the records and the folders of the models, checked against each other."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from expunge.contracts import (
+    Candidate,
+    Checkpoint,
+    Request,
+    SampleSet,
+    read_record,
+    read_record_if_any,
+)
+from expunge.digests import sha256_file
+from expunge.errors import BadInput
+from expunge.evidence.coherence import latent_seed
+
+if TYPE_CHECKING:
+    import torch
+
+    from expunge.models import Classifier, Gan
+
+
+@dataclass(frozen=True)
+class StoredAs:
+    """A model's record and the folder that holds its files."""
+
+    folder: Path
+    record: Checkpoint | Candidate
+
+    @property
+    def sha256(self) -> str:
+        """Digest of its weights."""
+        return self.record.weights.sha256
+
+    def load(self, device: "torch.device") -> "Gan | Classifier":
+        """The model, in evaluation mode. DoesNotVerify if its files are not those of the record."""
+        from expunge.models import load_recorded
+
+        return load_recorded(self.folder, self.record).to(device)
+
+
+@dataclass(frozen=True)
+class Given:
+    """Everything that evaluation was given. What a request need not bring is None."""
+
+    request: Request
+    request_sha256: str
+    policy: Path  # read only to know when sequential sampling may stop: no measurement depends on a limit
+    parent: StoredAs
+    candidate: StoredAs
+    oracle: StoredAs  # guides the search for the unwanted; what was found is judged by the judge
+    judge: StoredAs
+    extractor: StoredAs | None
+    reference: StoredAs | None
+    holdout: SampleSet
+    members: SampleSet | None
+
+    @classmethod
+    def open(cls, *, request: Path, policy: Path, checkpoint: Path, candidate: Path, oracle: Path, judge: Path,
+             extractor: Path, reference: Path, holdout: Path, members: Path) -> "Given":
+        """Reads the records.
+
+        Raises:
+            BadInput: one cannot be read, or two of them do not belong together.
+        """
+        made = read_record(Candidate, candidate)
+        brought, measured_by = (read_record_if_any(Checkpoint, folder) for folder in (reference, extractor))
+        given = cls(
+            request=read_record(Request, request), request_sha256=sha256_file(request), policy=policy,
+            parent=StoredAs(checkpoint, read_record(Checkpoint, checkpoint)), candidate=StoredAs(candidate, made),
+            oracle=StoredAs(oracle, read_record(Checkpoint, oracle)),
+            judge=StoredAs(judge, read_record(Checkpoint, judge)),
+            extractor=StoredAs(extractor, measured_by) if measured_by else None,
+            reference=StoredAs(reference, brought) if brought else None,
+            holdout=read_record(SampleSet, holdout), members=read_record_if_any(SampleSet, members))
+        if made.parent_sha256 != given.parent.sha256:
+            raise BadInput("candidate: it was made from another parent than the checkpoint given",
+                           "evaluate a candidate beside its own parent")
+        return given
+
+    @property
+    def latent_seed(self) -> str:
+        """From what latents are drawn: known to nobody before the candidate is there."""
+        return latent_seed(self.candidate.sha256, self.request_sha256)

@@ -1,0 +1,23 @@
+"""Did it ever see it? Membership inference: members against non-members of the same category, both ways."""
+
+from collections.abc import Iterator
+
+from components.evaluate.evidence import CONFIDENCE, Evidence, attempt, not_applicable
+from expunge.contracts import Measurement
+from expunge.measure.ranks import auc
+
+
+def was_it_ever_seen(evidence: Evidence) -> Iterator[Measurement]:
+    """`membership_auc`: how often the attack ranks a member above a non-member of the same classes.
+
+    One half is what a model that never saw either would give. Above it the members are still there; far below it
+    the model shuns them more than an honest stranger would, which is over-unlearning.
+    """
+    if evidence.membership is None:
+        yield from not_applicable(
+            ("membership_auc",),
+            "the samples to be forgotten are the generator's own and were never members of its training set; "
+            "name its training images of the class (members) to ask about those")
+        return
+    found = evidence.membership
+    yield from attempt(("membership_auc",), lambda: (auc(found.members, found.others, CONFIDENCE),), len(found.members))

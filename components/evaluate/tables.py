@@ -1,0 +1,70 @@
+"""What travels beside the report as data: per-sample scalars in Parquet, features in a file of their own.
+
+Enough to recompute every number, and no picture. Nothing here is of a member: only how near it came, not what
+it is.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from components.evaluate.evidence import Evidence
+
+SCORES, REAL, SEARCH, RELEARNING, MEMBERSHIP, FEATURES = (
+    "scores.parquet", "real.parquet", "search.parquet", "relearning.parquet", "membership.parquet",
+    "features.safetensors")
+
+
+def write_tables(folder: Path, evidence: Evidence) -> None:
+    """Writes a report's data files; one whose question was not asked is not there."""
+    before, after = evidence.before, evidence.after
+    _write(folder / SCORES, {
+        "latent": np.arange(len(after.classes), dtype=np.int64),
+        "class_before": before.classes.astype(np.int16), "class_after": after.classes.astype(np.int16),
+        "unwanted_before": before.unwanted, "unwanted_after": after.unwanted,
+        "confidence_before": before.confidence, "confidence_after": after.confidence})
+    _write(folder / REAL, {
+        "label": evidence.real.labels.astype(np.int16), "class": evidence.real.seen.classes.astype(np.int16),
+        "confidence": evidence.real.seen.confidence})
+    searches = [(model, found) for model, found in (("candidate", evidence.search), ("parent", evidence.search_before))
+                if found is not None]
+    if searches:
+        _write(folder / SEARCH, {
+            "model": np.repeat([model for model, _ in searches], [len(found.found) for _, found in searches]),
+            "at_start": np.concatenate([found.at_start for _, found in searches]),
+            "found": np.concatenate([found.found for _, found in searches]),
+            "unwanted": np.concatenate([found.unwanted for _, found in searches])})
+    if evidence.relearnings:
+        rows = [(taught.model, taught.repeat, step, hits, taught.n) for taught in evidence.relearnings
+                for step, hits in zip(taught.steps, taught.hits, strict=True)]
+        names = ("model", "repeat", "step", "hits", "n")
+        _write(folder / RELEARNING, dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)))
+    if evidence.membership is not None:
+        sides = (evidence.membership.members, evidence.membership.others)
+        _write(folder / MEMBERSHIP, {
+            "member": np.repeat([True, False], [len(side) for side in sides]), "score": np.concatenate(sides)})
+    _write_features(folder / FEATURES, evidence)
+
+
+def _write(file: Path, columns: dict[str, ArrayLike]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table(columns), file)
+
+
+def _write_features(file: Path, evidence: Evidence) -> None:
+    """The features that distances were computed from, and only those: retained samples, retained images."""
+    from safetensors.numpy import save_file
+
+    compared = evidence.of_fixed_size
+    arrays: dict[str, Any] = {"real": compared.real_retained.seen.features, "real.label": compared.real_retained.labels}
+    for name, seen, hits in (("before", compared.before, compared.hits_before),
+                             ("after", compared.after, compared.hits_after)):
+        kept = np.flatnonzero(~hits)
+        arrays |= {name: seen.features[kept], f"{name}.latent": kept}
+    if compared.reference is not None:
+        arrays["reference"] = compared.reference.features
+    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, file)
