@@ -34,6 +34,7 @@ from expunge.settings import RUN_VARIABLE, WORKSPACE_VARIABLE, Workspace
 from pipelines.deciding import enter_decisions
 from pipelines.news import News
 from pipelines.runs import UNFINISHED, RoomState, Run, RunState, State
+from pipelines.summary import standing
 from pipelines.sweeping import sweep, sweep_resume_state
 
 Watcher = Callable[[Event], None]
@@ -259,7 +260,9 @@ class _Supervision:
     def _decided(self) -> dict[str, object]:
         """What follows from the gate's verdict and token. Leaves the page that people decide by."""
         verdict, report = self._run.verdict(), self._run.output("evaluate", "report")
-        page = render_page(report, verdict, read_policy(self._run.policy_file), self._run.request().reason)
+        page = render_page(report, verdict, read_policy(self._run.policy_file), self._run.request().reason,
+                           attempt=self._run.state().attempt,
+                           attempts=standing(self._run, Run.all(self._workspace))["attempts"])
         write_atomically(self._run.page, page.encode())
         token = (self._run.output("gate", "verdict") / "token.txt").read_text()
         if token == "open" and "deploy" not in self._run.state().rooms:
