@@ -22,14 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
 
 from expunge.errors import BadInput
-from expunge.measure.proportions import (
-    Bools,
-    Sides,
-    booleans,
-    bounds_by,
-    decides,
-    tail_of,
-)
+from expunge.measure.proportions import Bools, Sides, booleans, bounds_by, decides, tail_of
 
 SEQUENCE = "confidence sequence"
 
@@ -117,14 +110,15 @@ def decided_at(
         raise BadInput(f"limit: {limit}", "give a fraction between 0 and 1, such as 0.01")
     nearly = -np.log(tail_of(0, 1, confidence, sides)) - 1e-6  # no candidate is lost to rounding
 
-    def candidates(h: NDArray[np.int64], n: NDArray[np.int64]) -> Bools:
-        low = _LOWER_ALTERNATIVES.against(limit, h, n) >= nearly
+    def candidates(h: Floats, n: Floats) -> Bools:
+        low: Bools = _LOWER_ALTERNATIVES.against(limit, h, n) >= nearly
         return low | (_HIGHER_ALTERNATIVES.against(1 - limit, n - h, n) >= nearly)
 
     hits = 0
     for first in range(0, len(found), _CHUNK):
         drawn = found[first : first + _CHUNK]
-        h, n = hits + np.cumsum(drawn), np.arange(first + 1, first + 1 + len(drawn))
+        h = hits + np.cumsum(drawn, dtype=np.float64)
+        n = np.arange(first + 1, first + 1 + len(drawn), dtype=np.float64)
         hits = int(h[-1])
         # Misses alone make a low rate likelier and hits alone a high one: what can decide is a hit, or a last miss.
         turns = drawn | np.append(drawn[1:], True)
