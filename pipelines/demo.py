@@ -23,6 +23,7 @@ from pipelines.summary import summarise
 from pipelines.workspace import initialise
 
 REQUESTER, REVIEWER = "ada", "grace"
+NEVER_SEEN = 8
 
 
 def demonstrate(digit: int, seed: int, folder: Path | None, debug_size: bool,
@@ -82,6 +83,8 @@ def request_for(digit: int, seed: int, debug_size: bool) -> dict[str, Any]:
         "holdout": {"uri": "builtin://digits/holdout"},
         "seed": seed,
     }
+    if digit == NEVER_SEEN:  # the one digit for which a model ships that never saw it
+        request |= {"reference": {"uri": f"builtin://digits/never-saw-{digit}"}}
     if debug_size:
         request |= {"method": {"name": "adapt_then_unlearn", "preset": "debug"}, "policy": "debug",
                     "sampling": {"curate": 1_000, "evaluate": 2_000, "search": 20, "lessons": 0}}

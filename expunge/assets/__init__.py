@@ -1,4 +1,4 @@
-"""What expunge ships: real handwritten digits, and three models trained on them.
+"""What expunge ships: real handwritten digits, and models trained on them.
 
 The images are scikit-learn's copy of the UCI "Optical Recognition of Handwritten Digits" test set (1,797
 images of 8x8 pixels; Alpaydin and Kaynak 1998). Nothing here imports torch.
@@ -18,7 +18,7 @@ from expunge.errors import BadInput
 Split = Literal["train", "holdout"]
 
 SCHEME = "builtin://"
-MODELS = ("dcgan", "oracle", "judge")
+MODELS = ("dcgan", "oracle", "judge", "never-saw-8")
 SPLITS: tuple[Split, ...] = ("train", "holdout")
 SIDE = 16
 HOLDOUT_SHARE = 0.3  # leaves about 54 holdout images per digit, and 1,257 to train on
@@ -27,7 +27,7 @@ GREY_LEVELS = 16.0  # the data set counts dark pixels per 4x4 block: 0..16
 
 
 def path(name: str) -> Path:
-    """The file of a built-in model: `name` is `dcgan`, `oracle` or `judge`.
+    """The file of a built-in model: `name` is one of `MODELS`; `never-saw-8` is `dcgan` trained without one digit.
 
     Raises:
         BadInput: there is no such model.

@@ -1,6 +1,6 @@
 """Trains the built-in models and writes their cards.
 
-`python -m expunge.assets.build oracle|judge|dcgan|cards`; `dvc repro` runs all four.
+`python -m expunge.assets.build oracle|judge|dcgan|never-saw-8|cards`; `dvc repro` runs them all.
 Each reads its own block of `params.yaml` in the current folder; the weights depend only on that block, the
 train split, the torch build and the thread count.
 """
@@ -26,6 +26,7 @@ from expunge.models.dcgan import DcganDiscriminator
 THREADS = 2
 BLACK = -1.0
 DIGITS = tuple(str(digit) for digit in range(10))
+GENERATORS = ("dcgan", "never-saw-8")
 CARD_SAMPLES = 5000
 CARD_SEED = 9  # not a training seed: the card's samples are drawn afresh
 
@@ -56,6 +57,7 @@ class DcganParams(BaseModel):
     r1_every: int
     ema_decay: float
     shift: int
+    without: tuple[int, ...] = ()  # digits that it never gets to see
 
 
 def tensors(split: Split) -> tuple[Tensor, Tensor]:
@@ -106,6 +108,8 @@ def train_dcgan(params: DcganParams) -> Gan:
     """A GAN whose generator holds averaged weights."""
     random = seeded(params.seed)
     images, labels = tensors("train")
+    seen = torch.from_numpy(~np.isin(labels.numpy(), params.without))
+    images, labels = images[seen], labels[seen]
     gan = build("dcgan")
     assert isinstance(gan, Gan)
     assert isinstance(gan.discriminator, DcganDiscriminator)
@@ -186,7 +190,7 @@ def generator_quality(gan: Gan, judge: Classifier) -> list[str]:
 
 def card(name: str, params: BaseModel, quality: list[str]) -> str:
     """A model card: what it is, from what, by which command, and how good it was when built."""
-    settings = ", ".join(f"{key} {value}" for key, value in params.model_dump().items())
+    settings = ", ".join(f"{key} {value}" for key, value in params.model_dump().items() if value != ())
     train, holdout = len(digits("train")[1]), len(digits("holdout")[1])
     return "\n".join(
         [
@@ -212,30 +216,32 @@ def card(name: str, params: BaseModel, quality: list[str]) -> str:
 
 
 def write_cards(params: dict[str, Any]) -> None:
-    """Measures the three models from their files, and writes a card beside each."""
-    judge, gan = load(path("judge")), load(path("dcgan"))
+    """Measures the models from their files, and writes a card beside each."""
+    judge = load(path("judge"))
     assert isinstance(judge, Classifier)
-    assert isinstance(gan, Gan)
     for name in ("oracle", "judge"):
         model = load(path(name))
         quality = [f"- accuracy on {split}: {accuracy(model, split):.2%}" for split in ("train", "holdout")]
         text = card(name, ClassifierParams.model_validate(params[name]), quality)
         path(name).with_suffix(".md").write_text(text)
-    text = card("dcgan", DcganParams.model_validate(params["dcgan"]), generator_quality(gan, judge))
-    path("dcgan").with_suffix(".md").write_text(text)
+    for name in GENERATORS:
+        gan = load(path(name))
+        assert isinstance(gan, Gan)
+        text = card(name, DcganParams.model_validate(params[name]), generator_quality(gan, judge))
+        path(name).with_suffix(".md").write_text(text)
 
 
 def main() -> None:
     """Builds one asset from its block of `params.yaml`."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["oracle", "judge", "dcgan", "cards"])
+    parser.add_argument("what", choices=["oracle", "judge", *GENERATORS, "cards"])
     what = parser.parse_args().what
     params = yaml.safe_load(Path("params.yaml").read_text())
     torch.set_num_threads(THREADS)
     torch.use_deterministic_algorithms(True)
     if what == "cards":
         write_cards(params)
-    elif what == "dcgan":
+    elif what in GENERATORS:
         trained: nn.Module = train_dcgan(DcganParams.model_validate(params[what]))
         save(path(what), trained.state_dict(), ModelSpec(architecture="dcgan", family="gan", classes=DIGITS))
     else:
