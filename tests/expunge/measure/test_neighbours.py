@@ -47,6 +47,15 @@ def test_samples_at_exactly_the_radius_are_inside():
     assert found.density.value == pytest.approx(3 / 2)  # every ball holds its centre and two neighbours
 
 
+@pytest.mark.parametrize("far", [0.0, 1e5])
+def test_a_set_beside_itself_is_all_ties_and_every_one_counts(far):
+    same = cloud(300, 12, 5) + far
+    same[0] += 1e7  # an outlier, beside which the others' distances are lost in rounding
+    found = neighbours(same, same)
+    assert found.density.value == pytest.approx((K + 1) / K, abs=1e-12)
+    assert found.precision.value == found.recall.value == found.coverage.value == 1
+
+
 def test_what_collapsed_onto_one_image_is_precise_and_covers_next_to_nothing():
     real = cloud(200, 6, 1)
     found = neighbours(np.tile(real[:1], (300, 1)), real)
