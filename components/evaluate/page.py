@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from components.evaluate import figures
-from components.evaluate.panels import capital, of_rule, panels
+from components.evaluate.panels import FURTHER, capital, of_rule, panels
 from components.evaluate.pictures import read_index
 from expunge.contracts import Control, Measurement, Policy, Report, RuleOutcome, Verdict, read_record
 from expunge.errors import DoesNotVerify
@@ -61,16 +61,18 @@ def render_page(
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+    drawn = panels(record, verdict)
     pictures = _pictures(report, policy is None or reason is None or reason in policy.show_before)
     return environment.get_template("report.html.j2").render(
         report=record,
         verdict=verdict,
         attempt=attempt,
-        attempts=attempts,
+        attempts=max(attempt, attempts),
         says=_SAYS,
         headline=_headline(record, verdict),
         rules=_rules(record, verdict),
-        panels=panels(record, verdict),
+        panels=drawn,
+        further=[name for name in drawn if name.startswith(FURTHER)],
         controls=[_control(control, verdict) for control in record.controls],
         wrong_controls=_wrong_controls(record, verdict),
         shares=_shares(record),

@@ -7,6 +7,7 @@ from typing import Literal
 from components.evaluate.plots import Axis
 from expunge.contracts import Interval, Measurement, Report, RuleOutcome, Verdict
 from expunge.measure import words
+from expunge.measure.medians import ended_at
 from expunge.measure.policy import worst
 
 Kind = Literal["was", "now", "held", "never"]
@@ -15,6 +16,7 @@ Kind = Literal["was", "now", "held", "never"]
 PlannedRow = tuple[str, Kind, str]
 """Label, whose, metric."""
 
+FURTHER = "further "  # how the names of panels begin that no plan is known for
 _TEXT = 30  # percent of a narrow panel's width that a limit's text takes
 
 
@@ -96,9 +98,16 @@ PLANS: dict[str, Plan] = {
          ("corrected", "held", "residual_rate_corrected")),
         "corrected for what the judge overlooks and for what it sees wrongly, both as measured on real images",
         lowest=0, highest=1),
+    "forget_accuracy": Plan("Accuracy on the forgotten", (("before", "was", "forget_accuracy_before"),
+                                                          ("after", "now", "forget_accuracy")), lowest=0, highest=1),
     "pul": Plan("PUL", (("after", "now", "pul"),), highest=1),
     "kept_share": Plan("Kept share", (("smallest class", "now", "kept_share"),), lowest=0),
     "share_distance": Plan("Share distance", (("after against before", "now", "share_distance"),), lowest=0, highest=1),
+    "retained_accuracy": Plan("Accuracy on the rest", (("before", "was", "retained_accuracy_before"),
+                                                       ("after", "now", "retained_accuracy")), lowest=0, highest=1),
+    "retained_accuracy_difference": Plan(
+        "Accuracy lost or gained on the rest", (("after − before", "now", "retained_accuracy_difference"),),
+        marks=((0.0, "no change"),)),
     "kid": Plan("KID", (("before", "was", "kid_before"), ("after", "now", "kid_after")),
                 "retained samples against real images; the scale makes their mean square 1"),
     "kid_difference": Plan(
@@ -144,8 +153,11 @@ PLANS: dict[str, Plan] = {
 
 
 def panels(report: Report, verdict: Verdict | None) -> dict[str, Panel]:
-    """Every panel that a report has a measurement for, by its plan's name."""
+    """Every panel that a report has a measurement for, by its plan's name; one of its own for what has no plan."""
     plans = {**PLANS, **_class_by_class(report)}
+    planned = {metric for plan in plans.values() for _, _, metric in plan.rows}
+    plans |= {f"{FURTHER}{found.name}": Plan(capital(words.title(found.name)), (("", "now", found.name),))
+              for found in report.measurements if found.name not in planned}
     drawn = {name: panel(plan, report.measurements, verdict.rules if verdict else ()) for name, plan in plans.items()}
     return {name: found for name, found in drawn.items() if found is not None}
 
@@ -208,9 +220,15 @@ def _row(label: str, kind: str, found: Measurement, axis: Axis | None) -> Row:
     if axis and interval:
         left = axis.at(interval.lower)
         bar = left, round(max(0.6, axis.at(interval.upper) - left), 2)
-    return Row(label, kind, words.number(found.name, found.estimate, interval),
-               words.interval(found.name, interval) if interval else None, None, False,
-               axis.at(found.estimate) if axis else None, bar)
+    return Row(label, kind, _said(found.name, found.estimate, interval),
+               f"{_said(found.name, interval.lower, interval)} to {_said(found.name, interval.upper, interval)}"
+               if interval else None, None, False, axis.at(found.estimate) if axis else None, bar)
+
+
+def _said(metric: str, value: float, interval: Interval | None) -> str:
+    """A value in words; "at least", where repeats were ended there."""
+    text = words.number(metric, value, interval)
+    return f"at least {text}" if interval and value == ended_at(interval) else text
 
 
 def _ends(metric: str, axis: Axis) -> tuple[str, str]:
