@@ -104,7 +104,7 @@ def test_the_same_at_the_other_end():
     ],
 )
 def test_it_covers_the_true_rate_on_both_sides(n, sensitivity, specificity, rate):
-    rng, runs = np.random.default_rng(11), 150
+    rng, runs = np.random.default_rng(11), 300
     (seen_of, se), (others, sp) = sensitivity, specificity
     drawn = np.stack([rng.binomial(n, rate * se + (1 - rate) * (1 - sp), runs),
                       rng.binomial(seen_of, se, runs), rng.binomial(others, sp, runs)], axis=1)
