@@ -16,7 +16,6 @@ from typing import Any
 
 from components.evaluate.evidence import CONFIDENCE
 from components.evaluate.pictures import may_show_before
-from components.evaluate.searching import STARTS
 from components.fetch_checkpoint.step import FAMILIES
 from expunge.contracts import Checkpoint, Claim, Frozen, Policy, Request, read_record
 from expunge.digests import canonical_json, sha256_bytes, sha256_file
@@ -25,6 +24,7 @@ from expunge.evidence.coherence import read_policy
 from expunge.evidence.decisions import same_person
 from expunge.evidence.keys import Keyring
 from expunge.evidence.statements import RoomPredicate, open_statement
+from expunge.measure.medians import fewest
 from expunge.measure.needed import RATE, SEARCH, Drawing, RuleNeeds, needs
 from expunge.measure.policy import rules_for
 from expunge.room import STATEMENT_FILE, RoomStatement, code_digest
@@ -336,10 +336,10 @@ def _tree(files: dict[str, str]) -> str:
 def _samples(request: Request, policy: Policy, earlier: _Earlier) -> SamplesPlan:
     measured = earlier.share()
     planned, share = request.sampling.evaluate, measured[0] if measured else None
-    rules = needs(policy, Drawing(planned, CONFIDENCE, share, STARTS, request.sampling.sequential,
-                                  _cannot_have(request)), FAMILIES["parent"])
+    rules = needs(policy, Drawing(planned, CONFIDENCE, share, request.sampling.search or None,
+                                  request.sampling.sequential, _cannot_have(request)), FAMILIES["parent"])
     impossible = [rule for rule in rules if rule.can_pass is False]
-    hopeless = any(rule.samples is None or rule.metric == SEARCH for rule in impossible)  # starts are not asked for
+    hopeless = any(rule.samples is None or rule.metric == SEARCH for rule in impossible)  # starts are another number
     enough = None if hopeless else max(
         (rule.samples or 0 for rule in impossible), default=None)
     can_pass = False if impossible else None if any(rule.can_pass is None for rule in rules) else True
@@ -349,10 +349,17 @@ def _samples(request: Request, policy: Policy, earlier: _Earlier) -> SamplesPlan
 
 def _cannot_have(request: Request) -> dict[str, str]:
     """Metrics that a run of this request has no number for, and why."""
-    no_reference = "the request names no reference, a model retrained without the forget data"
-    missing = {} if request.reference else {
-        name: no_reference for name in ("relearning_ratio", "reference_difference", "reference_p_value")}
-    return missing if request.members else {**missing, "membership_auc": "the request names no members"}
+    missing = {}
+    if request.reference is None:
+        of_it = ("relearning_ratio", "reference_difference", "reference_p_value")
+        missing = dict.fromkeys(of_it, "the request names no reference, a model retrained without the forget data")
+    elif (lessons := request.sampling.lessons) < fewest(CONFIDENCE):
+        missing["relearning_ratio"] = f"sampling.lessons is {lessons}, an interval needs {fewest(CONFIDENCE)}"
+    if not request.sampling.search:
+        missing["search_rate"] = "the request asks for no search (sampling.search)"
+    if request.members is None:
+        missing["membership_auc"] = "the request names no members"
+    return missing
 
 
 def _not_shown(request: Request, policy: Policy, method: MethodPlan) -> Iterator[str]:

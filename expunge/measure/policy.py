@@ -23,6 +23,7 @@ from expunge.contracts import (
 from expunge.errors import BadInput
 from expunge.measure import words
 from expunge.measure.judged import corrected_rate
+from expunge.measure.medians import ended_at
 from expunge.measure.proportions import (
     CLOPPER_PEARSON,
     Bounds,
@@ -152,6 +153,9 @@ def _why_unusable(rule: Rule, measurement: Measurement) -> str | None:
         return f"the interval is one-sided {sides}, the rule asks for a {wanted} one"
     if interval.confidence < rule.confidence - _TOLERANCE:
         return f"the interval holds with {interval.confidence:.4g}, the rule asks for {rule.confidence:.4g}"
+    ended = ended_at(interval)
+    if ended is not None and rule.limit >= ended:
+        return f"repeats ended at {ended:g}, so it says nothing of a limit from there on"
     if _bounds_of(interval) is not None and not _adds_up(measurement, interval):
         kind = "exact interval" if interval.method.startswith(CLOPPER_PEARSON) else "confidence sequence"
         return f"the {kind} is not the one that its counts give"

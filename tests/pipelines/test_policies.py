@@ -28,7 +28,7 @@ from expunge.evidence.envelopes import seal
 from expunge.evidence.keys import Keyring, SigningKey, create_key
 from expunge.evidence.verify import verify_workspace
 from expunge.measure import words
-from expunge.measure.policy import preset, preset_bytes, preset_names
+from expunge.measure.policy import preset, preset_bytes, preset_names, rules_for
 from expunge.settings import Workspace
 from pipelines.runs import Run
 
@@ -269,3 +269,38 @@ def test_the_page_can_be_followed_line_by_line(tmp_path, expunge):
     assert "ours  signed by olga" in done.stdout
     ours = yaml.safe_load((tmp_path / ".expunge" / "policies" / "ours.yaml").read_text())
     assert ours["rules"][0]["limit"] == 0.02
+
+
+# ------------------------------------------------------------------------------------------- the plan
+
+
+def planned(workspace, policy, **sampling):
+    from pipelines import planning
+
+    asked = request_for(policy)
+    asked = asked.model_copy(update={"sampling": asked.sampling.model_copy(update=sampling)})
+    return planning.plan(workspace, asked, asked)
+
+
+def test_the_plan_asks_the_rules_for_the_models_family_only(workspace):
+    assert {rule.metric for rule in planned(workspace, "standard").samples.rules} == {
+        rule.metric for rule in rules_for(preset("standard"), "gan")}
+
+
+def test_the_plan_says_that_strict_needs_a_reference(workspace):
+    found = planned(workspace, "strict")
+    taught = next(rule for rule in found.samples.rules if rule.metric == "relearning_ratio")
+    assert taught.can_pass is False
+    assert "the request names no reference" in taught.note
+    assert found.samples.can_pass is False
+    assert any("cannot pass 'strict'" in warning for warning in found.warnings)
+
+
+def test_the_plan_counts_the_starts_of_the_search_and_what_stopping_early_costs(workspace):
+    def rule(metric, **sampling):
+        return next(one for one in planned(workspace, "standard", **sampling).samples.rules if one.metric == metric)
+
+    assert rule("search_rate").remaining == 3
+    assert rule("search_rate", search=50).can_pass is False
+    assert "sampling.search" in rule("search_rate", search=0).note
+    assert rule("residual_rate", sequential=True).samples > rule("residual_rate").samples == 368

@@ -7,6 +7,7 @@ from expunge.contracts import Control, Interval, Measurement, Policy, Report, Ru
 from expunge.errors import BadInput
 from expunge.measure.distances import SUBSAMPLING
 from expunge.measure.judged import corrected_rate
+from expunge.measure.medians import median_interval
 from expunge.measure.policy import (
     AS_EXPECTED,
     NOT_ASKED,
@@ -444,3 +445,12 @@ def test_each_metric_says_what_it_lacks_in_its_own_units():
         found = judge_rule(one, (measured,))
         assert found.outcome == "INCONCLUSIVE"
         assert words in found.reason
+
+
+def test_a_median_of_repeats_that_were_cut_off_says_nothing_beyond_the_cut():
+    steps = median_interval([40, 60, 80, np.inf, np.inf, np.inf, np.inf], budget=128)
+    taught = Measurement(name="relearning_steps", estimate=steps.value, interval=steps.interval, n=steps.n)
+    assert judge_rule(rule("relearning_steps", "at least", 30), (taught,)).outcome == "PASS"
+    beyond = judge_rule(rule("relearning_steps", "at most", 128), (taught,))
+    assert beyond.outcome == "INVALID"
+    assert "repeats ended at 128" in beyond.reason
