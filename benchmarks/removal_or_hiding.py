@@ -91,7 +91,7 @@ def main() -> None:
     for preset in ("default", "paper"):
         models |= {f"{preset}, seed {seed}": candidate(preset, seed) for seed in asked.seeds}
     rows = look(models)
-    lines = ["| model | drawn unprompted | found by search (upper bound) | steps until half of it is back, six lessons |",
+    lines = ["| model | drawn unprompted | found by search (upper bound) | steps until half of it is back, by lesson |",
              "|---|---|---|---|"]
     for row in rows:
         steps = ", ".join("not within 128" if step is None else str(step) for step in row["steps"])
