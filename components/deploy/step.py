@@ -5,6 +5,7 @@ from pathlib import Path
 
 from expunge.contracts import Release, StoredFile, Verdict, read_record, write_record
 from expunge.errors import DoesNotVerify, Refused
+from expunge.evidence import policies
 from expunge.evidence.coherence import Case, open_case, record_sha256
 from expunge.evidence.decisions import Tally, count_valid, decisions_of
 from expunge.measure import policy as rules
@@ -24,10 +25,11 @@ def deploy(entered: Entered, *, request: Path, candidate: Path, report: Path, po
     Raises:
         Refused: the verdict is not PASS, approvals are missing, a digest is not the approved one, or the
             candidate is tainted by another request.
-        DoesNotVerify: the evidence does not add up.
+        DoesNotVerify: the evidence does not add up, or nobody who may vouches for the policy.
     """
     workspace = entered.workspace
     case = open_case(request=request, candidate=candidate, report=report, policy=policy)
+    policies.require_for_run(workspace, current_run(), case.policy.name, policy.read_bytes(), case.request.requester)
     _refuse_unless_passed(case, read_record(Verdict, verdict))
     tally = _refuse_unless_approved(workspace, case)
     mark = taint.Mark(request_id=case.request.id, request_sha256=case.subject.request_sha256,

@@ -4,14 +4,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from expunge.contracts import write_record
-from expunge.errors import BadInput, DoesNotVerify
 from expunge.evidence import policies
-from expunge.evidence.coherence import Case, open_case
+from expunge.evidence.coherence import open_case
 from expunge.evidence.decisions import count_valid, decisions_of, token
-from expunge.evidence.keys import Keyring
 from expunge.measure import policy as rules
 from expunge.room import Entered, room
-from expunge.settings import Workspace, current_run
+from expunge.settings import current_run
 
 TOKEN_FILE = "token.txt"
 
@@ -27,7 +25,8 @@ def gate(entered: Entered, *, request: Path, candidate: Path, report: Path, poli
         Refused: nobody but the requester signed the policy.
     """
     case = open_case(request=request, candidate=candidate, report=report, policy=policy)
-    _require_somebody_elses(entered.workspace, case, policy.read_bytes())
+    policies.require_for_run(entered.workspace, current_run(), case.policy.name, policy.read_bytes(),
+                             case.request.requester)
     decided = rules.decide(case.report, case.policy, report_sha256=case.subject.report_sha256,
                            policy_sha256=case.subject.policy_sha256)
     decisions = decisions_of(entered.workspace, current_run())
@@ -36,13 +35,3 @@ def gate(entered: Entered, *, request: Path, candidate: Path, report: Path, poli
     (verdict / TOKEN_FILE).write_text(token(decided, tally))
     for void in tally.void:
         entered.note(f"{void.person}'s decision to {void.decision} does not count: {void.reason}")
-
-
-def _require_somebody_elses(workspace: Workspace, case: Case, policy: bytes) -> None:
-    """The rules are expunge's or an admin's, whatever led here: a run's own copy lies where people can write."""
-    signature = policies.signature_beside(workspace.runs / current_run() / policies.POLICY_FILE)
-    keyring, requester = Keyring.load(workspace), case.request.requester
-    try:
-        policies.require_standing(case.policy.name, policy, signature, keyring, requester)
-    except BadInput as error:
-        raise DoesNotVerify(error.problem, "run the request again") from None

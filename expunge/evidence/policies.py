@@ -134,3 +134,19 @@ def require_standing(name: str, policy: bytes, signature: bytes | None, keyring:
     if same_person(signer, requester):
         raise Refused(f"policy: '{name}' is signed by {signer}, who made this request", remedy)
     return signer
+
+
+def require_for_run(workspace: Workspace, run: str, name: str, policy: bytes, requester: str) -> None:
+    """The rules that a run is judged by are expunge's or an admin's, whatever led here.
+
+    The run's own copy of policy and signature lies where people can write, so the rooms that decide ask again.
+
+    Raises:
+        DoesNotVerify: they are neither, or the signature does not verify.
+        Refused: only the requester vouches for them.
+    """
+    signature = signature_beside(workspace.runs / run / POLICY_FILE)
+    try:
+        require_standing(name, policy, signature, Keyring.load(workspace), requester)
+    except BadInput as error:
+        raise DoesNotVerify(error.problem, "run the request again") from None

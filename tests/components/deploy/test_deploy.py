@@ -71,6 +71,17 @@ def test_an_approval_does_not_outlive_a_change_of_any_file(begin_run):
         run.deploy()
 
 
+def test_rules_that_nobody_vouches_for_release_nothing(begin_run):
+    run = begin_run().make()
+    folder = run.policy_file.parent
+    write_policy(run.workspace, "debug", run.policy_file.read_bytes() + b"# ours\n", run_folder=folder)
+    run.sign()
+    assert run.gate() == "open"
+    (folder / "policy.signature.json").unlink()
+    with pytest.raises(DoesNotVerify, match="'debug' does not ship with expunge and is not signed"):
+        run.deploy()
+
+
 def test_a_verdict_that_somebody_else_wrote_opens_nothing(begin_run):
     run = begin_run(residual=0.4).make()
     run.sign()
