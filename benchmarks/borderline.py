@@ -162,8 +162,10 @@ def table(found: list[dict[str, object]], reruns: int, seed: int) -> str:
         lines.append(
             f"| {row['candidate']} | {row['design']} | {row['passed']:.2%} ({low:.2%} to {high:.2%}) | {exact} | "
             f"{row['stated']:.1%} | {row['failed']:.2%} | {row['inconclusive']:.2%} | {row['mean_drawn']:,.0f} |")
-    over = [f"{row['candidate']}, {row['design']}" for row in found if not row["at_most_stated"]]
-    lines += ["", f"More often than stated: {'; '.join(over) or 'none'}.",
+    over = [f"{row['candidate']}, {row['design']}" + (
+        f" (by count; its exact chance is {row['chance']:.2%})" if row["chance"] is not None else "")
+        for row in found if not row["at_most_stated"]]
+    lines += ["", f"More often than stated, as counted: {'; '.join(over) or 'none'}.",
               "Certainly more often (99 %): " + ("; ".join(
                   f"{row['candidate']}, {row['design']}" for row in found if row["disproved"]) or "none") + "."]
     return "\n".join(lines)
