@@ -228,6 +228,16 @@ def test_sampling_that_ended_early_says_when_and_why(full, folder):
     assert "Sampling could end" not in render_page(folder)
 
 
+def test_sampling_that_could_have_ended_early_and_did_not_saved_nothing(full, tmp_path):
+    shutil.copytree(full, tmp_path / "copy")
+    report = read_record(Report, full)
+    write_record(tmp_path / "copy", report.model_copy(update={
+        "stopping": report.stopping.model_copy(update={"drawn": 600, "seconds_saved": 0.0})}))
+    page = text_of(render_page(tmp_path / "copy"))
+    assert "Nothing decided it before the last of them." in page
+    assert "were saved" not in page
+
+
 def test_digests_of_all_that_it_was_made_from(full):
     page = render_page(full)
     assert all(letter * 64 in page for letter in "edc")
