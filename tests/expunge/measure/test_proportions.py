@@ -42,7 +42,7 @@ def test_zero_hits_have_the_closed_form():
     assert clopper_pearson(0, 368).upper <= 0.01 < clopper_pearson(0, 367).upper
 
 
-@pytest.mark.parametrize("n", [5, 40, 200])
+@pytest.mark.parametrize("n", [1, 5, 40, 200, 368, 2_000])
 def test_the_exact_interval_covers_at_every_rate(n):
     bounds = np.array([exact_bounds(hits, n, 0.95) for hits in range(n + 1)])
     for true in np.linspace(0.001, 0.999, 97):
