@@ -230,9 +230,10 @@ def _not_shown(report: Report, pictures: dict[str, Any]) -> list[str]:
     """What a reader will not find on this page, and why; and what its numbers do not say."""
     found = []
     if not pictures["before_shown"]:
+        left_out = f" {pictures['withheld']} latents that still draw it were left out as well."
         found.append(
-            "Pictures of what was to be forgotten: the request's reason, or the policy, does not allow them. "
-            f"{pictures['withheld']} latents that still draw it were left out as well."
+            "Pictures of what was to be forgotten: the request's reason, or the policy, does not allow them."
+            + (left_out if pictures["withheld"] else "")
         )
     found += _missing(report.measurements)
     measured = {measurement.name for measurement in report.measurements if measurement.missing is None}

@@ -17,6 +17,7 @@ PlannedRow = tuple[str, Kind, str]
 """Label, whose, metric."""
 
 FURTHER = "further "  # how the names of panels begin that no plan is known for
+_SPACE = "\N{NO-BREAK SPACE}"
 _TEXT = 30  # percent of a narrow panel's width that a limit's text takes
 
 
@@ -63,6 +64,7 @@ class Panel:
     title: str
     meaning: str
     rows: tuple[Row, ...]
+    labelled: bool  # the rows' labels say more than the title
     made_from: str  # how many of what, and by which method
     outcome: str | None = None  # the worst of its rules'
     ends: tuple[str, str] | None = None  # what the axis begins and ends with; None: there is nothing to draw
@@ -181,6 +183,7 @@ def panel(plan: Plan, measurements: Iterable[Measurement], rules: Sequence[RuleO
     return Panel(
         title=plan.title, meaning=plan.meaning or _meaning(found[-1][2].name),
         rows=tuple(_row(label, kind, each, axis) for label, kind, each in found),
+        labelled=len(plan.rows) > 1,
         made_from=_made_from([(label, each) for label, _, each in found if each.estimate is not None]),
         outcome=worst(outcome.outcome for outcome in asked) if asked else None,
         ends=_ends(found[-1][2].name, axis) if axis else None,
@@ -260,8 +263,8 @@ def _allowed(rules: list[RuleOutcome], axis: Axis) -> tuple[float, float]:
 
 def _made_from(found: list[tuple[str, Measurement]]) -> str:
     """How many of what the numbers are made from, and by which method their intervals: once, if all agree."""
-    counts = {label: f"n = {each.n:,} {_unit(each.name)}".rstrip() for label, each in found if each.n is not None}
-    methods = {f"{each.interval.method}, {each.interval.confidence:.0%}".replace("%", "\N{NO-BREAK SPACE}%"): None
+    counts = {label: f"n{_SPACE}={_SPACE}{each.n:,} {_unit(each.name)}".rstrip() for label, each in found if each.n is not None}
+    methods = {f"{each.interval.method}, {each.interval.confidence:.0%}".replace("%", f"{_SPACE}%"): None
                for _, each in found if each.interval}
     if len(set(counts.values())) > 1:
         said = [f"{label}: {count}" for label, count in counts.items()]

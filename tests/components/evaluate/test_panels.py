@@ -30,6 +30,11 @@ def test_numbers_that_a_report_does_not_have_are_no_rows_and_without_any_there_i
     assert panel(PLANS["recall"], (), ()) is None
 
 
+def test_a_row_that_is_left_alone_still_says_whose_it_is():
+    assert panel(PLANS["recall"], RECALL[1:2], ()).labelled
+    assert not panel(PLANS["pul"], (number("pul", 0.7, 0.6, 0.8),), ()).labelled
+
+
 def test_a_number_that_is_absent_keeps_its_reason_beside_the_others():
     absent = Measurement(name="recall", missing="too few")
     found = panel(PLANS["recall"], (RECALL[0], absent), ())
@@ -92,6 +97,6 @@ def test_repeats_that_were_ended_are_said_to_be_at_least_that():
 
 def test_what_the_numbers_are_made_from_is_said_once_if_it_is_the_same():
     assert panel(PLANS["search"], (number("search_rate_before", 0.9, 0.8, 1.0, 200), number("search_rate", 0.1, 0, 0.2, 200)),
-                 ()).made_from == "n = 200 starts · m, 95\N{NO-BREAK SPACE}%"
+                 ()).made_from == "n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}200 starts · m, 95\N{NO-BREAK SPACE}%"
     assert panel(PLANS["kid"], (number("kid_before", 1, 0, 2, 10), number("kid_after", 1, 0, 2, 20)), ()).made_from == (
-        "before: n = 10 samples · after: n = 20 samples · m, 95\N{NO-BREAK SPACE}%")
+        "before: n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}10 samples · after: n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}20 samples · m, 95\N{NO-BREAK SPACE}%")
