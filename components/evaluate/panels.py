@@ -263,7 +263,8 @@ def _allowed(rules: list[RuleOutcome], axis: Axis) -> tuple[float, float]:
 
 def _made_from(found: list[tuple[str, Measurement]]) -> str:
     """How many of what the numbers are made from, and by which method their intervals: once, if all agree."""
-    counts = {label: f"n{_SPACE}={_SPACE}{each.n:,} {_unit(each.name)}".rstrip() for label, each in found if each.n is not None}
+    counts = {label: f"n{_SPACE}={_SPACE}{each.n:,} {_unit(each.name)}".rstrip()
+              for label, each in found if each.n is not None}
     methods = {f"{each.interval.method}, {each.interval.confidence:.0%}".replace("%", f"{_SPACE}%"): None
                for _, each in found if each.interval}
     if len(set(counts.values())) > 1:
