@@ -11,6 +11,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
+from threadpoolctl import threadpool_limits
 
 from expunge.contracts import Interval
 from expunge.errors import BadInput
@@ -413,6 +414,11 @@ def moments_are_cheaper(n: int, d: int) -> bool:
     return 2 * (d + 1) ** 2 <= n  # twice, as small products are slower per operation than large ones
 
 
+# Products this small take longer on two cores than on one: threads of BLAS spend more on waiting than on work.
+one_thread = threadpool_limits.wrap(limits=1, user_api="blas")
+
+
+@one_thread
 def _sums_by_moments(
     tables: list[tuple[Floats, NDArray[np.intp]]], blocks: list[int]
 ) -> list[_Sums]:

@@ -13,7 +13,7 @@ from scipy.special import betaincinv, stdtrit
 
 from expunge.contracts import Interval
 from expunge.errors import BadInput
-from expunge.measure.distances import Floats, alike
+from expunge.measure.distances import Floats, alike, one_thread
 from expunge.measure.proportions import CLOPPER_PEARSON, Estimate, clopper_pearson, exact_bounds
 
 # Naeem et al. 2020, section 3.3: as many generated samples as real ones, of the same distribution, are expected
@@ -127,6 +127,7 @@ def _radii(table: Floats, k: int) -> Floats:
     return squared * (1 + _ROUNDING)
 
 
+@one_thread
 def _meet(x: Floats, x_radii: Floats, y: Floats, y_radii: Floats) -> _Met:
     real_balls = np.zeros(len(x), dtype=np.int64)
     generated_in, only = np.zeros(len(y), dtype=np.int64), np.zeros(len(y), dtype=np.int64)
