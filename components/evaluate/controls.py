@@ -3,12 +3,17 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from components.evaluate.evidence import CONFIDENCE, Evidence, attempt
+from components.evaluate.evidence import CONFIDENCE, ClassifierEvidence, Evidence, absent, attempt
 from components.evaluate.probes.can_it_be_found import can_it_be_found
 from components.evaluate.probes.how_fast_does_it_come_back import how_fast_does_it_come_back
 from components.evaluate.probes.is_it_gone import is_it_gone
+from components.evaluate.probes.is_it_still_recognised import is_it_still_recognised
+from components.evaluate.probes.is_the_rest_still_recognised import is_the_rest_still_recognised
+from components.evaluate.probes.was_it_ever_seen import was_it_ever_learned
 from expunge.contracts import Control, Measurement
 from expunge.measure.proportions import rate
+
+ACCURACIES = ("forget_accuracy", "retained_accuracy_difference")
 
 
 def controls_for(evidence: Evidence) -> tuple[Control, ...]:
@@ -35,6 +40,42 @@ def controls_for(evidence: Evidence) -> tuple[Control, ...]:
         Control(name="output filter", must="FAIL", measurements=(*_filtered(evidence), *weights),
                 covers=tuple(found.name for found in weights)),
     )
+
+
+def controls_for_classifier(evidence: ClassifierEvidence) -> tuple[Control, ...]:
+    """The controls of a classifier.
+
+    - `parent`: the unchanged parent, as if it were the candidate. It must FAIL; otherwise the held-out images do not
+      show what is to be forgotten.
+    - `masked`: the parent with the unwanted classes' outputs struck out. It must not FAIL: it never names them and
+      keeps every other answer. It is an output filter, so it shows that the limits on accuracy can be met and tells
+      nothing of weights; nor of membership, since what is struck out has no loss.
+    - `reference`: where the request brings one, a classifier trained again without the unwanted. It must not FAIL
+      either, and is the better control: it is what honest forgetting comes to, and it has seen neither members nor
+      others, so that an attack which tells them apart there tells something else than membership.
+    """
+    unchanged = replace(evidence, after=evidence.before)
+    masked = replace(evidence, after=replace(
+        evidence.before, model="masked parent", classes=evidence.before.retained))
+    found = [
+        Control(name="parent", must="FAIL", measurements=tuple(is_it_still_recognised(unchanged)),
+                covers=("forget_accuracy",)),
+        Control(name="masked", must="not FAIL", measurements=tuple(_recognises(masked)), covers=ACCURACIES)]
+    asked = evidence.membership is not None or evidence.not_compared
+    covers = (*ACCURACIES, "membership_auc") if asked else ACCURACIES
+    if evidence.no_reference:
+        found.append(Control(name="reference", must="not FAIL", covers=covers,
+                             measurements=tuple(absent(covers, evidence.no_reference))))
+    elif evidence.reference is not None:
+        retrained = replace(evidence, after=evidence.reference, membership=evidence.reference_membership)
+        found.append(Control(name="reference", must="not FAIL", covers=covers,
+                             measurements=(*_recognises(retrained), *was_it_ever_learned(retrained))))
+    return tuple(found)
+
+
+def _recognises(evidence: ClassifierEvidence) -> Iterator[Measurement]:
+    yield from is_it_still_recognised(evidence)
+    yield from is_the_rest_still_recognised(evidence)
 
 
 def _read_in_the_weights(unchanged: Evidence) -> Iterator[Measurement]:

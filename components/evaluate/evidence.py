@@ -102,7 +102,7 @@ class Evidence:
 
     def name(self, label: int) -> str:
         """What a class is called, or its number."""
-        return self.names[label] if self.names else str(label)
+        return called(self.names, label)
 
     def taught(self, model: str) -> list[Relearning]:
         """How one model was taught, lesson by lesson."""
@@ -146,7 +146,65 @@ class Evidence:
         return replace(self, before=self.before[first], after=self.after[first], fixed=None)
 
 
+@dataclass(frozen=True)
+class Answers:
+    """What one classifier answers to n images whose classes are known, in order."""
+
+    model: str  # `parent`, `candidate`, `reference`: who is named where an answer is none
+    labels: NDArray[np.int64]  # [n] what is right
+    classes: NDArray[np.int64]  # [n] its choice; -1 where its outputs are no numbers
+    retained: NDArray[np.int64]  # [n] its choice with the unwanted classes' outputs struck out; -1 likewise
+    losses: NDArray[np.float64]  # [n] cross-entropy of the right class, nats; NaN where `classes` is -1
+
+    def __getitem__(self, rows: Mask | NDArray[np.intp]) -> "Answers":
+        return Answers(self.model, self.labels[rows], self.classes[rows], self.retained[rows], self.losses[rows])
+
+    def of(self, classes: tuple[int, ...], *, otherwise: bool = False) -> "Answers":
+        """Those to images of these classes, or of all others."""
+        return self[np.isin(self.labels, classes) != otherwise]
+
+    @property
+    def right(self) -> Mask:
+        """[n] which of them are right.
+
+        Raises:
+            BadInput: there are none, or some are no answers, which are neither right nor wrong.
+        """
+        if not len(self.labels):
+            raise BadInput("holdout: it has no such image", "hold out some of every class that is asked about")
+        silent = int((self.classes < 0).sum())
+        if silent:
+            raise BadInput(f"{self.model}: for {silent} of {len(self.classes)} images it puts out NaN or infinity",
+                           "check its weights")
+        return np.asarray(self.classes == self.labels)
+
+
+@dataclass(frozen=True)
+class ClassifierEvidence:
+    """One classifier beside its parent, on the same held-out images."""
+
+    unwanted: tuple[int, ...]
+    before: Answers
+    after: Answers
+    names: tuple[str, ...] = ()  # of the classes, where they have any
+    membership: Membership | None = None  # absent: see `not_compared`, or the request names no members
+    not_compared: str = ""  # why members could not be held against others
+    reference: Answers | None = None  # of a classifier that never saw the unwanted
+    reference_membership: Membership | None = None  # the same images, asked of the reference
+    no_reference: str = ""  # why a reference that was brought has no answers
+
+    def name(self, label: int) -> str:
+        """What a class is called, or its number."""
+        return called(self.names, label)
+
+
+def called(names: tuple[str, ...], label: int) -> str:
+    """What a class is called, or its number where classes have no names."""
+    return names[label] if names else str(label)
+
+
 Probe = Callable[[Evidence], Iterator[Measurement]]
+ClassifierProbe = Callable[[ClassifierEvidence], Iterator[Measurement]]
 Measured = Estimate | float
 
 

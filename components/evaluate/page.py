@@ -7,13 +7,14 @@ from typing import Any
 
 from components.evaluate import figures
 from components.evaluate.panels import FURTHER, capital, of_rule, panels
-from components.evaluate.pictures import read_index
+from components.evaluate.pictures import Pictures, read_index
 from expunge.contracts import Control, Measurement, Policy, Report, RuleOutcome, Verdict, read_record
 from expunge.errors import DoesNotVerify
 from expunge.measure import words
 from expunge.measure.policy import AS_EXPECTED, NOT_ASKED, went_wrong, worst
 
-HEADLINE = ("residual_rate", "pul", "kid_difference", "kept_share", "search_rate", "relearning_ratio")
+HEADLINE = ("residual_rate", "pul", "kid_difference", "kept_share", "search_rate", "relearning_ratio",
+            "forget_accuracy", "retained_accuracy_difference", "membership_auc")
 CLASSES_SHOWN = 16  # beyond that a bar chart is a fence
 LONG_NAME = 4  # characters of a class's name that fit under an upright bar
 
@@ -29,6 +30,9 @@ _CONTROLS = {
     "real": "Real held-out images of the retained classes, as if they had been generated.",
     "output filter": "The parent behind a filter that lets nothing pass which the judge calls unwanted. What comes "
     "out is clean, and the weights still hold it all.",
+    "masked": "The parent with the outputs of the unwanted classes struck out: a filter, which says of accuracy what "
+    "is possible and of weights nothing.",
+    "reference": "A model that was trained again without the unwanted, as if it were the candidate.",
 }
 
 
@@ -62,7 +66,7 @@ def render_page(
         undefined=jinja2.StrictUndefined,
     )
     drawn = panels(record, verdict)
-    pictures = _pictures(report, policy is None or reason is None or reason in policy.show_before)
+    pictures = _pictures(report, record, policy is None or reason is None or reason in policy.show_before)
     return environment.get_template("report.html.j2").render(
         report=record,
         verdict=verdict,
@@ -193,8 +197,12 @@ def _name(report: Report, label: int) -> str:
 # ---------------------------------------------------------------------------------------------- pictures
 
 
-def _pictures(folder: Path, allowed: bool) -> dict[str, Any]:
-    """The stored strips as data URIs, and the position of every tile in them."""
+def _pictures(folder: Path, report: Report, allowed: bool) -> dict[str, Any]:
+    """The stored strips as data URIs, and the position of every tile in them; no tile where nothing was drawn."""
+    if report.files and Pictures.INDEX not in {file.name for file in report.files}:
+        nothing: dict[str, Any] = {"count": 0, "strips": {}, "ratio": "1", "tiles": []}
+        return {"groups": {"unwanted": nothing, "retained": nothing}, "before_shown": True, "withheld": 0,
+                "narrowed": False}
     index = read_index(folder)
     shown = bool(index["before_shown"]) and allowed
     groups = {}
@@ -239,14 +247,16 @@ def _not_shown(report: Report, pictures: dict[str, Any]) -> list[str]:
     measured = {measurement.name for measurement in report.measurements if measurement.missing is None}
     if measured.isdisjoint(("search_rate", "relearning_steps")):
         found.append("Whether the weights still hold it: nothing in this report looked at more than outputs.")
-    found.append(
-        "How often the judge errs on generated images. Its accuracy, sensitivity and specificity are those on real "
-        "ones, and may not carry over; nor may what is corrected by them."
-    )
-    if report.extractor_sha256 in (None, report.judge_sha256):
+    asked = {measurement.name for measurement in report.measurements}
+    if "judge_accuracy" in asked:
+        found.append(
+            "How often the judge errs on generated images. Its accuracy, sensitivity and specificity are those on "
+            "real ones, and may not carry over; nor may what is corrected by them."
+        )
+    if "fid_after" in asked and report.extractor_sha256 in (None, report.judge_sha256):
         found.append("Damage that the judge's own features do not notice: distances use those, and nothing else.")
     found.append(
-        "That nothing is left of it. Every number is about what these weights drew, or about the probes that were "
+        "That nothing is left of it. Every number is about what these weights put out, or about the probes that were "
         "run, within its interval: a longer search or a better teacher may find more."
     )
     return found

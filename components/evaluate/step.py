@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from components.evaluate.classifiers import evaluate_classifier
 from components.evaluate.generators import evaluate_generator
 from components.evaluate.given import Given
 from components.evaluate.page import render_page
@@ -13,7 +14,8 @@ from expunge.room import Entered, room
 
 PAGE = "page.html"
 
-FAMILIES: dict[str, Callable[[Entered, Given, Path], Report]] = {"gan": evaluate_generator}
+FAMILIES: dict[str, Callable[[Entered, Given, Path], Report]] = {
+    "gan": evaluate_generator, "classifier": evaluate_classifier}
 
 
 @room(outputs=("report",))

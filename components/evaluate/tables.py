@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from components.evaluate.evidence import Evidence
+from components.evaluate.evidence import ClassifierEvidence, Evidence, Membership
 
-SCORES, REAL, SEARCH, RELEARNING, MEMBERSHIP, FEATURES = (
+SCORES, REAL, SEARCH, RELEARNING, MEMBERSHIP, FEATURES, PREDICTIONS = (
     "scores.parquet", "real.parquet", "search.parquet", "relearning.parquet", "membership.parquet",
-    "features.safetensors")
+    "features.safetensors", "predictions.parquet")
 
 
 def write_tables(folder: Path, evidence: Evidence) -> None:
@@ -42,10 +42,33 @@ def write_tables(folder: Path, evidence: Evidence) -> None:
         names = ("model", "repeat", "step", "hits", "n")
         _write(folder / RELEARNING, dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)))
     if evidence.membership is not None:
-        sides = (evidence.membership.members, evidence.membership.others)
-        _write(folder / MEMBERSHIP, {
-            "member": np.repeat([True, False], [len(side) for side in sides]), "score": np.concatenate(sides)})
+        _write(folder / MEMBERSHIP, _membership(evidence.membership))
     _write_features(folder / FEATURES, evidence)
+
+
+def write_classifier_tables(folder: Path, evidence: ClassifierEvidence) -> None:
+    """Writes a classifier's data files: one row per held-out image, and one per image that membership was asked of.
+
+    What the reference says of the same images stands in columns of its own, if there is one.
+    """
+    before, after, reference = evidence.before, evidence.after, evidence.reference
+    columns: dict[str, ArrayLike] = {
+        "label": before.labels.astype(np.int16),
+        "class_before": before.classes.astype(np.int16), "class_after": after.classes.astype(np.int16),
+        "class_masked": before.retained.astype(np.int16),
+        "loss_before": before.losses, "loss_after": after.losses}
+    if reference is not None:
+        columns |= {"class_reference": reference.classes.astype(np.int16), "loss_reference": reference.losses}
+    _write(folder / PREDICTIONS, columns)
+    if evidence.membership is not None:
+        of_reference = evidence.reference_membership
+        _write(folder / MEMBERSHIP, _membership(evidence.membership) | (
+            {"score_reference": _membership(of_reference)["score"]} if of_reference is not None else {}))
+
+
+def _membership(found: Membership) -> dict[str, ArrayLike]:
+    sides = (found.members, found.others)
+    return {"member": np.repeat([True, False], [len(side) for side in sides]), "score": np.concatenate(sides)}
 
 
 def _write(file: Path, columns: dict[str, ArrayLike]) -> None:

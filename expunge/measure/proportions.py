@@ -1,4 +1,4 @@
-"""Exact intervals for counts: a rate, the share of a class that is left, and PUL.
+"""Exact intervals for counts: a rate, a paired difference of two, the share of a class that is left, and PUL.
 
 Unless told otherwise, all intervals are Clopper-Pearson or built from Clopper-Pearson bounds, so their coverage
 is at least nominal at every sample size and every true rate (Clopper and Pearson 1934, Biometrika 26, 404-413).
@@ -105,7 +105,7 @@ def bounds_by(method: str) -> Callable[[Bounds], Bounds]:
 
 
 def method_of(bounds: Bounds, *, paired: bool = False) -> str:
-    """The name that `bounds_by` gave to a function, for a rate or for a ratio of paired counts."""
+    """The name that `bounds_by` gave to a function, for a rate or for what is made from paired counts."""
     return f"paired {_METHODS[bounds]}" if paired else _METHODS[bounds]
 
 
@@ -213,6 +213,32 @@ def pul(
             method=describe_method(method_of(bounds, paired=True), sides),
         ),
         left.n,
+    )
+
+
+def paired_difference(counts: PairedCounts, confidence: float = 0.95, *, bounds: Bounds = exact_bounds) -> Estimate:
+    """Rate after minus rate before, of something that the same n samples were asked about twice: from -1 to 1.
+
+    Only samples whose answer changed count: the difference is the share gained minus the share lost. Each of the two
+    counts is binomial over all n, so exact two-sided bounds for either, at level 1 - alpha/2, hold together with
+    probability at least 1 - alpha (Bonferroni), and
+
+        gained_low - lost_up  <=  difference  <=  gained_up - lost_low
+
+    covers with at least 1 - alpha, and misses on either side with at most alpha/2, at every n and whatever the two
+    shares are. Samples that answered alike cost nothing, which is what pairing is for.
+    Raises BadInput when there is no sample.
+    """
+    if not counts.n:
+        raise BadInput("before, after: there is no sample", "ask about at least one")
+    half = 1 - (1 - confidence) / 2
+    gain_low, gain_up = bounds(counts.gained, counts.n, half)
+    lost_low, lost_up = bounds(counts.left, counts.n, half)
+    return Estimate(
+        (counts.gained - counts.left) / counts.n,
+        Interval(lower=gain_low - lost_up, upper=gain_up - lost_low, confidence=confidence,
+                 method=method_of(bounds, paired=True)),
+        counts.n,
     )
 
 

@@ -29,13 +29,22 @@ def as_known_to_judge(labels: NDArray[np.int64], names: Sequence[str], judge: Se
     Raises:
         BadInput: it does not know one of their classes.
     """
-    found = renumbered(labels, names, judge)
+    return as_known_to("the judge", "holdout", labels, names, judge, count,
+                       "leave them out, or bring a judge that knows them (judge.classes names what it knows)")
+
+
+def as_known_to(who: str, images: str, labels: NDArray[np.int64], names: Sequence[str], other: Sequence[str],
+                count: int, remedy: str) -> NDArray[np.int64]:
+    """Labels [N] of the images of that name, by the numbers of a classifier that knows `count` classes.
+
+    Raises:
+        BadInput: it does not know one of their classes.
+    """
+    found = renumbered(labels, names, other)
     astray = np.flatnonzero((found < 0) | (found >= count))
     if len(astray):
         label = labels[astray[0]]
-        known = ", ".join(judge) if judge else f"0 to {count - 1}"
-        raise BadInput(
-            f"holdout: {len(astray)} images are of class {names[label] if names else label}, "
-            f"which the judge does not know (it knows {known})",
-            "leave them out, or bring a judge that knows them (judge.classes names what it knows)")
+        known = ", ".join(other) if other else f"0 to {count - 1}"
+        raise BadInput(f"{images}: {len(astray)} images are of class {names[label] if names else label}, "
+                       f"which {who} does not know (it knows {known})", remedy)
     return found

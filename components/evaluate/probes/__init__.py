@@ -1,23 +1,31 @@
 """The questions asked of a candidate, one file each, by model family."""
 
-from components.evaluate.evidence import Evidence, Probe
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from components.evaluate.evidence import ClassifierEvidence, ClassifierProbe, Evidence, Probe
 from components.evaluate.probes.can_it_be_found import can_it_be_found
 from components.evaluate.probes.how_fast_does_it_come_back import how_fast_does_it_come_back
 from components.evaluate.probes.is_it_gone import is_it_gone, is_it_gone_behind_the_judge
 from components.evaluate.probes.is_it_like_one_that_never_knew import is_it_like_one_that_never_knew
+from components.evaluate.probes.is_it_still_recognised import is_it_still_recognised
 from components.evaluate.probes.is_the_judge_sure import is_the_judge_sure
 from components.evaluate.probes.is_the_rest_still_good import is_the_rest_still_good
-from components.evaluate.probes.was_it_ever_seen import was_it_ever_seen
+from components.evaluate.probes.is_the_rest_still_recognised import is_the_rest_still_recognised
+from components.evaluate.probes.was_it_ever_seen import was_it_ever_learned, was_it_ever_seen
 from expunge.contracts import Measurement
 from expunge.errors import BadInput
 
-PROBES: dict[str, tuple[Probe, ...]] = {
-    "gan": (is_it_gone, is_it_gone_behind_the_judge, is_the_rest_still_good, was_it_ever_seen, can_it_be_found,
-            how_fast_does_it_come_back, is_it_like_one_that_never_knew, is_the_judge_sure),
-}
+GAN: tuple[Probe, ...] = (
+    is_it_gone, is_it_gone_behind_the_judge, is_the_rest_still_good, was_it_ever_seen, can_it_be_found,
+    how_fast_does_it_come_back, is_it_like_one_that_never_knew, is_the_judge_sure)
+CLASSIFIER: tuple[ClassifierProbe, ...] = (is_it_still_recognised, is_the_rest_still_recognised, was_it_ever_learned)
+
+# Each family's probes look at that family's evidence, so what they take is not one type.
+PROBES: dict[str, tuple[Callable[[Any], Iterator[Measurement]], ...]] = {"gan": GAN, "classifier": CLASSIFIER}
 
 
-def ask(family: str, evidence: Evidence) -> tuple[Measurement, ...]:
+def ask(family: str, evidence: Evidence | ClassifierEvidence) -> tuple[Measurement, ...]:
     """Every measurement of a family's probes. BadInput for a family that has none."""
     if family not in PROBES:
         raise BadInput(

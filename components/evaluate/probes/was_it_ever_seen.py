@@ -2,7 +2,15 @@
 
 from collections.abc import Iterator
 
-from components.evaluate.evidence import CONFIDENCE, Evidence, attempt, not_applicable
+from components.evaluate.evidence import (
+    CONFIDENCE,
+    ClassifierEvidence,
+    Evidence,
+    Membership,
+    absent,
+    attempt,
+    not_applicable,
+)
 from expunge.contracts import Measurement
 from expunge.measure.ranks import auc
 
@@ -19,5 +27,21 @@ def was_it_ever_seen(evidence: Evidence) -> Iterator[Measurement]:
             "the samples to be forgotten are the generator's own and were never members of its training set; "
             "name its training images of the class (members) to ask about those")
         return
-    found = evidence.membership
+    yield from _told_apart(evidence.membership)
+
+
+def was_it_ever_learned(evidence: ClassifierEvidence) -> Iterator[Measurement]:
+    """`membership_auc` of a classifier, by its losses; it reads as a generator's does."""
+    if evidence.membership is not None:
+        yield from _told_apart(evidence.membership)
+    elif evidence.not_compared:
+        yield from absent(("membership_auc",), evidence.not_compared)
+    else:
+        yield from not_applicable(
+            ("membership_auc",),
+            "the request names no members, images of the unwanted classes that the parent was trained on: there is "
+            "nobody to ask about")
+
+
+def _told_apart(found: Membership) -> Iterator[Measurement]:
     yield from attempt(("membership_auc",), lambda: (auc(found.members, found.others, CONFIDENCE),), len(found.members))

@@ -2,13 +2,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binom, binomtest
+from scipy.stats import binom, binomtest, multinomial
 
 from expunge.errors import BadInput
 from expunge.measure.proportions import (
     PairedCounts,
     clopper_pearson,
     exact_bounds,
+    paired_difference,
     paired_ratio,
     pul,
     rate,
@@ -135,6 +136,42 @@ def test_pul_covers_the_truth_given_how_many_were_unwanted(sides, stay, gain):
     assert covered / 1_500 >= 0.9 - 3 * np.sqrt(0.09 / 1_500)
 
 
+def test_a_paired_difference_and_its_interval_by_hand():
+    found = paired_difference(PairedCounts(stayed=450, left=12, gained=4, never=19))
+    gained, lost = (binomtest(k, 485).proportion_ci(0.975, "exact") for k in (4, 12))
+    assert found.value == pytest.approx(-8 / 485)
+    assert found.interval.lower == pytest.approx(gained.low - lost.high, abs=1e-9)
+    assert found.interval.upper == pytest.approx(gained.high - lost.low, abs=1e-9)
+    assert found.n == 485
+
+
+def test_the_interval_of_a_paired_difference_depends_on_what_changed_alone():
+    assert paired_difference(PairedCounts(100, 3, 2, 0)) == paired_difference(PairedCounts(0, 3, 2, 100))
+    unchanged = paired_difference(PairedCounts(300, 0, 0, 200))
+    assert unchanged.value == 0
+    assert unchanged.interval.upper == -unchanged.interval.lower == pytest.approx(1 - 0.0125 ** (1 / 500))
+
+
+@pytest.mark.parametrize(("n", "most"), [(1, 1), (7, 7), (40, 40), (480, 70)])
+def test_a_paired_difference_covers_at_every_pair_of_rates_and_errs_evenly(n, most):
+    """Every outcome with up to `most` answers gained and as many lost; the rest is counted as missed."""
+    gained, lost = np.meshgrid(np.arange(min(n, most) + 1), np.arange(min(n, most) + 1), indexing="ij")
+    within = gained + lost <= n
+    gained, lost = gained[within], lost[within]
+    ends = [exact_bounds(k, n, 0.975) for k in range(min(n, most) + 1)]
+    assert paired_difference(PairedCounts(n - 1, 1, 0, 0), 0.95).interval.lower == ends[0][0] - ends[1][1]
+    low, high = np.array(ends)[gained, 0] - np.array(ends)[lost, 1], np.array(ends)[gained, 1] - np.array(ends)[lost, 0]
+    rates = (0, 0.001, 0.01, 0.03, 0.05) if n > most else (0, 0.003, 0.02, 0.1, 0.3, 0.5)
+    for gain in rates:
+        for loss in rates:
+            likely = multinomial.pmf(np.stack([gained, lost, n - gained - lost], axis=1), n,
+                                     [gain, loss, 1 - gain - loss])
+            above, below = (likely[missed].sum() for missed in (low > gain - loss, high < gain - loss))
+            assert likely.sum() > 1 - 1e-6
+            assert max(above, below) <= 0.025 + 1e-9
+            assert above + below <= 0.05 + 1e-9
+
+
 @pytest.mark.parametrize(
     "call",
     [
@@ -146,6 +183,7 @@ def test_pul_covers_the_truth_given_how_many_were_unwanted(sides, stay, gain):
         lambda: rate(np.array([0.2])),
         lambda: exact_bounds(float("nan"), 3, 0.95),
         lambda: pul(PairedCounts(0, 0, 3, 5)),
+        lambda: paired_difference(PairedCounts(0, 0, 0, 0)),
         lambda: PairedCounts.of(np.ones(3, bool), np.ones(4, bool)),
     ],
 )

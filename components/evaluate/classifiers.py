@@ -1,0 +1,147 @@
+"""Evaluating a classifier: what it and its parent answer to the same images, for the probes to look at."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from components.evaluate.answering import answers, by_loss, comparable, count_classes
+from components.evaluate.controls import controls_for_classifier
+from components.evaluate.evidence import Answers, ClassifierEvidence, called
+from components.evaluate.given import Given, StoredAs
+from components.evaluate.judging import as_classifier
+from components.evaluate.probes import ask
+from components.evaluate.tables import write_classifier_tables
+from expunge.contracts import Report, SampleSet, StoredFile
+from expunge.errors import BadInput
+from expunge.events import Progress
+from expunge.room import Entered
+from expunge.samples import SampleTable, as_known_to, read_samples
+from expunge.settings import Workspace
+
+if TYPE_CHECKING:
+    import torch
+
+    from expunge.models import Classifier
+
+
+def evaluate_classifier(entered: Entered, given: Given, folder: Path) -> Report:
+    """Asks parent and candidate about every held-out image; writes the data files into the report's folder.
+
+    What is right is said by the images' labels, so no judge is asked: whichever record stands in the judge's place
+    is named in the report and never loaded, and so with the oracle's. Classes are numbered and named as the parent
+    does. How many images there are was fixed by who held them out: neither the request's sampling nor the latents'
+    seed has a part in it.
+
+    Raises:
+        BadInput: candidate and parent do not answer with the same classes, or cannot look at the images; an image or
+            the request is about a class that they do not know.
+        DoesNotVerify: weights are not those that their record names.
+    """
+    import torch
+
+    torch.set_num_threads(given.request.threads)
+    questions = _Questions.open(entered.workspace, given, entered.progress)
+    before, after = (questions.about_holdout(name, stored) for name, stored in (
+        ("parent", given.parent), ("candidate", given.candidate)))
+    evidence = ClassifierEvidence(questions.unwanted, before, after, questions.names)
+    for more in (questions.with_reference, questions.with_members):
+        evidence = more(given, evidence)
+    write_classifier_tables(folder, evidence)
+    family = given.candidate.record.family
+    return Report(
+        family=family, request_sha256=given.request_sha256, parent_sha256=given.parent.sha256,
+        candidate_sha256=given.candidate.sha256, judge_sha256=given.judge.sha256,
+        reference_sha256=given.reference.sha256 if given.reference else None,
+        holdout_id=given.holdout.set_id, members_id=given.members.set_id if given.members else None,
+        latent_seed=given.latent_seed, unwanted=questions.unwanted, classes=questions.names,
+        measurements=ask(family, evidence), controls=controls_for_classifier(evidence), shares={},
+        files=tuple(StoredFile.of(file) for file in sorted(folder.iterdir())))
+
+
+class _Done:
+    """How many images were looked at, of how many, over all models."""
+
+    def __init__(self, progress: Progress, total: int) -> None:
+        self._progress, self._total, self._count = progress, total, 0
+
+    def __call__(self, more: int) -> None:
+        self._count += more
+        self._progress(self._count, self._total)
+
+
+@dataclass(frozen=True)
+class _Questions:
+    """The images that classifiers are asked about, and by which numbers."""
+
+    holdout: SampleTable
+    members: SampleTable | None
+    classes: int  # that the parent tells apart
+    names: tuple[str, ...]
+    unwanted: tuple[int, ...]
+    device: "torch.device"
+    done: "_Done"
+
+    @classmethod
+    def open(cls, workspace: Workspace, given: Given, progress: Progress) -> "_Questions":
+        """Reads the images, and how the parent numbers its classes."""
+        import torch
+
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        held_out, names = read_samples(workspace, given.holdout), given.parent.record.interface.classes
+        parent = as_classifier("parent", given.parent.load(device))
+        classes = count_classes("parent", parent, held_out.images.shape[1:], device)
+        unwanted = given.request.forget.numbers("the parent", names, classes)
+
+        def numbered(table: SampleTable, images: SampleSet) -> SampleTable:
+            return SampleTable(table.images, as_known_to(
+                "the parent", images.role, table.labels, images.classes, names, classes, "leave them out"))
+
+        members = numbered(read_samples(workspace, given.members), given.members) if given.members else None
+        askers = 3 if given.reference else 2  # of the held-out images; the parent is not asked about members
+        total = askers * len(held_out) + (askers - 1) * (len(members) if members else 0)
+        return cls(numbered(held_out, given.holdout), members, classes, names, unwanted, device,
+                   _Done(progress, total))
+
+    def about_holdout(self, name: str, stored: StoredAs) -> Answers:
+        """What a model answers to the held-out images."""
+        return self._ask(name, stored, self.holdout)
+
+    def with_members(self, given: Given, evidence: ClassifierEvidence) -> ClassifierEvidence:
+        """The same, and what the candidate and the reference lose on members and on others."""
+        if self.members is None:
+            return evidence
+        found = self._ask("candidate", given.candidate, self.members)
+        try:
+            ours, theirs = comparable(found, evidence.after, self.unwanted, lambda label: called(self.names, label))
+        except BadInput as error:
+            return replace(evidence, not_compared=str(error))
+        evidence = replace(evidence, membership=by_loss(found[ours], evidence.after[theirs]))
+        if evidence.reference is None or given.reference is None:
+            return evidence
+        of_reference = self._ask("reference", given.reference, self.members)
+        return replace(evidence, reference_membership=by_loss(of_reference[ours], evidence.reference[theirs]))
+
+    def with_reference(self, given: Given, evidence: ClassifierEvidence) -> ClassifierEvidence:
+        """The same, and what the reference answers, or why it has no answers to compare."""
+        if given.reference is None:
+            return evidence
+        try:
+            return replace(evidence, reference=self.about_holdout("reference", given.reference))
+        except BadInput as error:
+            return replace(evidence, no_reference=str(error))
+
+    def _ask(self, name: str, stored: StoredAs, table: SampleTable) -> Answers:
+        model = self._same_classes(name, stored, table.images.shape[1:])
+        return answers(name, model, table, self.unwanted, self.device, self.done)
+
+    def _same_classes(self, name: str, stored: StoredAs, image_shape: tuple[int, ...]) -> "Classifier":
+        """The model, if it answers with the parent's classes."""
+        model = as_classifier(name, stored.load(self.device))
+        classes, names = count_classes(name, model, image_shape, self.device), stored.record.interface.classes
+        if classes != self.classes:
+            raise BadInput(f"{name}: it tells {classes} classes apart, the parent {self.classes}",
+                           "compare classifiers that answer with the same classes")
+        if names and self.names and names != self.names:
+            raise BadInput(f"{name}: its classes have other names than the parent's, or stand in another order",
+                           "compare classifiers that answer with the same classes")
+        return model
