@@ -7,7 +7,7 @@ import queue
 import threading
 from collections.abc import Callable
 
-from expunge.contracts import SampleSet, read_record
+from expunge.contracts import SampleSet, read_record_if_any
 from expunge.events import Event
 from expunge.stores.tracking import Told, Tracking
 from pipelines.runs import Run, RunState
@@ -33,9 +33,10 @@ class News:
             self._thread = threading.Thread(target=self._work, daemon=True, name="news")
             self._thread.start()
         if event.room == "curate_forget_set":
-            for role in ("negative", "positive", "holdout"):
-                record = read_record(SampleSet, self._run.output(event.room, role))
-                self._queue.put(lambda record=record: self._tracking.log_sample_set(self._id, record))  # type: ignore[misc]
+            for role in ("negative", "positive", "holdout", "members"):
+                record = read_record_if_any(SampleSet, self._run.output(event.room, role))
+                if record is not None:
+                    self._queue.put(lambda record=record: self._tracking.log_sample_set(self._id, record))  # type: ignore[misc]
 
     def finish(self, state: RunState) -> str | None:
         """Waits until everything is told, or until patience ends. Returns MLflow's id of the run, if it has one."""

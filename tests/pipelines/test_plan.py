@@ -23,9 +23,10 @@ def reaching(tasks, task):
     return {(one["producerTask"], one["outputArtifactKey"]) for one in made}
 
 
-def test_holdout_and_judge_reach_evaluation_only(plans):
+def test_what_measures_reaches_evaluation_only(plans):
     tasks = plans["unlearning"]["root"]["dag"]["tasks"]
-    kept_in_the_laboratory = {("fetch-checkpoint", "judge"), ("curate-forget-set", "holdout")}
+    kept_in_the_laboratory = {("fetch-checkpoint", name) for name in ("judge", "extractor", "reference")} | {
+        ("curate-forget-set", name) for name in ("holdout", "members")}
     for task in tasks:
         used = reaching(tasks, task) & kept_in_the_laboratory
         assert used == (kept_in_the_laboratory if task == "evaluate" else set()), task

@@ -7,7 +7,7 @@ import yaml
 from components.curate_forget_set.step import curate_forget_set
 from components.fetch_checkpoint.step import fetch_checkpoint
 from expunge import assets, models
-from expunge.contracts import Request, SampleSet, parse_record, read_record, write_record
+from expunge.contracts import Request, SampleSet, parse_record, read_record_if_any, write_record
 from expunge.errors import BadInput, NotNeeded
 from expunge.samples import SampleTable, read_samples
 from expunge.stores.sources import pin
@@ -22,14 +22,15 @@ def curate(workspace, tmp_path):
         document = request_for(8, 0, False) | {"sampling": {"curate": 600}} | changes
         request = tmp_path / "request.json"
         write_record(request, pin(parse_record(Request, document, "request"), tmp_path, workspace))
-        fetched = {name: tmp_path / "in" / name for name in ("checkpoint", "oracle", "judge")}
+        fetched = {name: tmp_path / "in" / name for name in ("checkpoint", "oracle", "judge", "extractor", "reference")}
         fetch_checkpoint(request=request, statement=tmp_path / "s1.json", **fetched)
         if policy is not None:
             (workspace.policies / "standard.yaml").write_text(policy)
-        folders = {role: tmp_path / "out" / role for role in ("negative", "positive", "holdout")}
+        folders = {role: tmp_path / "out" / role for role in ("negative", "positive", "holdout", "members")}
         curate_forget_set(request=request, checkpoint=fetched["checkpoint"], oracle=fetched["oracle"],
                           policy=workspace.policies / f"{document.get('policy', 'standard')}.yaml", statement=tmp_path / "s2.json", **folders)
-        return {role: read_record(SampleSet, folder) for role, folder in folders.items()}
+        found = {role: read_record_if_any(SampleSet, folder) for role, folder in folders.items()}
+        return {role: record for role, record in found.items() if record is not None}
 
     return call
 
@@ -149,3 +150,24 @@ def test_classes_can_be_named_and_each_set_keeps_the_numbering_of_its_labels(cur
     assert records["negative"].unwanted == (8,)
     assert records["holdout"].unwanted == (1,)
     assert records["holdout"].classes == backwards
+
+
+def test_members_are_the_unwanted_among_the_training_images(curate, workspace):
+    assert "members" not in curate()
+    records = curate(members={"uri": "builtin://digits/train"})
+    _, labels = assets.digits("train")
+    assert records["members"].class_counts == {"8": int((labels == 8).sum())}
+    assert records["members"].role == "members"
+    assert set(read_samples(workspace, records["members"]).labels) == {8}
+
+
+def test_members_that_show_nothing_unwanted_are_refused(curate, tmp_path):
+    images, labels = assets.digits("train")
+    (tmp_path / "members.parquet").write_bytes(SampleTable(images[labels == 3], labels[labels == 3]).to_parquet())
+    with pytest.raises(BadInput, match="members: no image is of an unwanted class"):
+        curate(members={"uri": str(tmp_path / "members.parquet")})
+
+
+def test_an_image_that_is_held_out_cannot_be_a_member(curate):
+    with pytest.raises(BadInput, match="the same image is in the holdout and the members set"):
+        curate(members={"uri": "builtin://digits/holdout"})

@@ -7,7 +7,7 @@ import torch
 
 from components.fetch_checkpoint.step import fetch_checkpoint
 from expunge import assets, models
-from expunge.contracts import Checkpoint, Request, parse_record, read_record, write_record
+from expunge.contracts import Checkpoint, Request, parse_record, read_record, read_record_if_any, write_record
 from expunge.digests import sha256_file
 from expunge.errors import BadInput, Refused
 from pipelines.demo import request_for
@@ -17,10 +17,10 @@ from pipelines.demo import request_for
 def fetch(workspace, tmp_path):
     """Fetches for a request that differs from the demo's in its checkpoint; returns the three folders."""
 
-    def call(**checkpoint):
-        document = request_for(8, 0, False) | {"checkpoint": {"uri": "builtin://digits/dcgan"} | checkpoint}
+    def call(also=None, **checkpoint):
+        document = request_for(8, 0, False) | {"checkpoint": {"uri": "builtin://digits/dcgan"} | checkpoint} | (also or {})
         write_record(tmp_path / "request.json", parse_record(Request, document, "request"))
-        folders = {name: tmp_path / "out" / name for name in ("checkpoint", "oracle", "judge")}
+        folders = {name: tmp_path / "out" / name for name in ("checkpoint", "oracle", "judge", "extractor", "reference")}
         fetch_checkpoint(request=tmp_path / "request.json", statement=tmp_path / "statement.json", **folders)
         return folders
 
@@ -34,6 +34,25 @@ def test_the_very_bytes_come_in_and_are_described(fetch):
         assert record.weights.sha256 == sha256_file(assets.path(asset))
         assert (folders[name] / record.weights.name).read_bytes() == assets.path(asset).read_bytes()
     assert read_record(Checkpoint, folders["checkpoint"]).family == "gan"
+
+
+def test_what_a_request_does_not_name_is_said_to_be_absent(fetch):
+    folders = fetch({"reference": None})
+    for name in ("extractor", "reference"):
+        assert read_record_if_any(Checkpoint, folders[name]) is None
+        assert f"the request names no {name}" in (folders[name] / "record.json").read_text()
+
+
+def test_a_reference_and_an_extractor_come_in_and_are_tried_out(fetch):
+    folders = fetch({"reference": {"uri": "builtin://digits/never-saw-8"}, "extractor": {"uri": "builtin://digits/oracle"}})
+    for name, asset in (("extractor", "oracle"), ("reference", "never-saw-8")):
+        record = read_record(Checkpoint, folders[name])
+        assert (record.role, record.weights.sha256) == (name, sha256_file(assets.path(asset)))
+
+
+def test_a_classifier_is_no_reference(fetch):
+    with pytest.raises(BadInput, match=r"reference\.uri: .* is a classifier, a gan is needed"):
+        fetch({"reference": {"uri": "builtin://digits/judge"}})
 
 
 def test_a_plain_state_dict_comes_in_as_safetensors_when_its_architecture_is_named(fetch, tmp_path):
