@@ -19,6 +19,7 @@ import resource
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -66,14 +67,16 @@ def measure(samples: int, reals: int) -> dict[str, Any]:
                 weight += strength * weight.std() * torch.randn_like(weight)
     seconds: dict[str, float] = {}
     processor: dict[str, float] = {}
-    memory = {"libraries and models": peak_mib()}
+    memory = {"of the process, libraries and models loaded": peak_mib()}
 
     def timed(name: str, work: Callable[[], Any]) -> Any:
         began, began_processor = time.perf_counter(), time.process_time()
         result = work()
         processor[name] = processor.get(name, 0.0) + time.process_time() - began_processor
         seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - began
-        memory[name] = peak_mib()
+        if tracemalloc.is_tracing():
+            memory[f"of arrays, beside the features, {name}"] = tracemalloc.get_traced_memory()[1] / 2**20
+            tracemalloc.reset_peak()
         return result
 
     @torch.inference_mode()
@@ -106,7 +109,8 @@ def measure(samples: int, reals: int) -> dict[str, Any]:
     middle, spread = logits["before"].mean(axis=0), logits["before"].std(axis=0)
     labels = {name: ((found - middle) / spread).argmax(axis=1) for name, found in logits.items()}
     del views, logits
-    memory["passes"] = peak_mib()
+    memory["of the process, after the passes"] = peak_mib()
+    tracemalloc.start()
 
     retained = tuple(range(1, CLASSES))
     hits = {name: found == UNWANTED for name, found in labels.items()}
@@ -130,6 +134,7 @@ def measure(samples: int, reals: int) -> dict[str, Any]:
     for name, table in (("before", kept["before"]), ("after", kept["after"]), ("shares held", features["after"][held])):
         found = timed(f"neighbours, {name}", lambda table=table: neighbours(table, real))
         used[name] = [found.generated_used, found.generated, found.reals_used, found.reals]
+    memory["of the process, at the end"] = peak_mib()
     own = sum(spent for name, spent in seconds.items() if name != "passes")
     return {"samples": samples, "reals": reals, "passed": PASSED, "seconds": seconds, "outside_passes": own,
             "processor_seconds": processor, "peak_mib": memory,
@@ -168,7 +173,7 @@ def main() -> None:
     lines += [line("**all but the passes**, by the clock", [each["outside_passes"] for each in found]),
               line("**all but the passes**, of the processor", [each["processor_outside_passes"] for each in found]),
               line("features kept, MiB", [each["features_mib"] for each in found])]
-    lines += [line(f"peak memory after {name}, MiB", [each["peak_mib"][name] for each in found])
+    lines += [line(f"peak {name}, MiB", [each["peak_mib"][name] for each in found])
               for name in found[0]["peak_mib"]]
     largest = found[-1]
     within = "within" if largest["outside_passes"] <= LIMIT_SECONDS else "BEYOND"
