@@ -8,6 +8,7 @@ from components.evaluate.evidence import Seen
 from components.evaluate.judging import BATCH, Judge, joined
 from components.evaluate.pictures import Pictures
 from expunge.digests import sha256_bytes
+from expunge.errors import BadInput
 
 if TYPE_CHECKING:
     import torch
@@ -38,13 +39,11 @@ def draw(
     enough: Enough | None = None,
 ) -> Drawn:
     """Parent's and candidate's samples on `count` latents, or on as many as it takes until `enough`."""
-    import torch
-
     before, after, pictures = [], [], Pictures(judge.unwanted, show_before)
     first, decided = 0, None
     for latents in latents_of(models[0], seed, count):
-        with torch.inference_mode():
-            was, is_now = (model(latents.to(judge.device)) for model in models)
+        was, is_now = (images_of(name, model, latents, judge.device)
+                       for name, model in zip(("parent", "candidate"), models, strict=True))
         before.append(judge.sees(was))
         after.append(judge.sees(is_now))
         images = was.cpu().numpy(), is_now.cpu().numpy()
@@ -56,6 +55,24 @@ def draw(
             if decided is not None:
                 break
     return Drawn(joined(before), joined(after), pictures, decided)
+
+
+def images_of(name: str, model: "Gan", latents: "torch.Tensor", device: "torch.device") -> "torch.Tensor":
+    """What a model draws from latents [b, d]: images [b, C, H, W].
+
+    Raises:
+        BadInput: not all of it are finite numbers, by that name. A judge would call such an image something, and
+            then it would count as what it is not.
+    """
+    import torch
+
+    with torch.inference_mode():
+        images = model(latents.to(device))
+        spoiled = int((~torch.isfinite(images).flatten(1).all(dim=1)).sum())
+    if spoiled:
+        raise BadInput(f"{name}: {spoiled} of {len(images)} images that it draws hold NaN or infinity",
+                       "check its weights")
+    return images
 
 
 def latents_of(model: "Gan", seed: str, count: int, purpose: str = "") -> "Iterator[torch.Tensor]":

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from components.evaluate.controls import controls_for
-from components.evaluate.drawing import Drawn, draw, latents_of
+from components.evaluate.drawing import Drawn, draw, images_of, latents_of
 from components.evaluate.evidence import Evidence, Real, Relearning, Search, Seen
 from components.evaluate.given import Given, StoredAs
 from components.evaluate.judging import Judge, joined
@@ -44,8 +44,10 @@ def evaluate_generator(entered: Entered, given: Given, folder: Path) -> Report:
     held_out = read_samples(entered.workspace, given.holdout)  # before the long work: it may be missing
     torch.set_num_threads(request.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    judge = Judge.open(given, held_out.images.shape[1:], device)
     parent, candidate = (_generator(stored, device) for stored in (given.parent, given.candidate))
+    reference = _generator(given.reference, device) if given.reference else None
+    _refuse_other_shapes(parent.image_shape, candidate, reference, held_out.images.shape[1:])
+    judge = Judge.open(given, parent.image_shape, device)
     names = given.judge.record.interface.classes
     watch = (Watch(read_policy(given.policy), given.candidate.record.family, _fixed(request.sampling.evaluate),
                    judge.unwanted, judge.classes, names) if request.sampling.sequential else None)
@@ -54,7 +56,6 @@ def evaluate_generator(entered: Entered, given: Given, folder: Path) -> Report:
                  may_show_before(request.reason, request.show_before), entered.progress, watch)
     seconds = time.monotonic() - began
     drawn.pictures.save(folder)
-    reference = _generator(given.reference, device) if given.reference else None
     half = float(np.isin(drawn.before.classes, judge.unwanted).mean()) / 2
     weights = _Weights(given, judge, parent, candidate, reference)
     evidence = Evidence(
@@ -122,8 +123,13 @@ class _Weights:
             self.not_taught = str(error)
             return
         for number, lesson in enumerate(found):
-            for name, model in taught:
-                yield relearn(name, model, lesson, self.judge, self.given.latent_seed, wanted_rate)
+            try:  # whole lessons only: they are compared one by one
+                came = [relearn(name, model, lesson, self.judge, self.given.latent_seed, wanted_rate)
+                        for name, model in taught]
+            except BadInput as error:
+                self.not_taught = str(error)
+                return
+            yield from came
             entered.note(f"taught again from {len(lesson.images)} samples, {number + 1} of {len(found)}")
 
 
@@ -137,6 +143,17 @@ def _generator(stored: StoredAs, device: "torch.device") -> "Gan":
     return model.requires_grad_(False)
 
 
+def _refuse_other_shapes(ours: tuple[int, ...], candidate: "Gan", reference: "Gan | None",
+                         held_out: tuple[int, ...]) -> None:
+    """A judge may look at images of any size and say something of them; what it says then compares nothing."""
+    for name, shape in (("candidate", candidate.image_shape), ("holdout", held_out),
+                        ("reference", reference.image_shape if reference else ours)):
+        if tuple(shape) != tuple(ours):
+            wrong, right = ("x".join(map(str, size)) for size in (shape, ours))
+            raise BadInput(f"{name}: its images are {wrong}, the parent's {right}",
+                           "compare only what has the same channels, rows and columns")
+
+
 def _real(workspace: Workspace, given: Given, images: SampleSet, judge: Judge) -> Real:
     """Real images and their labels, as the judge sees and numbers them."""
     table = read_samples(workspace, images)
@@ -146,13 +163,8 @@ def _real(workspace: Workspace, given: Given, images: SampleSet, judge: Judge) -
 
 def _views(model: "Gan", judge: Judge, seed: str, count: int) -> Seen:
     """The judge's view of what a model draws from latents of its own."""
-    import torch
-
-    parts = []
-    for latents in latents_of(model, seed, count, "reference"):
-        with torch.inference_mode():
-            parts.append(judge.sees(model(latents.to(judge.device))))
-    return joined(parts)
+    return joined([judge.sees(images_of("reference", model, latents, judge.device))
+                   for latents in latents_of(model, seed, count, "reference")])
 
 
 def _fixed(planned: int) -> int:

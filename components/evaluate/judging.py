@@ -34,22 +34,23 @@ class Judge:
         """The judge of a request, for images [C, H, W].
 
         Raises:
-            BadInput: it does not know an unwanted class, or the extractor cannot look at such images.
+            BadInput: it does not know an unwanted class, or it or the extractor cannot look at such images.
         """
         import torch
 
         model = as_classifier("judge", given.judge.load(device))
+        _refuse_other_size("judge", model, image_shape, device)
         with torch.inference_mode():
             classes = model(torch.zeros(1, *image_shape, device=device)).shape[1]
         unwanted = given.request.forget.numbers("the judge", given.judge.record.interface.classes, classes)
         extractor = None
         if given.extractor is not None:
             extractor = as_classifier("extractor", given.extractor.load(device))
-            _refuse_other_size(extractor, image_shape, device)
+            _refuse_other_size("extractor", extractor, image_shape, device)
         return cls(model, extractor, classes, unwanted, device)
 
     def sees(self, images: "torch.Tensor") -> Seen:
-        """Its view of a batch [b, C, H, W] in [-1, 1]."""
+        """Its view of a batch [b, C, H, W] in [-1, 1]. BadInput if it has none, for its numbers are not finite."""
         import torch
 
         with torch.inference_mode():
@@ -57,6 +58,10 @@ class Judge:
             if self.extractor is not None:
                 features = self.extractor.look(images)[0]
             probabilities = logits.double().softmax(dim=1)
+            spoiled = int((~torch.isfinite(probabilities).all(dim=1)).sum())
+        if spoiled:  # the largest of such numbers is the first, which is no answer
+            raise BadInput(f"judge: of {spoiled} of {len(images)} images it makes no finite numbers",
+                           "check its weights, and those of what drew them")
         confidence, chosen = probabilities.max(dim=1)
         unwanted = probabilities[:, list(self.unwanted)].sum(dim=1)
         return Seen(
@@ -93,15 +98,15 @@ def as_classifier(field: str, model: "torch.nn.Module") -> "Classifier":
     return model
 
 
-def _refuse_other_size(extractor: "Classifier", image_shape: tuple[int, ...], device: "torch.device") -> None:
+def _refuse_other_size(field: str, model: "Classifier", image_shape: tuple[int, ...], device: "torch.device") -> None:
     import torch
 
     shape = "x".join(map(str, image_shape))
     try:
         with torch.inference_mode():
-            features = extractor.look(torch.zeros(2, *image_shape, device=device))[0]
+            features = model.look(torch.zeros(2, *image_shape, device=device))[0]
     except Exception as error:  # a user's own code may raise anything
-        raise BadInput(f"extractor: it cannot look at images of {shape} ({' '.join(str(error).split())[:120]})",
+        raise BadInput(f"{field}: it cannot look at images of {shape} ({' '.join(str(error).split())[:120]})",
                        "bring one for such images") from error
     if features.ndim != 2 or not torch.isfinite(features).all():
-        raise BadInput(f"extractor: of images of {shape} it makes no finite features", "bring another one")
+        raise BadInput(f"{field}: of images of {shape} it makes no finite features", "bring another one")

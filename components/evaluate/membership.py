@@ -22,9 +22,11 @@ def nearness(evidence: Evidence, members: Real) -> Membership:
 
 
 def _nearest(points: NDArray[np.float32], cloud: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Distance of each point [m, d] to the nearest of the cloud [n, d]."""
+    """Distance of each point [m, d] to the nearest of the cloud [n, d]; NaN where either holds what is not finite."""
     from sklearn.metrics import pairwise_distances_argmin_min
 
     if not len(points):
         return np.empty(0)
+    if not (np.isfinite(points).all() and np.isfinite(cloud).all()):
+        return np.full(len(points), np.nan)
     return np.asarray(pairwise_distances_argmin_min(points, cloud)[1], dtype=np.float64)

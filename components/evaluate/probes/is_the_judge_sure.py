@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 
-from components.evaluate.evidence import CONFIDENCE, Evidence, attempt
+from components.evaluate.evidence import CONFIDENCE, Evidence, Measured, attempt
 from expunge.contracts import Measurement
+from expunge.errors import BadInput
 from expunge.measure.proportions import rate
 
 
@@ -15,9 +16,11 @@ def is_the_judge_sure(evidence: Evidence) -> Iterator[Measurement]:
     """
     after, before = evidence.after.confidence, evidence.before.confidence
     right = evidence.real.seen.classes == evidence.real.labels
-    yield from attempt(
-        ("judge_confidence", "judge_confidence_before"),
-        lambda: (float(after.mean()), float(before.mean())),
-        len(after),
-    )
+
+    def means() -> tuple[Measured, ...]:
+        if not len(after):
+            raise BadInput("samples: there is none", "draw at least one")
+        return float(after.mean()), float(before.mean())
+
+    yield from attempt(("judge_confidence", "judge_confidence_before"), means, len(after))
     yield from attempt(("judge_accuracy",), lambda: (rate(right, CONFIDENCE),), len(right))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from components.evaluate.evidence import CONFIDENCE, Evidence, Measured, attempt
+from components.evaluate.evidence import CONFIDENCE, Evidence, Measured, absent, attempt
 from expunge.contracts import Measurement
 from expunge.errors import BadInput
 from expunge.measure.distances import compare_kid, fid, fid_excess, fid_floor, unit_scale
@@ -91,18 +91,18 @@ class _Compared:
 
     def with_shares_held(self, evidence: Evidence) -> Iterator[Measurement]:
         """The same of the candidate, its samples thinned out to the parent's shares of the retained classes."""
-        distances = ("kid_difference", "fid_after", *NEIGHBOURS)
-        names = tuple(f"{name}_fixed_shares" for name in distances)
-
-        def held() -> tuple[Measured, ...]:
-            chosen = np.zeros(len(self.after), dtype=bool)
+        kid, fid_after, *near = (f"{name}_fixed_shares" for name in ("kid_difference", "fid_after", *NEIGHBOURS))
+        chosen = np.zeros(len(self.after), dtype=bool)
+        try:
             chosen[hold_shares(evidence.after.classes, class_shares(evidence.before.classes, evidence.classes),
                                evidence.retained)] = True
-            thinned = replace(self, kept_after=chosen)
-            samples = self.after[chosen]
-            return (thinned._kids()[2], fid(samples, self.real), *self._near(samples))
-
-        yield from attempt(names, held, 0)
+        except BadInput as error:
+            yield from absent((kid, fid_after, *near), str(error))
+            return
+        samples = self.after[chosen]
+        yield from attempt((kid,), lambda: (replace(self, kept_after=chosen)._kids()[2],), len(samples))
+        yield from attempt((fid_after,), lambda: (fid(samples, self.real),), len(samples))
+        yield from attempt(tuple(near), lambda: self._near(samples), len(samples))
 
     def _kids(self) -> tuple[Measured, ...]:
         scale = np.float64(unit_scale(self.real))

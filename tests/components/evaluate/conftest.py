@@ -1,6 +1,8 @@
 """A workspace with real built-in models, a request, and a candidate that forgets one digit as an output would."""
 
-from dataclasses import dataclass
+import shutil
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,6 @@ from expunge.contracts import (
     Forget,
     GeneratorSource,
     Request,
-    SampleSet,
     Sampling,
     StoredFile,
     write_record,
@@ -59,11 +60,12 @@ class House:
         )
         return self.root / "request.json"
 
-    def write_model(self, name, role, family, state=None):
+    def write_model(self, name, role, family, state=None, spec=None):
         from expunge import models
 
         source = {"judge": "judge", "oracle": "oracle", "extractor": "oracle", "reference": "never-saw-8"}.get(role, "dcgan")
-        loaded, spec = models.read(asset(source))
+        loaded, built_in = models.read(asset(source))
+        spec = spec or built_in
         folder = self.root / name
         folder.mkdir(exist_ok=True)
         models.save(folder / "model.safetensors", state or loaded, spec)
@@ -99,6 +101,48 @@ class House:
                          "members")
         } | {"policy": self.workspace.policies / "standard.yaml"}
 
+    def beside(self, name):
+        """A house of its own beside this one: the same records and models, changed without changing these."""
+        root = self.root / "beside" / name
+        shutil.copytree(self.root, root, ignore=lambda folder, entries: [
+            entry for entry in entries if Path(folder) == self.root and entry not in self.named])
+        return replace(self, root=root)
+
+    @property
+    def named(self):
+        """What lies in the folder of the room's inputs."""
+        return {file.name for file in self.inputs().values() if file.parent == self.root}
+
+    def with_candidate(self, state):
+        self.write_model("candidate", "candidate", "gan", state)
+
+    def with_reference(self, state=None, spec=None):
+        """A model that never knew: the one that ships, unless told otherwise."""
+        self.write_model("reference", "reference", "gan", state, spec)
+
+    def with_extractor(self, state=None, spec=None):
+        """Distances in the features of another classifier: the oracle's, unless told otherwise."""
+        self.write_model("extractor", "extractor", "classifier", state, spec)
+
+    def with_images(self, role, images, labels):
+        """Real images in place of the held-out ones, or the members."""
+        with self._own_workspace():
+            (made,) = write_sample_sets(
+                self.workspace, RequestKey.load_or_create(self.workspace, "forget-8"), _request(self.root / "request.json"),
+                sha256_file(self.root / "request.json"),
+                [NewSampleSet(role, SampleTable(images, labels), {}, (DIGIT,))])
+        (self.root / role).mkdir(exist_ok=True)
+        write_record(self.root / role, made)
+
+    @contextmanager
+    def _own_workspace(self):
+        """In its own scope: fixtures around single tests have a workspace of their own in mind."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("EXPUNGE_WORKSPACE", str(self.workspace.root))
+            patch.setenv("EXPUNGE_KEYS", str(self.workspace.root.with_name("keys")))
+            patch.delenv("EXPUNGE_RUN", raising=False)
+            yield
+
     def leave_out(self, name):
         """Says that the request names no such thing."""
         (self.root / name).mkdir(exist_ok=True)
@@ -107,11 +151,7 @@ class House:
     def run(self, out="report"):
         from components.evaluate.step import evaluate
 
-        # In its own scope: fixtures around single tests have a workspace of their own in mind.
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("EXPUNGE_WORKSPACE", str(self.workspace.root))
-            patch.setenv("EXPUNGE_KEYS", str(self.workspace.root.with_name("keys")))
-            patch.delenv("EXPUNGE_RUN", raising=False)
+        with self._own_workspace():
             evaluate(**self.inputs(), report=self.root / out, statement=self.root / f"{out}.statement.json")
         return self.root / out
 
@@ -126,19 +166,8 @@ def house(tmp_path_factory):
         workspace = initialise(Workspace.locate())
 
         made = House(root, workspace)
-        request = made.write_request()
-        images, labels = digits("holdout")
-        key = RequestKey.load_or_create(workspace, "forget-8")
-        (holdout,) = write_sample_sets(
-            workspace,
-            key,
-            _request(request),
-            sha256_file(request),
-            [NewSampleSet("holdout", SampleTable(images, labels), {}, (DIGIT,))],
-        )
-        (root / "holdout").mkdir()
-        write_record(root / "holdout", holdout)
-        assert isinstance(holdout, SampleSet)
+        made.write_request()
+        made.with_images("holdout", *digits("holdout"))
         made.write_model("checkpoint", "parent", "gan")
         made.write_model("judge", "judge", "classifier")
         made.write_model("oracle", "oracle", "classifier")
