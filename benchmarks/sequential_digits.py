@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 from recording import RESULTS, circumstances, record
 
-from components.evaluate import generators
 from components.evaluate.controls import controls_for
 from components.evaluate.drawing import draw, latents_of
 from components.evaluate.evidence import Evidence, Real, Seen
@@ -40,7 +39,7 @@ from expunge.measure.policy import decide, preset
 PLANNED = 10_000  # what a request draws by default
 CURATED = 6_000  # likewise
 STARTS = 200  # likewise
-SHARES = (generators.FIXED_SHARE, 0.25)
+SHARES = (0.5, 0.25)
 NAME = "sequential_digits"
 NOBODY = "0" * 64  # of what has no file here
 Row = dict[str, Any]

@@ -5,7 +5,8 @@ from typing import Literal
 
 from expunge.contracts import Interval, Measurement, Rule
 
-Style = Literal["percent", "plain", "count"]
+Style = Literal["percent", "plain", "count", "chance"]
+SMALLEST_CHANCE = 0.0001  # of a p-value: what is smaller is read no further
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ METRICS: dict[str, Metric] = {
     "reference_difference": Metric(
         "distance to the reference", meaning="KID to the reference, candidate minus parent: below zero is nearer",
         beside="samples of the reference"),
-    "reference_p_value": Metric("reference p-value", meaning="of the claim that the candidate is not nearer to the "
+    "reference_p_value": Metric("reference p-value", "chance", "of the claim that the candidate is not nearer to the "
                                 "reference than its parent"),
     "forget_accuracy": Metric("accuracy on the forgotten", "percent", "images of the forgotten classes still named "
                               "right", unit="images of the forgotten classes"),
@@ -127,6 +128,8 @@ def number(metric: str, value: float, between: Interval | None = None) -> str:
     known = find(metric)
     if known is not None and known.style == "count":  # a median of two may lie half-way
         return f"{round(value, 1):g}"
+    if known is not None and known.style == "chance":  # whatever is below says no more than that it is small
+        return f"{value:.4f}" if value >= SMALLEST_CHANCE else f"below {SMALLEST_CHANCE:g}"
     percent = is_percent(metric)
     scale = 100.0 if percent else 1.0
     width = abs(between.upper - between.lower) * scale if between else abs(value) * scale
