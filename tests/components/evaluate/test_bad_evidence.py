@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import yaml
+from tests_support import call
 
 from components.evaluate.evidence import Evidence, Membership, Real, Relearning, Search, Seen
 from components.evaluate.probes import ask
@@ -14,6 +16,7 @@ from expunge.assets import path as asset
 from expunge.contracts import Report, read_record
 from expunge.errors import BadInput
 from expunge.measure.policy import decide, preset
+from pipelines.demo import request_for
 
 DIGIT = 8
 DISTANCES = ("fid_before", "fid_after", "fid_floor", "fid_excess", "fid_ratio", "kid_before", "kid_after",
@@ -271,3 +274,25 @@ def test_a_holdout_of_another_size_is_refused(house):
     other.with_images("holdout", np.repeat(np.repeat(images[:40], 2, 2), 2, 3), labels[:40])
     with pytest.raises(BadInput, match="holdout: its images are 1x32x32, the parent's 1x16x16"):
         other.run()
+
+
+@pytest.mark.slow  # two runs of the command, as far as the first room
+@pytest.mark.parametrize(("field", "words"), [
+    ("reference", "reference: it draws images of 1x32x32, the checkpoint of 1x16x16"),
+    ("extractor", "extractor: it cannot look at images of 1x16x16"),
+])
+def test_a_run_ends_before_the_long_work_if_one_of_them_does_not_fit(tmp_path, field, words):
+    code, painter = resized(32)
+    spec = models.ModelSpec(architecture="lenet", config={"rows": 32, "columns": 32}, family="classifier")
+    (tmp_path / "mine.py").write_text(code)
+    models.save(tmp_path / "reference.safetensors", painter.state_dict(),
+                models.ModelSpec(architecture="mine.py:Painter", family="gan"))
+    models.save(tmp_path / "extractor.safetensors", models.build("lenet", **spec.config).state_dict(), spec)
+    source = {"reference": {"uri": "reference.safetensors", "architecture": "mine.py:Painter", "range": [-1, 1]},
+              "extractor": {"uri": "extractor.safetensors"}}[field]
+    assert call(tmp_path, "init").code == 0
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump({**request_for(8, 0, True), field: source}))
+    done = call(tmp_path, "run", "r.yaml")
+    assert done.code == 2
+    assert words in done.err.splitlines()[-1]
+    assert "Traceback" not in done.err + done.out
