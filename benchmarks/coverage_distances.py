@@ -1,6 +1,6 @@
 """Do the intervals of distances and of shares cover? Simulated with known truth; also where they do not.
 
-python benchmarks/coverage_distances.py [--runs 200]
+python benchmarks/coverage_distances.py [--runs 250]
 
 `rows(runs)` is what other tables of coverage can take over.
 """
@@ -10,11 +10,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from recording import record
 
-from expunge.measure.distances import fid, fid_excess
+from expunge.measure import distances
 from expunge.measure.neighbours import neighbours
 from expunge.measure.proportions import Estimate
 from expunge.measure.relative import nearer
@@ -63,12 +64,14 @@ def excess(runs: int) -> Iterator[Row]:
     faults = (("same distribution", {}), ("slightly blurred", {"fault": 0.1}), ("a class lost", {"lost": True}))
     for name, fault in faults:
         rng = np.random.default_rng(5)
-        truth = fid(features_of(rng, 300_000, **fault), features_of(rng, 300_000)) if fault else 0.0
-        for n, m in ((500, 250), (2_000, 487), (5_000, 1_000), (10_000, 2_000)):
-            found = repeated(runs, lambda rng, run, n=n, m=m, fault=fault: fid_excess(
-                features_of(rng, n, **fault), features_of(rng, m), confidence=CONFIDENCE, seed=run), n)
-            yield row("fid_excess", f"{name}, n = {n:,}, m = {m:,}", truth, found)
-        found = repeated(runs, lambda rng, run, fault=fault: fid_excess(
+        truth = distances.fid(features_of(rng, 300_000, **fault), features_of(rng, 300_000)) if fault else 0.0
+        for n, m in ((500, 250), (400, 400), (2_000, 487), (5_000, 1_000), (10_000, 2_000)):
+            refused = min(n, m) < distances.SAMPLES_PER_FEATURE * D
+            with patch.object(distances, "SAMPLES_PER_FEATURE", 1):  # to see what the refusal is good for
+                found = repeated(runs, lambda rng, run, n=n, m=m, fault=fault: distances.fid_excess(
+                    features_of(rng, n, **fault), features_of(rng, m), confidence=CONFIDENCE, seed=run), n)
+            yield row("fid_excess", f"{name}, n = {n:,}, m = {m:,}{' (refused)' if refused else ''}", truth, found)
+        found = repeated(runs, lambda rng, run, fault=fault: distances.fid_excess(
             features_of(rng, 2_000, **fault), features_of(rng, 480, labels=labels), real_strata=labels,
             confidence=CONFIDENCE, seed=run), 10)
         yield row("fid_excess", f"{name}, n = 2,000, 48 reals of each class", truth, found)
@@ -126,7 +129,7 @@ def rows(runs: int) -> list[Row]:
 
 def main() -> None:
     ask = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    ask.add_argument("--runs", type=int, default=200)
+    ask.add_argument("--runs", type=int, default=250)
     runs = ask.parse_args().runs
     found = rows(runs)
     error = 2 * (CONFIDENCE * (1 - CONFIDENCE) / runs) ** 0.5
