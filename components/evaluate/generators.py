@@ -159,7 +159,8 @@ def _refuse_other_shapes(ours: tuple[int, ...], candidate: "Gan", reference: "Ga
 def _real(workspace: Workspace, given: Given, images: SampleSet, judge: Judge) -> Real:
     """Real images and their labels, as the judge sees and numbers them."""
     table = read_samples(workspace, images)
-    labels = as_known_to_judge(table.labels, images.classes, given.judge.record.interface.classes, judge.classes)
+    labels = as_known_to_judge(
+        table.labels, images.classes, given.judge.record.interface.classes, judge.classes, images.role)
     return Real(judge.sees_all(table.images), labels)
 
 

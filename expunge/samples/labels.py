@@ -23,13 +23,13 @@ def renumbered(labels: NDArray[np.int64], names: Sequence[str], other: Sequence[
 
 
 def as_known_to_judge(labels: NDArray[np.int64], names: Sequence[str], judge: Sequence[str],
-                      count: int) -> NDArray[np.int64]:
-    """Labels [N] of the held-out images by the numbers of a judge that knows `count` classes.
+                      count: int, images: str = "holdout") -> NDArray[np.int64]:
+    """Labels [N] of the images of that name, by the numbers of a judge that knows `count` classes.
 
     Raises:
         BadInput: it does not know one of their classes.
     """
-    return as_known_to("the judge", "holdout", labels, names, judge, count,
+    return as_known_to("the judge", images, labels, names, judge, count,
                        "leave them out, or bring a judge that knows them (judge.classes names what it knows)")
 
 

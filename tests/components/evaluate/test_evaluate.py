@@ -229,5 +229,5 @@ def test_each_of_several_unwanted_classes_has_its_own_rate(house):
     together = report.measurement("residual_rate").estimate
     assert together == pytest.approx(sum(report.measurement(f"residual_rate[{label}]").estimate for label in (3, DIGIT)))
     page = (house.root / "several" / "page.html").read_text()
-    assert "residual rate of 3" in page
+    assert "Class 3" in page
     assert "Forgetting class 3 and 8" in page
