@@ -6,11 +6,11 @@
 For each digit the default method makes a candidate, as a run would. Candidate and parent are then drawn from the
 same 10,000 latents and judged by the policy `standard`: all of them, with exact intervals (fixed); and the same ones
 in their order until the rules on counts are decided, with the confidence sequence, but never fewer than a share that
-is drawn in any case, from which distances are computed (sequential). Several such shares are tried; the room's own is
-the first. The judge is never seen by training. Everything but the loop is the evaluation room's own.
+is drawn in any case, from which distances are computed (sequential). Two such shares are tried. The judge is never
+seen by training. Everything but the loop is the evaluation room's own.
 
 - drawn: samples until it was decided, of 10,000; saved: the rest, and the seconds that they took.
-- KID: the upper bound of the KID difference, which the policy wants at most 0.015.
+- KID: the upper bound of the KID difference, which the policy wants at most 0.015, and `strict` at most 0.010.
 """
 
 from __future__ import annotations

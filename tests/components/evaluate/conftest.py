@@ -39,6 +39,7 @@ class House:
     root: Path
     workspace: Workspace
     forgetful: dict | None = None
+    policy: str = "standard"
 
     def write_request(self, *, reason="safety", evaluate=600, classes=(DIGIT,), sequential=False, search=20, lessons=0):
         builtin = "builtin://digits/dcgan"
@@ -99,7 +100,7 @@ class House:
             name: self.root / (f"{name}.json" if name == "request" else name)
             for name in ("request", "checkpoint", "candidate", "oracle", "judge", "extractor", "reference", "holdout",
                          "members")
-        } | {"policy": self.workspace.policies / "standard.yaml"}
+        } | {"policy": self.workspace.policies / f"{self.policy}.yaml"}
 
     def beside(self, name):
         """A house of its own beside this one: the same records and models, changed without changing these."""

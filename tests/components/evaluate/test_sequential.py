@@ -1,11 +1,14 @@
 """Sampling that ends as soon as it is decided: what a report then says, and that it may be believed."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file
 from scipy.optimize import brentq
 
+from components.evaluate.generators import FIXED_SHARE
 from expunge import models
 from expunge.assets import path as asset
 from expunge.contracts import Report, read_record
@@ -13,21 +16,22 @@ from expunge.measure.policy import decide, preset
 from expunge.measure.sequential import SEQUENCE
 
 DIGIT = 8
-PLANNED = 4_000  # eight batches, of which four are drawn in any case
+PLANNED = 4_000  # eight batches
+FIXED = round(FIXED_SHARE * PLANNED)  # drawn in any case
 
 
-def decided(report):
-    return decide(report, preset("standard"), report_sha256="a" * 64, policy_sha256="b" * 64)
+def decided(report, policy="standard"):
+    return decide(report, preset(policy), report_sha256="a" * 64, policy_sha256="b" * 64)
 
 
-def outcomes(report):
-    return {found.rule.metric: found.outcome for found in decided(report).rules}
+def outcomes(report, policy="standard"):
+    return {found.rule.metric: found.outcome for found in decided(report, policy).rules}
 
 
 @pytest.fixture(scope="module")
 def early(house):
-    """One that clearly forgot: folder and report of sequential sampling."""
-    quick = house.beside("early")
+    """One that clearly meets what is asked of it: folder and report of sequential sampling."""
+    quick = replace(house.beside("early"), policy="debug")
     quick.write_request(evaluate=PLANNED, sequential=True, search=0)
     folder = quick.run()
     return folder, read_record(Report, folder)
@@ -51,7 +55,7 @@ def columns(folder):
 def test_the_parent_fails_as_soon_as_one_may_look(planted):
     _, report = planted
     assert report.stopping.planned == PLANNED
-    assert report.stopping.fixed == PLANNED // 2
+    assert report.stopping.fixed == FIXED
     assert report.stopping.drawn == report.stopping.fixed  # nothing beyond what was to be drawn in any case
     assert "residual rate" in report.stopping.decided
     assert outcomes(report)["residual_rate"] == "FAIL"
@@ -59,17 +63,27 @@ def test_the_parent_fails_as_soon_as_one_may_look(planted):
     assert report.stopping.seconds_saved > 0
 
 
-def test_a_candidate_that_meets_every_rule_on_counts_ends_it_or_all_are_drawn(early):
+def test_a_candidate_that_meets_every_rule_on_counts_ends_it_and_passes_as_it_does_by_the_fixed_design(house, early):
     folder, report = early
-    came = outcomes(report)
-    counted = [came[metric] for metric in ("residual_rate", "pul", "kept_share")]
-    if report.stopping.drawn < PLANNED:
-        assert report.stopping.decided == "every rule on counts is met"
-        assert counted == ["PASS"] * 3
-    else:
-        assert report.stopping.decided == "nothing did: all were drawn"
-        assert report.stopping.seconds_saved == 0
-    assert len(columns(folder)["latent"]) == report.stopping.drawn >= report.stopping.fixed
+    assert report.stopping.decided == "every rule on counts is met"
+    assert FIXED <= report.stopping.drawn < PLANNED
+    assert len(columns(folder)["latent"]) == report.stopping.drawn
+    assert report.stopping.seconds_saved > 0
+    assert set(outcomes(report, "debug").values()) == {"PASS"}
+    house.write_request(evaluate=1_500, search=0)
+    fixed = read_record(Report, house.run("fixed"))
+    assert fixed.stopping is None
+    assert decided(fixed, "debug").outcome == decided(report, "debug").outcome == "PASS"
+
+
+def test_where_nothing_decides_all_are_drawn_and_nothing_was_saved(house):
+    slow = house.beside("undecided")
+    slow.write_request(evaluate=500, sequential=True, search=0)
+    report = read_record(Report, slow.run())
+    assert report.stopping.drawn == report.stopping.planned == 500
+    assert report.stopping.decided == "nothing did: all were drawn"
+    assert report.stopping.seconds_saved == 0
+    assert report.measurement("residual_rate").interval.method == SEQUENCE  # for it might have ended early
 
 
 def mixture(m, hits, n, shifts, weights):
@@ -94,8 +108,14 @@ def test_the_interval_is_the_sequence_and_follows_from_the_scores(planted, early
             def bound(hits, n, alternatives):
                 shifts = alternatives.shifts[:, 0]
                 weights = np.exp(alternatives.log_weights[:, 0])
-                return brentq(lambda m: mixture(m, hits, n, shifts, weights) + np.log(0.025),
-                              max(hits / n, 1e-9), 1 - 1e-9, xtol=1e-14)
+
+                def rejected(m):
+                    return mixture(m, hits, n, shifts, weights) + np.log(0.025)
+
+                highest = 1 - 1e-9
+                if hits == n or rejected(highest) < 0:
+                    return 1.0
+                return brentq(rejected, max(hits / n, 1e-9), highest, xtol=1e-14)
 
             assert found.interval.upper == pytest.approx(bound(hits, n, ours._LOWER_ALTERNATIVES), rel=1e-6)
             assert found.interval.lower == pytest.approx(1 - bound(n - hits, n, ours._HIGHER_ALTERNATIVES), abs=1e-8)
@@ -114,11 +134,11 @@ def test_distances_use_the_latents_that_were_to_be_drawn_in_any_case_and_no_othe
 
 
 def test_distances_do_not_depend_on_when_it_ended(house, early):
-    """Half as many, all of them fixed: the same numbers, for they are of the same latents."""
+    """All of them instead: the same numbers, for they are of the same latents."""
     _, report = early
     from components.evaluate.verdict_so_far import Watch
 
-    stubborn = house.beside("stubborn")
+    stubborn = replace(house.beside("stubborn"), policy="debug")
     stubborn.write_request(evaluate=PLANNED, sequential=True, search=1)  # another request, another seed
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("components.evaluate.given.latent_seed", lambda candidate, request: report.latent_seed)
@@ -145,6 +165,6 @@ def test_however_few_are_planned_the_report_says_what_was_drawn(house, planned):
     few.write_request(evaluate=planned, sequential=True, search=0)
     report = read_record(Report, few.run())
     assert report.stopping.planned == planned
-    assert report.stopping.fixed == round(planned / 2)
+    assert report.stopping.fixed == round(FIXED_SHARE * planned)
     assert report.stopping.fixed <= report.stopping.drawn <= planned
     assert report.measurement("residual_rate").n == report.stopping.drawn
