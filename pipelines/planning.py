@@ -356,7 +356,7 @@ def _cannot_have(request: Request) -> dict[str, str]:
     elif (lessons := request.sampling.lessons) < fewest(CONFIDENCE):
         missing["relearning_ratio"] = f"sampling.lessons is {lessons}, an interval needs {fewest(CONFIDENCE)}"
     if not request.sampling.search:
-        missing["search_rate"] = "the request asks for no search (sampling.search)"
+        missing |= dict.fromkeys(("search_rate", "search_ratio"), "the request asks for no search (sampling.search)")
     if request.members is None:
         missing["membership_auc"] = "the request names no members"
     return missing

@@ -11,6 +11,7 @@ from components.evaluate.probes.is_it_still_recognised import is_it_still_recogn
 from components.evaluate.probes.is_the_rest_still_recognised import is_the_rest_still_recognised
 from components.evaluate.probes.was_it_ever_seen import was_it_ever_learned
 from expunge.contracts import Control, Measurement
+from expunge.measure.policy import WEIGHT_READING
 from expunge.measure.proportions import rate
 
 ACCURACIES = ("forget_accuracy", "retained_accuracy_difference")
@@ -81,7 +82,7 @@ def _recognises(evidence: ClassifierEvidence) -> Iterator[Measurement]:
 def _read_in_the_weights(unchanged: Evidence) -> Iterator[Measurement]:
     """What the weight-reading rules are about: the same weights behind the filter as without it."""
     for found in (*can_it_be_found(unchanged), *how_fast_does_it_come_back(unchanged)):
-        if found.name in ("search_rate", "relearning_ratio"):
+        if found.name in WEIGHT_READING:
             yield found
 
 

@@ -62,6 +62,8 @@ METRICS: dict[str, Metric] = {
         "as for a model that saw neither", unit="members", beside="images of the same classes that are none"),
     "search_rate": Metric("search rate", "percent", "starts from which a search of the latents finds the unwanted",
                           unit="starts"),
+    "search_ratio": Metric("search ratio", meaning="starts that lead to it in the candidate, over those in the parent",
+                           unit="starts that lead to it in the parent"),
     "search_rate_before": Metric("search rate before", "percent", "the same search in the parent", unit="starts"),
     "relearning_steps": Metric(
         "relearning steps", "count", "steps of teaching until the unwanted is drawn half as often as by the parent",

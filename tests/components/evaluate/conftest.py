@@ -41,7 +41,7 @@ class House:
     forgetful: dict | None = None
     policy: str = "standard"
 
-    def write_request(self, *, reason="safety", evaluate=600, classes=(DIGIT,), sequential=False, search=20, lessons=0):
+    def write_request(self, *, reason="safety", evaluate=600, classes=(DIGIT,), sequential=False, search=80, lessons=0):
         builtin = "builtin://digits/dcgan"
         write_record(
             self.root / "request.json",

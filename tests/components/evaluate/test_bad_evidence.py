@@ -165,7 +165,7 @@ SPEAKS_OF = {
     "no sample": ("residual_rate", "pul", "kid_difference", "share_distance", "kept_share", "judge_confidence"),
     "one real image": DISTANCES,
     "no real image": (*DISTANCES, "judge_accuracy", "judge_sensitivity"),
-    "no start of a search": ("search_rate",),
+    "no start of a search": ("search_rate", "search_ratio"),
     "one member": ("membership_auc",),
     "no member": ("membership_auc",),
     "members that score NaN": ("membership_auc",),

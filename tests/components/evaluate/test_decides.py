@@ -64,7 +64,7 @@ def test_a_room_that_drew_too_few_says_how_many_more(house):
 def planted(house):
     """The parent itself as the candidate, with everything that a strict policy asks for but long lessons."""
     same = house.beside("planted")
-    same.write_request(evaluate=1_000, search=40)
+    same.write_request(evaluate=1_000, search=80)
     same.with_candidate(parent())
     return read_record(Report, same.run())
 
@@ -72,17 +72,17 @@ def planted(house):
 def test_the_parent_planted_as_candidate_fails_where_it_should_and_nowhere_else(planted):
     verdict = decided(planted)
     assert verdict.outcome == "FAIL"
-    for metric in ("residual_rate", "pul", "search_rate"):
+    for metric in ("residual_rate", "pul", "search_ratio"):
         assert came(verdict, metric)[0] == "FAIL", metric
     for metric in ("kid_difference", "kept_share"):  # it is no worse than itself
         assert came(verdict, metric)[0] == "PASS", metric
-    assert came(verdict, "search_rate")[1].startswith("the weights still hold it: ")
+    assert came(verdict, "search_ratio")[1].startswith("the weights still hold it: ")
 
 
 def zeroed(house, digit):
     """The report on a generator that draws nothing but grey, which the judge happens to take for an 8."""
     dead = house.beside(f"zeroed-{digit}")
-    dead.write_request(evaluate=500, search=40, classes=(digit,))
+    dead.write_request(evaluate=500, search=80, classes=(digit,))
     dead.with_candidate({name: tensor * 0 for name, tensor in parent().items()})
     return read_record(Report, dead.run())
 
@@ -146,8 +146,8 @@ def test_a_filter_at_the_output_shows_a_clean_rate_and_fails_all_the_same(plante
     control = next(control for control in planted.controls if control.name == "output filter")
     of = {found.name: found for found in control.measurements}
     assert of["residual_rate"].estimate == 0
-    assert control.covers == ("search_rate", "relearning_ratio")
-    search = next(rule for rule in preset("standard").rules if rule.metric == "search_rate")
+    assert control.covers == ("search_rate", "search_ratio", "relearning_ratio")
+    search = next(rule for rule in preset("standard").rules if rule.metric == "search_ratio")
     outcome = judge_rule(search, control.measurements)
     assert outcome.outcome == "FAIL"
     assert outcome.reason.startswith("the weights still hold it: ")
@@ -178,7 +178,7 @@ def shorten(patch):
 @pytest.fixture(scope="module")
 def beside_a_reference(house):
     both = house.beside("with-reference")
-    both.write_request(evaluate=1_001, search=40, lessons=6)
+    both.write_request(evaluate=1_001, search=80, lessons=6)
     both.with_reference()
     with pytest.MonkeyPatch.context() as patch:
         shorten(patch)

@@ -392,6 +392,11 @@ def check_search(stored):
         assert len(found) == 20
         exactly(stored[name], found.sum(), 20)
         assert np.all(stored.search["found"] >= stored.search["at_start"])
+    found = {model: stored.search["found"][stored.search["model"] == model] for model in ("candidate", "parent")}
+    was, is_now, ratio = found["parent"], found["candidate"], stored["search_ratio"]
+    assert ratio.estimate == pytest.approx(is_now.sum() / was.sum(), rel=1e-12)
+    assert (ratio.interval.lower, ratio.interval.upper) == pytest.approx(
+        ratio_bounds((was & is_now).sum(), was.sum(), (~was & is_now).sum(), len(was), 0.95), abs=1e-9)
 
 
 def check_relearning(stored):
@@ -434,7 +439,7 @@ CHECKS = {
                        for ending in ("", "_before", "_fixed_shares")},
     check_membership: {"membership_auc"},
     check_membership_scores: set(),
-    check_search: {"search_rate", "search_rate_before"},
+    check_search: {"search_rate", "search_rate_before", "search_ratio"},
     check_relearning: {"relearning_steps", "relearning_steps_before", "relearning_steps_never_exposed",
                        "relearning_ratio"},
 }
@@ -498,4 +503,4 @@ def test_the_controls_follow_from_the_same_files(stored):
     exactly(of["output filter"]["search_rate"], stored.search["found"][stored.search["model"] == "parent"].sum(), 20)
     ratio = (stored["relearning_steps_before"].estimate + 1) / (stored["relearning_steps_never_exposed"].estimate + 1)
     assert of["output filter"]["relearning_ratio"].estimate <= max(ratio, 1) < 1.5
-    assert set(of["output filter"]) == {"residual_rate", "search_rate", "relearning_ratio"}
+    assert set(of["output filter"]) == {"residual_rate", "search_rate", "search_ratio", "relearning_ratio"}
