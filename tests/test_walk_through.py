@@ -19,7 +19,7 @@ EXAMPLE = ROOT / "examples" / "mnist"
 # What would take minutes is done for seconds: the commands are the page's, their results are not.
 SHORTER = {"--epochs 10 ": "--epochs 45 --threads 1 ", "--holdout holdout.parquet": "--holdout holdout.parquet --epochs 15 --threads 1"}
 QUICK = {"policy": "debug", "method": {"preset": "debug", "params": {"steps": 150, "pool": 2000}},
-         "sampling": {"curate": 3000, "evaluate": 2000}}
+         "sampling": {"curate": 3000, "evaluate": 2000, "search": 20, "lessons": 0}}
 
 
 def write_idx(folder, name, split):
