@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from components.evaluate.evidence import CONFIDENCE
+from components.evaluate.probes.can_it_be_found import NOT_SEARCHED
 from components.evaluate.pictures import may_show_before
 from components.fetch_checkpoint.step import FAMILIES
 from expunge.contracts import Checkpoint, Claim, Frozen, Policy, Request, read_record
@@ -356,7 +357,7 @@ def _cannot_have(request: Request) -> dict[str, str]:
     elif (lessons := request.sampling.lessons) < fewest(CONFIDENCE):
         missing["relearning_ratio"] = f"sampling.lessons is {lessons}, an interval needs {fewest(CONFIDENCE)}"
     if not request.sampling.search:
-        missing |= dict.fromkeys(("search_rate", "search_ratio"), "the request asks for no search (sampling.search)")
+        missing |= dict.fromkeys(("search_rate", "search_ratio"), NOT_SEARCHED)
     if request.members is None:
         missing["membership_auc"] = "the request names no members"
     return missing

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from expunge.contracts import Measurement
 from expunge.errors import BadInput
 from expunge.measure.proportions import Bounds, Estimate, exact_bounds
+from expunge.measure.sequential import sequence_bounds
 
 CONFIDENCE = 0.95  # two-sided; a policy may ask for less, never for more
 
@@ -113,8 +114,6 @@ class Evidence:
         """How rates are bounded: exactly for a count fixed in advance, at any time for one that was not."""
         if self.fixed is None:
             return exact_bounds
-        from expunge.measure.sequential import sequence_bounds
-
         return sequence_bounds
 
     @property

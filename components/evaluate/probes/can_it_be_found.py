@@ -6,6 +6,8 @@ from components.evaluate.evidence import CONFIDENCE, Evidence, absent, attempt
 from expunge.contracts import Measurement
 from expunge.measure.proportions import PairedCounts, paired_ratio, rate
 
+NOT_SEARCHED = "the request asks for no search (sampling.search)"
+
 
 def can_it_be_found(evidence: Evidence) -> Iterator[Measurement]:
     """`search_rate` of the candidate, `search_rate_before` of the parent, and `search_ratio`.
@@ -17,13 +19,13 @@ def can_it_be_found(evidence: Evidence) -> Iterator[Measurement]:
     """
     for name, search in (("search_rate", evidence.search), ("search_rate_before", evidence.search_before)):
         if search is None:
-            yield from absent((name,), "the request asks for no search (sampling.search)")
+            yield from absent((name,), NOT_SEARCHED)
             continue
         found = search.found
         yield from attempt((name,), lambda found=found: (rate(found, CONFIDENCE),), len(found))  # type: ignore[misc]
     before, after = evidence.search_before, evidence.search
     if before is None or after is None:
-        yield from absent(("search_ratio",), "the request asks for no search (sampling.search)")
+        yield from absent(("search_ratio",), NOT_SEARCHED)
         return
     yield from attempt(
         ("search_ratio",), lambda: (paired_ratio(PairedCounts.of(before.found, after.found), CONFIDENCE),), 0)
