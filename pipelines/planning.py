@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from components.evaluate.evidence import CONFIDENCE
-from components.evaluate.probes.can_it_be_found import NOT_SEARCHED
 from components.evaluate.pictures import may_show_before
+from components.evaluate.probes.can_it_be_found import NOT_SEARCHED
 from components.fetch_checkpoint.step import FAMILIES
 from expunge.contracts import Checkpoint, Claim, Frozen, Policy, Request, read_record
 from expunge.digests import canonical_json, sha256_bytes, sha256_file
