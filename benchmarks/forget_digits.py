@@ -36,7 +36,7 @@ def run(preset: str, digit: int, seed: int, threads: int) -> Row:
     import torch
 
     from expunge import assets, methods, models
-    from expunge.methods.training import ClassifierOracle, Samples, Session, in_parts
+    from expunge.methods.training import ClassifierOracle, Material, Samples, Session, in_parts
 
     torch.set_num_threads(threads)
     load: Any = models.load
@@ -50,11 +50,10 @@ def run(preset: str, digit: int, seed: int, threads: int) -> Row:
     method = methods.find("adapt_then_unlearn", "gan")
     params = method.parameters(preset)
     began = time.perf_counter()
-    adaptation = method.adapt(parent, negatives, params, Session(seed, threads))
+    material = Material(negative=negatives, positive=positives, oracle=ClassifierOracle(oracle, [digit]))
+    adaptation = method.adapt(parent, material, params, Session(seed, threads))
     adapted = time.perf_counter()
-    state = method.unlearn(
-        parent, adaptation, negatives, positives, ClassifierOracle(oracle, [digit]), params, Session(seed, threads)
-    )
+    state = method.unlearn(parent, adaptation, material, params, Session(seed, threads))
     ended = time.perf_counter()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     candidate = models.load(assets.path("dcgan"))

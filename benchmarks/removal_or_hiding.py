@@ -23,7 +23,7 @@ def candidate(preset: str, seed: int) -> Any:
     import torch
 
     from expunge import assets, methods, models
-    from expunge.methods.training import ClassifierOracle, Samples, Session, in_parts
+    from expunge.methods.training import ClassifierOracle, Material, Samples, Session, in_parts
 
     parent, oracle = models.load(assets.path("dcgan")), models.load(assets.path("oracle"))
     latents = parent.draw_latents(CURATED, torch.Generator().manual_seed(1_000 + seed))
@@ -33,9 +33,9 @@ def candidate(preset: str, seed: int) -> Any:
         Samples(images[chosen], latents[chosen], labels[chosen]) for chosen in (labels == DIGIT, labels != DIGIT))
     method = methods.find("adapt_then_unlearn", "gan")
     params = method.parameters(preset)
-    adaptation = method.adapt(parent, negatives, params, Session(seed, 2))
-    state = method.unlearn(parent, adaptation, negatives, positives, ClassifierOracle(oracle, [DIGIT]), params,
-                           Session(seed, 2))
+    material = Material(negative=negatives, positive=positives, oracle=ClassifierOracle(oracle, [DIGIT]))
+    adaptation = method.adapt(parent, material, params, Session(seed, 2))
+    state = method.unlearn(parent, adaptation, material, params, Session(seed, 2))
     made = models.load(assets.path("dcgan"))
     made.load_state_dict(state)
     return made.requires_grad_(False)

@@ -83,7 +83,7 @@ def forget(digit: int, seed: int, parent: Any, oracle: Any) -> Any:
     import torch
 
     from expunge import assets, methods, models
-    from expunge.methods.training import ClassifierOracle, Samples, Session, in_parts
+    from expunge.methods.training import ClassifierOracle, Material, Samples, Session, in_parts
 
     latents = parent.draw_latents(CURATED, torch.Generator().manual_seed(1_000 + seed))
     images = in_parts(parent, latents)
@@ -92,9 +92,9 @@ def forget(digit: int, seed: int, parent: Any, oracle: Any) -> Any:
         Samples(images[chosen], latents[chosen], labels[chosen]) for chosen in (labels == digit, labels != digit))
     method = methods.find("adapt_then_unlearn", "gan")
     params = method.parameters("default")
-    adaptation = method.adapt(parent, negatives, params, Session(seed, 1))
-    state = method.unlearn(
-        parent, adaptation, negatives, positives, ClassifierOracle(oracle, [digit]), params, Session(seed, 1))
+    material = Material(negative=negatives, positive=positives, oracle=ClassifierOracle(oracle, [digit]))
+    adaptation = method.adapt(parent, material, params, Session(seed, 1))
+    state = method.unlearn(parent, adaptation, material, params, Session(seed, 1))
     candidate: Any = models.load(assets.path("dcgan"))
     candidate.load_state_dict(state)
     return candidate

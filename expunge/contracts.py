@@ -274,6 +274,8 @@ class Request(Record):
     judge: ClassifierSource
     holdout: DataSource
     labels: DataSource | None = None  # a person's labels of the drawn samples, in place of the oracle's
+    # Labelled images that training may read: what the parent learned from, or images like them. Most methods need none.
+    training: DataSource | None = None
     members: DataSource | None = None  # labelled images that the parent was trained on; only evaluation sees them
     reference: GeneratorSource | None = None  # retrained without the forget data, where there is such a model
     extractor: ClassifierSource | None = None  # whose features distances are measured in; the judge's if not given
@@ -346,12 +348,17 @@ class Shard(Frozen):
     count: Annotated[int, Field(ge=0)]
 
 
+# `negative` and `positive` are a generator's own; `forget` and `retain` are real and may be trained on; `holdout` and
+# `members` are real, and only evaluation sees them.
+SampleRole = Literal["negative", "positive", "forget", "retain", "holdout", "members"]
+
+
 class SampleSet(Record):
     """A set of samples, identified by the keyed root of its items; only ciphertext lies anywhere."""
 
     SCHEMA: ClassVar[str] = "expunge/sample-set/v1"
 
-    role: Literal["negative", "positive", "holdout", "members"]
+    role: SampleRole
     set_id: Digest  # HMAC root of the items under the request's key
     request_id: Identifier
     request_sha256: Digest
@@ -385,6 +392,8 @@ class Adaptation(Record):
     seed: int
     parent_sha256: Digest
     negative_id: Digest
+    forget_id: Digest | None = None  # of real images, where the request names some to train on
+    retain_id: Digest | None = None
     compute: Compute
     tensors: StoredFile
 
@@ -403,6 +412,8 @@ class Candidate(Record, StoredModel):
     oracle_sha256: Digest | None
     negative_id: Digest
     positive_id: Digest
+    forget_id: Digest | None = None
+    retain_id: Digest | None = None
     compute: Compute
     family: str
 

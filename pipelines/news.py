@@ -6,8 +6,9 @@ One thread, so that opening MLflow costs the run no time. What cannot be told is
 import queue
 import threading
 from collections.abc import Callable
+from typing import get_args
 
-from expunge.contracts import SampleSet, read_record_if_any
+from expunge.contracts import SampleRole, SampleSet, read_record_if_any
 from expunge.events import Event
 from expunge.stores.tracking import Told, Tracking
 from pipelines.runs import Run, RunState
@@ -33,7 +34,7 @@ class News:
             self._thread = threading.Thread(target=self._work, daemon=True, name="news")
             self._thread.start()
         if event.room == "curate_forget_set":
-            for role in ("negative", "positive", "holdout", "members"):
+            for role in get_args(SampleRole):
                 record = read_record_if_any(SampleSet, self._run.output(event.room, role))
                 if record is not None:
                     self._queue.put(lambda record=record: self._tracking.log_sample_set(self._id, record))  # type: ignore[misc]

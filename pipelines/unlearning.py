@@ -39,13 +39,15 @@ def unlearning(
 
     curated = never_cached(
         curate_forget_set(request=request, checkpoint=parent, oracle=oracle, policy=policy), "2. curate forget set")
-    negative, positive = (curated.outputs[name] for name in ("negative", "positive"))
+    negative, positive, forget, retain = (
+        curated.outputs[name] for name in ("negative", "positive", "forget", "retain"))
 
-    adapted = never_cached(adapt(checkpoint=parent, negative=negative, **recipe), "3. adapt")
+    adapted = never_cached(
+        adapt(checkpoint=parent, negative=negative, forget=forget, retain=retain, **recipe), "3. adapt")
 
     unlearned = never_cached(
         unlearn(checkpoint=parent, oracle=oracle, adaptation=adapted.outputs["adaptation"], negative=negative,
-                positive=positive, **recipe), "4. unlearn")
+                positive=positive, forget=forget, retain=retain, **recipe), "4. unlearn")
     candidate = unlearned.outputs["candidate"]
 
     laboratory = {name: fetched.outputs[name] for name in ("judge", "extractor", "reference")}

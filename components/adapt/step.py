@@ -3,7 +3,15 @@
 import json
 from pathlib import Path
 
-from expunge.contracts import Adaptation, Checkpoint, SampleSet, StoredFile, read_record, write_record
+from expunge.contracts import (
+    Adaptation,
+    Checkpoint,
+    SampleSet,
+    StoredFile,
+    read_record,
+    read_record_if_any,
+    write_record,
+)
 from expunge.digests import write_atomically
 from expunge.room import Entered, room
 from expunge.samples import RequestKey
@@ -12,8 +20,8 @@ TENSORS = "tensors.sealed"
 
 
 @room(outputs=("adaptation",))
-def adapt(entered: Entered, *, checkpoint: Path, negative: Path, method: str, preset: str, overrides: str, seed: int,
-          threads: int, adaptation: Path) -> None:
+def adapt(entered: Entered, *, checkpoint: Path, negative: Path, forget: Path, retain: Path, method: str, preset: str,
+          overrides: str, seed: int, threads: int, adaptation: Path) -> None:
     """Runs the method's first stage and stores what it learned, encrypted.
 
     Raises:
@@ -24,15 +32,19 @@ def adapt(entered: Entered, *, checkpoint: Path, negative: Path, method: str, pr
 
     from expunge import methods, models
     from expunge.methods.sessions import RoomSession, load_samples
+    from expunge.methods.training import Material
 
-    parent_record, negative_record = read_record(Checkpoint, checkpoint), read_record(SampleSet, negative)
+    parent_record, negatives = read_record(Checkpoint, checkpoint), read_record(SampleSet, negative)
+    forgotten, retained = (read_record_if_any(SampleSet, folder) for folder in (forget, retain))
     chosen = methods.find(method, parent_record.family)
     params = chosen.parameters(preset, json.loads(overrides))
-    key = RequestKey.load(entered.workspace, negative_record.request_id)
+    key = RequestKey.load(entered.workspace, negatives.request_id)
     session = RoomSession(entered, key, seed, threads)
-    tensors = chosen.adapt(models.load_recorded(checkpoint, parent_record),
-                           load_samples(entered, negative_record), params, session)
+    material = Material(negative=load_samples(entered, negatives), forget=load_samples(entered, forgotten),
+                        retain=load_samples(entered, retained))
+    tensors = chosen.adapt(models.load_recorded(checkpoint, parent_record), material, params, session)
     write_atomically(adaptation / TENSORS, key.seal(save(tensors)))
     write_record(adaptation, Adaptation(
         method=method, params=params.model_dump(mode="json"), seed=seed, parent_sha256=parent_record.weights.sha256,
-        negative_id=negative_record.set_id, compute=session.compute(), tensors=StoredFile.of(adaptation / TENSORS)))
+        negative_id=negatives.set_id, forget_id=forgotten and forgotten.set_id, retain_id=retained and retained.set_id,
+        compute=session.compute(), tensors=StoredFile.of(adaptation / TENSORS)))

@@ -9,8 +9,8 @@ from components import IMAGE
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def curate_forget_set(  # noqa: D103 - its description is in README.md
     request: Input[Artifact], checkpoint: Input[Model], oracle: Input[Model], policy: Input[Artifact],
-    negative: Output[Dataset], positive: Output[Dataset], holdout: Output[Dataset], members: Output[Dataset],
-    statement: Output[Artifact],
+    negative: Output[Dataset], positive: Output[Dataset], forget: Output[Dataset], retain: Output[Dataset],
+    holdout: Output[Dataset], members: Output[Dataset], statement: Output[Artifact],
 ) -> None:
     from pathlib import Path
 
@@ -19,4 +19,5 @@ def curate_forget_set(  # noqa: D103 - its description is in README.md
     curate_forget_set(
         request=Path(request.path), checkpoint=Path(checkpoint.path), oracle=Path(oracle.path),
         policy=Path(policy.path), negative=Path(negative.path), positive=Path(positive.path),
-        holdout=Path(holdout.path), members=Path(members.path), statement=Path(statement.path))
+        forget=Path(forget.path), retain=Path(retain.path), holdout=Path(holdout.path),
+        members=Path(members.path), statement=Path(statement.path))

@@ -6,6 +6,7 @@ is tried first on the held-out images, whose labels are known.
 """
 
 import csv
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from expunge.contracts import Absent, Checkpoint, DataSource, Interval, Request, read_record, write_record
+from expunge.contracts import Absent, Checkpoint, DataSource, Interval, Request, SampleRole, read_record, write_record
 from expunge.digests import sha256_file
 from expunge.errors import BadInput, NotNeeded
 from expunge.evidence.coherence import read_policy
@@ -46,9 +47,9 @@ FAMILY = "gan"  # the only one yet that can draw what it is to forget
 Mask = NDArray[np.bool_]
 
 
-@room(outputs=("negative", "positive", "holdout", "members"))
-def curate_forget_set(entered: Entered, *, request: Path, checkpoint: Path, oracle: Path, policy: Path,
-                      negative: Path, positive: Path, holdout: Path, members: Path) -> None:
+@room(outputs=("negative", "positive", "forget", "retain", "holdout", "members"))
+def curate_forget_set(entered: Entered, *, request: Path, checkpoint: Path, oracle: Path, policy: Path, negative: Path,
+                      positive: Path, forget: Path, retain: Path, holdout: Path, members: Path) -> None:
     """Draws, labels, encrypts and versions the sample sets.
 
     Raises:
@@ -68,7 +69,7 @@ def curate_forget_set(entered: Entered, *, request: Path, checkpoint: Path, orac
     asked = _Oracle.open(oracle, wanted, parent.image_shape)
     held = sources.images("holdout", wanted.holdout, entered.workspace)
     _refuse_other_shape("holdout", held, parent.image_shape)
-    seen = _members(wanted.members, asked, entered.workspace, parent.image_shape) if wanted.members else None
+    real = dict(_real_sets(wanted, asked, entered.workspace, parent.image_shape))
     held_unwanted = np.isin(renumbered(held.table.labels, held.classes, asked.names), asked.unwanted)
     sensitivity = asked.tried_on(held.table, held_unwanted)
 
@@ -92,11 +93,13 @@ def curate_forget_set(entered: Entered, *, request: Path, checkpoint: Path, orac
                      held_classes, held.classes),
     ]
     folders = [negative, positive, holdout]
-    if seen is not None:
-        sets.append(seen)
-        folders.append(members)
-    else:
-        write_record(members, Absent(reason="the request names no members"))
+    for folder, role in ((forget, "forget"), (retain, "retain"), (members, "members")):
+        if role in real:
+            sets.append(real[role])
+            folders.append(folder)
+        else:
+            field = "members" if role == "members" else "training"
+            write_record(folder, Absent(reason=f"the request names no {field}"))
     key = RequestKey.load_or_create(entered.workspace, wanted.id)
     refuse_overlap(key, sets)
     written = write_sample_sets(entered.workspace, key, wanted, sha256_file(request), sets)
@@ -104,16 +107,42 @@ def curate_forget_set(entered: Entered, *, request: Path, checkpoint: Path, orac
         write_record(folder, record)
 
 
-def _members(wanted: DataSource, asked: "_Oracle", workspace: Workspace, drawn: tuple[int, int, int]) -> NewSampleSet:
-    """The images of unwanted classes among those that the parent was trained on."""
-    seen = sources.images("members", wanted, workspace)
-    _refuse_other_shape("members", seen, drawn)
-    of_it = np.isin(renumbered(seen.table.labels, seen.classes, asked.names), asked.unwanted)
-    if not of_it.any():
-        raise BadInput("members: no image is of an unwanted class", "name training images of what is to be forgotten")
-    numbers = tuple(int(number) for number in np.unique(seen.table.labels[of_it]))
-    return NewSampleSet("members", seen.table[of_it], {"source": sources.digest("members", wanted, workspace)},
-                        numbers, seen.classes)
+def _real_sets(request: Request, asked: "_Oracle", workspace: Workspace,
+               drawn: tuple[int, int, int]) -> Iterator[tuple[SampleRole, NewSampleSet]]:
+    """The sets made of real images that the request names beside the holdout, by their labels."""
+    if request.training is not None:
+        chosen = _RealImages.open("training", request.training, asked, workspace, drawn)
+        yield "forget", chosen.of("forget", chosen.unwanted)
+        if chosen.unwanted.all():
+            raise BadInput("training: every image is of an unwanted class", "add images of what is to stay")
+        yield "retain", chosen.of("retain", ~chosen.unwanted)
+    if request.members is not None:
+        chosen = _RealImages.open("members", request.members, asked, workspace, drawn)
+        yield "members", chosen.of("members", chosen.unwanted)
+
+
+@dataclass(frozen=True)
+class _RealImages:
+    """Labelled images of a request, and which of them are of an unwanted class."""
+
+    found: "LabelledImages"
+    unwanted: Mask
+    digest: str
+
+    @classmethod
+    def open(cls, field: str, wanted: DataSource, asked: "_Oracle", workspace: Workspace,
+             drawn: tuple[int, int, int]) -> "_RealImages":
+        found = sources.images(field, wanted, workspace)
+        _refuse_other_shape(field, found, drawn)
+        unwanted = np.isin(renumbered(found.table.labels, found.classes, asked.names), asked.unwanted)
+        if not unwanted.any():
+            raise BadInput(f"{field}: no image is of an unwanted class",
+                           "name training images of what is to be forgotten")
+        return cls(found, unwanted, sources.digest(field, wanted, workspace))
+
+    def of(self, role: SampleRole, chosen: Mask) -> NewSampleSet:
+        numbers = tuple(int(number) for number in np.unique(self.found.table.labels[self.unwanted]))
+        return NewSampleSet(role, self.found.table[chosen], {"source": self.digest}, numbers, self.found.classes)
 
 
 def _draw(parent: "Gan", request: Request) -> SampleTable:

@@ -41,12 +41,16 @@ def fetch_checkpoint(entered: Entered, *, request: Path, checkpoint: Path, oracl
             not do what its declaration says; the method or one of its parameters is not known.
     """
     from expunge import methods
+    from expunge.methods.training import lacking
     from expunge.models import trial
 
     wanted = read_record(Request, request)
     # A method that cannot work on this request is better known now than after an hour of curating.
     choice = wanted.method
-    methods.find(choice.name, FAMILIES["parent"]).parameters(choice.preset, choice.params)
+    method = methods.find(choice.name, FAMILIES["parent"])
+    method.parameters(choice.preset, choice.params)
+    if wanted.training is None and (unmet := {"forget", "retain"} & set(method.needs)):
+        raise BadInput(*lacking(min(unmet)))
     fetch = _Fetch(entered.workspace, sha256_file(request))
     fetch.model("parent", "checkpoint", wanted.checkpoint, checkpoint, wanted.discriminator)
     fetch.model("oracle", "oracle", wanted.oracle, oracle)

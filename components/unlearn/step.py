@@ -11,6 +11,7 @@ from expunge.contracts import (
     SampleSet,
     StoredFile,
     read_record,
+    read_record_if_any,
     write_record,
 )
 from expunge.digests import sha256_file
@@ -23,7 +24,8 @@ WEIGHTS = "model.safetensors"
 
 @room(outputs=("candidate",))
 def unlearn(entered: Entered, *, checkpoint: Path, oracle: Path, adaptation: Path, negative: Path, positive: Path,
-            method: str, preset: str, overrides: str, seed: int, threads: int, candidate: Path) -> None:
+            forget: Path, retain: Path, method: str, preset: str, overrides: str, seed: int, threads: int,
+            candidate: Path) -> None:
     """Runs the method's second stage and stores the candidate.
 
     Raises:
@@ -35,11 +37,12 @@ def unlearn(entered: Entered, *, checkpoint: Path, oracle: Path, adaptation: Pat
 
     from expunge import methods, models
     from expunge.methods.sessions import RoomSession, load_samples
-    from expunge.methods.training import ClassifierOracle
+    from expunge.methods.training import ClassifierOracle, Material
 
     parent_record, oracle_record = read_record(Checkpoint, checkpoint), read_record(Checkpoint, oracle)
     learned = read_record(Adaptation, adaptation)
     negatives, positives = read_record(SampleSet, negative), read_record(SampleSet, positive)
+    forgotten, retained = (read_record_if_any(SampleSet, folder) for folder in (forget, retain))
     chosen = methods.find(method, parent_record.family)
     params = chosen.parameters(preset, json.loads(overrides))
     key = RequestKey.load(entered.workspace, negatives.request_id)
@@ -50,10 +53,11 @@ def unlearn(entered: Entered, *, checkpoint: Path, oracle: Path, adaptation: Pat
 
     parent = models.load_recorded(checkpoint, parent_record)
     assert isinstance(parent, models.Gan)  # the method's family is the parent's, and there is no other yet
-    state = chosen.unlearn(
-        parent, load(key.open(sealed.read_bytes(), sealed.name)),
-        load_samples(entered, negatives), load_samples(entered, positives),
-        ClassifierOracle(models.load_recorded(oracle, oracle_record), negatives.unwanted), params, session)
+    material = Material(
+        negative=load_samples(entered, negatives), positive=load_samples(entered, positives),
+        forget=load_samples(entered, forgotten), retain=load_samples(entered, retained),
+        oracle=ClassifierOracle(models.load_recorded(oracle, oracle_record), negatives.unwanted))
+    state = chosen.unlearn(parent, load(key.open(sealed.read_bytes(), sealed.name)), material, params, session)
     # Compared as tensors: the file's bytes would differ already by what its header says.
     if all(torch.equal(tensor, state[f"generator.{name}"]) for name, tensor in parent.generator.state_dict().items()):
         raise Refused(f"unlearn: '{method}' left the weights as they were", "check its parameters")
@@ -67,6 +71,7 @@ def unlearn(entered: Entered, *, checkpoint: Path, oracle: Path, adaptation: Pat
         method=method, claim=chosen.claim, params=params.model_dump(mode="json"), seed=seed,
         parent_sha256=parent_record.weights.sha256, adaptation_sha256=sha256_file(adaptation / "record.json"),
         oracle_sha256=oracle_record.weights.sha256, negative_id=negatives.set_id, positive_id=positives.set_id,
+        forget_id=forgotten and forgotten.set_id, retain_id=retained and retained.set_id,
         compute=session.compute(), family=parent_record.family, architecture=parent_record.architecture,
         config=parent_record.config, weights=StoredFile.of(weights), factory=parent_record.factory,
         interface=parent_record.interface))

@@ -53,7 +53,8 @@ class Subject(Frozen):
             request_sha256=sha256_file(request), candidate_sha256=made.weights.sha256,
             report_sha256=sha256_file(report / "record.json" if report.is_dir() else report),
             policy_sha256=sha256_file(policy),
-            sample_sets=(made.negative_id, made.positive_id, found.holdout_id))
+            sample_sets=tuple(one for one in (made.negative_id, made.positive_id, made.forget_id, made.retain_id,
+                                              found.holdout_id) if one is not None))
 
 
 @dataclass(frozen=True)

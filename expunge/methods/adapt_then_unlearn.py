@@ -25,19 +25,21 @@ from copy import deepcopy
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from expunge.errors import BadInput
-from expunge.methods.method import Method
+from expunge.methods.elastic import Elastic
+from expunge.methods.game import Game, GameParams, warm_up
+from expunge.methods.method import Method, setting
 from expunge.methods.training import (
     Kept,
     Loop,
+    Material,
     Oracle,
     Samples,
     Session,
+    Weights,
     in_parts,
     learned,
     need,
@@ -47,28 +49,18 @@ from expunge.methods.training import (
     weights,
 )
 from expunge.models import Gan
-from expunge.models.adversarial import Average, discriminator_loss, generator_loss, r1_penalty
-
-Weights = dict[str, Tensor]
+from expunge.models.adversarial import Average
 
 ASKED = 4096  # fresh samples by which the oracle says whether another round is needed
 MOST_MOVED = 1024  # assigning takes the cube of this: half a second at 1,024, four seconds at 2,000
 
 
-def setting(default: Any, meaning: str, **limits: float) -> Any:
-    """A field of `Params`: its meaning, with the unit and the paper's symbol where there is one."""
-    return Field(default, description=meaning, **limits)  # type: ignore[call-overload]
-
-
-class Params(BaseModel):
+class Params(GameParams):
     """Settings of both stages: rates are Adam's, weights multiply mean losses, counts are of images or steps.
 
     The defaults were found on digits 2, 3, 4 and 8 of the built-in generator; nothing is set per class.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    warm_up_steps: int = setting(200, "steps in which a fresh discriminator learns alone, before each stage", ge=1)
     models: int = setting(1, "adapted generators (K); the paper's equations have 1, its code up to 5", ge=1)
     adapt_steps: int = setting(50, "steps of stage 1, per adapted generator", ge=1)
     ewc_weight: float = setting(1000.0, "pull to the parent by Fisher information (lambda)", ge=0)
@@ -76,18 +68,11 @@ class Params(BaseModel):
     steps: int = setting(300, "steps of stage 2, per round", ge=1)
     rounds: int = setting(6, "rounds of stage 2 at most, while the oracle finds more than `enough`", ge=1)
     enough: float = setting(0.0003, "share of fresh samples that the oracle may still call unwanted", ge=0, le=1)
-    batch: int = setting(64, "images per step", ge=4)
-    generator_rate: float = setting(1e-3, "peak learning rate of G; as in pre-training", gt=0)
-    discriminator_rate: float = setting(1e-3, "peak learning rate of D; as in pre-training", gt=0)
-    r1_weight: float = setting(0.2, "gradient penalty on D (gamma of Mescheder et al. 2018)", ge=0)
-    r1_every: int = setting(8, "steps between gradient penalties (lazy regularisation)", ge=1)
-    ema_decay: float = setting(0.99, "averaging of G over steps; 0 keeps the last weights", ge=0, lt=1)
     repulsion: Literal["el2", "il2", "nl2"] = setting("el2", "form of L_repulsion")
     repulsion_weight: float = setting(0.1, "weight of L_repulsion (gamma)", ge=0)
     repulsion_scale: float = setting(1.0, "decay of EL2 per relative distance (alpha)", gt=0)
     repulsion_limit: float = setting(10.0, "relative distance beyond which NL2 stops pushing", gt=1)
     adversarial_weight: float = setting(0.3, "weight of G's adversarial loss; 1 in the paper", ge=0)
-    redaction_weight: float = setting(0.5, "weight of negatives as fakes (1 - lambda of redaction)", ge=0)
     guidance_weight: float = setting(1.0, "weight of -log(1 - p_unwanted)", ge=0)
     guidance_growth: float = setting(3.0, "factor on guidance_weight from round to round", ge=1)
     preservation_weight: float = setting(50.0, "weight of the squared pixel distance to G_0(z)", ge=0)
@@ -140,7 +125,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 # ---------------------------------------------------------------- stage 1: learn what must be lost
 
 
-def adapt(parent: Gan, negatives: Samples, params: Params, session: Session) -> Weights:
+def adapt(parent: Gan, material: Material, params: Params, session: Session) -> Weights:
     """K generators adapted to the negatives, elastically tied to the parent.
 
     Returns:
@@ -152,10 +137,9 @@ def adapt(parent: Gan, negatives: Samples, params: Params, session: Session) -> 
     prepare(session)
     random = stream(session, 1)
     original = deepcopy(parent).to(session.device).requires_grad_(False)
-    images = negatives.images.to(session.device)
+    images = material.samples("negative").images.to(session.device)
     warm_up(original, images, None, params, session)
-    anchor = learned(original.generator)
-    information = fisher(original, params.fisher_samples, random)
+    elastic = Elastic(original, params.fisher_samples, random)
     game = Game(original, params)
     adapted = Kept()
 
@@ -165,13 +149,9 @@ def adapt(parent: Gan, negatives: Samples, params: Params, session: Session) -> 
             game.start_over()
         latents = original.draw_latents(params.batch, random).to(session.device)
         told = game.teach(inner, pick(images, params.batch, random), game.gan(latents).detach())
-        pulls = [
-            (information[name] * (theta - anchor[name]).square()).sum()
-            for name, theta in game.gan.generator.named_parameters()
-        ]
         losses = {
             "adversarial": game.fooled(game.gan(latents)),
-            "elastic": params.ewc_weight / 2 * torch.stack(pulls).sum(),
+            "elastic": params.ewc_weight * elastic(game.gan.generator),
         }
         game.draw(losses)
         if inner == params.adapt_steps - 1:
@@ -183,55 +163,17 @@ def adapt(parent: Gan, negatives: Samples, params: Params, session: Session) -> 
     return {name: tensor.cpu() for name, tensor in adapted.tensors.items()}
 
 
-def warm_up(original: Gan, real: Tensor, shunned: Tensor | None, params: Params, session: Session) -> None:
-    """Teaches a fresh discriminator, in place, what the stage will ask it: `real` against the parent's samples."""
-    if not original.fresh_discriminator:
-        return
-    random = stream(session, 4)
-    game = Game(original, params)
-
-    def one_step(step: int) -> dict[str, Tensor]:
-        fake = original(original.draw_latents(params.batch, random).to(session.device))
-        shown = None if shunned is None else pick(shunned, params.batch // 4, random)
-        return {"discriminator": game.teach(step, pick(real, params.batch, random), fake, shown)}
-
-    Loop(session, "warm up", params.warm_up_steps, game.parts(), random).run(one_step)
-    original.discriminator.load_state_dict(game.gan.discriminator.state_dict())
-
-
-def fisher(gan: Gan, samples: int, random: torch.Generator) -> Weights:
-    """F_i: mean squared gradient of D's logit by each generator parameter, over generated images.
-
-    As the authors' code has it: raw logits, 32 samples, once, at the parent.
-    """
-    generator = deepcopy(gan.generator).requires_grad_(True)
-    information = {name: torch.zeros_like(theta) for name, theta in generator.named_parameters()}
-    for latent in gan.draw_latents(samples, random).to(next(generator.parameters()).device):
-        logit = gan.discriminator(generator(latent[None])).sum()
-        gradients = torch.autograd.grad(logit, list(generator.parameters()))
-        for total, gradient in zip(information.values(), gradients, strict=True):
-            total += gradient.square() / samples
-    return information
-
-
 # ---------------------------------------------------------------- stage 2: unlearn
 
 
-def unlearn(
-    parent: Gan,
-    adaptation: Weights,
-    negatives: Samples,
-    positives: Samples,
-    oracle: Oracle | None,
-    params: Params,
-    session: Session,
-) -> Weights:
+def unlearn(parent: Gan, adaptation: Weights, material: Material, params: Params, session: Session) -> Weights:
     """The candidate: every tensor of the parent's state, unlearned.
 
     Raises:
         BadInput: a term needs an oracle or latents that were not given.
         NonFiniteLoss: a loss is not finite; names the step.
     """
+    negatives, positives, oracle = material.samples("negative"), material.samples("positive"), material.oracle
     prepare(session)
     random = stream(session, 2)
     original = deepcopy(parent).to(session.device).requires_grad_(False)
@@ -409,63 +351,6 @@ class Pairs:
         self.assigned = state["assigned"].cpu()
 
 
-# ---------------------------------------------------------------- the adversarial game
-
-
-class Game:
-    """The candidate's two players and their optimizers."""
-
-    def __init__(self, original: Gan, params: Params) -> None:
-        self.params = params
-        self.original = original
-        self.gan = deepcopy(original).requires_grad_(True)
-        self.painter = self._adam(self.gan.generator, params.generator_rate)
-        self.teller = self._adam(self.gan.discriminator, params.discriminator_rate)
-
-    @staticmethod
-    def _adam(player: nn.Module, rate: float) -> torch.optim.Adam:
-        return torch.optim.Adam(player.parameters(), lr=rate, betas=(0.0, 0.99))  # the authors', from StyleGAN2
-
-    def start_over(self) -> None:
-        """Back to the original's weights, with fresh optimizers' state."""
-        self.gan.load_state_dict(self.original.state_dict())
-        self.painter.state.clear()
-        self.teller.state.clear()
-
-    def cool(self, progress: float) -> None:
-        """Lowers both rates linearly over the last half, so that the average settles."""
-        part = min(1.0, 2 * (1 - progress))
-        self.painter.param_groups[0]["lr"] = self.params.generator_rate * part
-        self.teller.param_groups[0]["lr"] = self.params.discriminator_rate * part
-
-    def teach(self, step: int, real: Tensor, fake: Tensor, shunned: Tensor | None = None) -> Tensor:
-        """One update of D: `real` against `fake`, and against `shunned` by the redaction weight."""
-        discriminator = self.gan.discriminator.requires_grad_(True)
-        loss = discriminator_loss(discriminator(real), discriminator(fake))
-        if shunned is not None and self.params.redaction_weight:
-            loss = loss + self.params.redaction_weight * F.softplus(discriminator(shunned)).mean()
-        if step % self.params.r1_every == 0:
-            loss = loss + self.params.r1_weight * self.params.r1_every * r1_penalty(discriminator, real)
-        self.teller.zero_grad()
-        loss.backward()
-        self.teller.step()
-        return loss.detach()
-
-    def fooled(self, fake: Tensor) -> Tensor:
-        """G's adversarial loss, with D held still."""
-        return generator_loss(self.gan.discriminator.requires_grad_(False)(fake))
-
-    def draw(self, losses: Weights) -> None:
-        """One update of G by the sum of the losses."""
-        self.painter.zero_grad()
-        torch.stack(list(losses.values())).sum().backward()
-        self.painter.step()
-
-    def parts(self) -> dict[str, Any]:
-        """What must be saved to continue."""
-        return {"gan": self.gan, "painter": self.painter, "teller": self.teller}
-
-
 METHOD = Method(
     name="adapt_then_unlearn",
     family="gan",
@@ -476,4 +361,8 @@ METHOD = Method(
     presets=PRESETS,
     adapt=adapt,
     unlearn=unlearn,
+    does="Learns what the unwanted looks like in weights, then fine-tunes on the wanted, away from those weights.",
+    choose="A generator without its training data: all images are its own. The default for generators.",
+    costs="Minutes; as many copies of the generator as adapted models.",
+    needs=("negative", "positive"),
 )

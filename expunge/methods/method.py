@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from torch import Tensor
 
 from expunge.contracts import Claim
 from expunge.errors import BadInput
+
+
+def setting(default: Any, meaning: str, **limits: float) -> Any:
+    """A field of a method's params: its meaning, with the unit and the paper's symbol where there is one."""
+    return Field(default, description=meaning, **limits)  # type: ignore[call-overload]
+
+
+# What a method may be given besides the parent: sets of samples by their role, and who says what is unwanted.
+Need = Literal["negative", "positive", "forget", "retain", "oracle"]
 
 
 @dataclass(frozen=True)
@@ -24,8 +33,13 @@ class Method:
         paper: where it comes from.
         params: its settings; frozen, unknown keys refused.
         presets: by name, the settings that differ from `params`' defaults; has `default`.
-        adapt: (parent, negatives, params, session) -> what was learned, as named tensors.
-        unlearn: (parent, adaptation, negatives, positives, oracle, params, session) -> the new state.
+        adapt: (parent, material, params, session) -> what was learned, as named tensors; may be none.
+        unlearn: (parent, adaptation, material, params, session) -> the new state.
+        does: what it does, in a sentence.
+        choose: when to choose it, in a sentence.
+        costs: what it takes, in a sentence.
+        needs: what it cannot work without, whatever its params.
+        baseline: it is there to be compared with, and is never chosen by itself.
     """
 
     name: str
@@ -36,6 +50,11 @@ class Method:
     presets: Mapping[str, Mapping[str, Any]]
     adapt: Callable[..., dict[str, Tensor]]
     unlearn: Callable[..., dict[str, Tensor]]
+    does: str
+    choose: str
+    costs: str
+    needs: tuple[Need, ...] = ()
+    baseline: bool = False
 
     def parameters(self, preset: str = "default", overrides: Mapping[str, Any] | None = None) -> Any:
         """A preset's settings with some of them replaced.

@@ -2,7 +2,7 @@
 
 import io
 import time
-from typing import Any
+from typing import Any, overload
 
 import torch
 
@@ -51,8 +51,14 @@ class RoomSession(Session):
         write_atomically(self._entered.resume_file, self._key.seal(buffer.getvalue()))
 
 
-def load_samples(entered: Entered, record: SampleSet) -> Samples:
-    """A sample set as the tensors that methods take."""
+@overload
+def load_samples(entered: Entered, record: SampleSet) -> Samples: ...
+@overload
+def load_samples(entered: Entered, record: SampleSet | None) -> Samples | None: ...
+def load_samples(entered: Entered, record: SampleSet | None) -> Samples | None:
+    """A sample set as the tensors that methods take; None if the request brought none."""
+    if record is None:
+        return None
     table = read_samples(entered.workspace, record)
     return Samples(images=torch.from_numpy(table.images), labels=torch.from_numpy(table.labels),
                    latents=None if table.latents is None else torch.from_numpy(table.latents))

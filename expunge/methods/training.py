@@ -6,13 +6,15 @@ import math
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from expunge.contracts import Compute
 from expunge.errors import BadInput, NonFiniteLoss
+
+Weights = dict[str, Tensor]
 
 CHECKPOINT_EVERY = 50  # steps between offers of resumable state; the room may throttle further
 
@@ -54,6 +56,46 @@ class ClassifierOracle:
         """The classifier's summed softmax over the unwanted classes, [B] for images [B, C, H, W]."""
         probabilities: Tensor = self.classifier(images).softmax(dim=1)
         return probabilities[:, self.unwanted].sum(dim=1)
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a method may see of what is to be lost and of what is to stay. What a request did not bring is None.
+
+    Attributes:
+        negative: the parent's own samples that are unwanted.
+        positive: the parent's own samples that are wanted.
+        forget: real images that are unwanted.
+        retain: real images that are wanted.
+        oracle: who says of any image what is unwanted.
+    """
+
+    negative: Samples | None = None
+    positive: Samples | None = None
+    forget: Samples | None = None
+    retain: Samples | None = None
+    oracle: Oracle | None = None
+
+    def samples(self, role: Literal["negative", "positive", "forget", "retain"]) -> Samples:
+        """The set of that role; BadInput if there is none."""
+        found: Samples | None = getattr(self, role)
+        if found is None:
+            raise BadInput(*lacking(role))
+        return found
+
+    def judged_by(self) -> Oracle:
+        """The oracle; BadInput if there is none."""
+        if self.oracle is None:
+            raise BadInput(*lacking("oracle"))
+        return self.oracle
+
+
+def lacking(need: str) -> tuple[str, str]:
+    """What to say of something that a method cannot do without: the problem, and the remedy."""
+    if need in ("forget", "retain"):
+        return f"method: it needs real images ({need})", "name them in the request: training"
+    return f"method: it needs {need} samples" if need != "oracle" else "method: it needs an oracle", (
+        "choose a method that does not; 'expunge methods' says what each needs")
 
 
 class Session:

@@ -2,9 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-from expunge.contracts import Request, SampleSet, Shard
+from expunge.contracts import Request, SampleRole, SampleSet, Shard
 from expunge.digests import sha256_bytes
 from expunge.errors import BadInput, DoesNotVerify
 from expunge.samples.encryption import RequestKey
@@ -19,7 +18,7 @@ SHARD_SIZE = 16_384  # items; ten thousand small objects cost an object store mi
 class NewSampleSet:
     """A set that is about to be written."""
 
-    role: Literal["negative", "positive", "holdout", "members"]
+    role: SampleRole
     table: SampleTable
     made_from: dict[str, str]
     unwanted: tuple[int, ...]  # in the numbering of the table's labels
@@ -89,12 +88,15 @@ def read_table(workspace: Workspace, key: RequestKey, remote: str, shards: Seque
 
 
 def refuse_overlap(key: RequestKey, sets: Sequence[NewSampleSet]) -> None:
-    """BadInput if any image stands in two sets, judged by its pixels."""
+    """BadInput if any image stands in two sets, judged by its pixels.
+
+    Only what is to be forgotten may be a member as well: both are what the parent was trained on.
+    """
     seen: dict[str, str] = {}
     for new in sets:
         for pixels in new.table.pixels:
             other = seen.setdefault(key.digest(pixels.tobytes()), new.role)
-            if other != new.role:
+            if other != new.role and {other, new.role} != {"forget", "members"}:
                 raise BadInput(f"samples: the same image is in the {other} and the {new.role} set",
                                "take it out of one of them")
 

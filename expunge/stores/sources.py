@@ -31,8 +31,9 @@ from expunge.stores.tracking import Tracking
 if TYPE_CHECKING:
     from expunge.samples.images import LabelledImages
 
-FIELDS = ("checkpoint", "discriminator", "oracle", "judge", "extractor", "reference", "holdout", "members", "labels")
-DATA_SETS = ("holdout", "members")
+FIELDS = ("checkpoint", "discriminator", "oracle", "judge", "extractor", "reference", "holdout", "training", "members",
+          "labels")
+DATA_SETS = ("holdout", "training", "members")
 SUFFIXES = ((".safetensors",), (".pt", ".pth", ".bin"))  # of a model file, in the order of preference
 KINDS = "a path, file://, builtin://, samples://, s3://, models:/ or hf://"
 LONGEST_NAME = 200  # bytes; file systems take 255, and ours has a prefix while it is written

@@ -1,5 +1,7 @@
 """The second room, on the built-in models: who says what is unwanted, and when there is too little of it."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import yaml
@@ -7,7 +9,7 @@ import yaml
 from components.curate_forget_set.step import curate_forget_set
 from components.fetch_checkpoint.step import fetch_checkpoint
 from expunge import assets, models
-from expunge.contracts import Request, SampleSet, parse_record, read_record_if_any, write_record
+from expunge.contracts import Request, SampleRole, SampleSet, parse_record, read_record_if_any, write_record
 from expunge.errors import BadInput, NotNeeded
 from expunge.samples import SampleTable, read_samples
 from expunge.stores.sources import pin
@@ -26,7 +28,7 @@ def curate(workspace, tmp_path):
         fetch_checkpoint(request=request, statement=tmp_path / "s1.json", **fetched)
         if policy is not None:
             (workspace.policies / "standard.yaml").write_text(policy)
-        folders = {role: tmp_path / "out" / role for role in ("negative", "positive", "holdout", "members")}
+        folders = {role: tmp_path / "out" / role for role in get_args(SampleRole)}
         curate_forget_set(request=request, checkpoint=fetched["checkpoint"], oracle=fetched["oracle"],
                           policy=workspace.policies / f"{document.get('policy', 'standard')}.yaml", statement=tmp_path / "s2.json", **folders)
         found = {role: read_record_if_any(SampleSet, folder) for role, folder in folders.items()}
@@ -159,6 +161,28 @@ def test_members_are_the_unwanted_among_the_training_images(curate, workspace):
     assert records["members"].class_counts == {"8": int((labels == 8).sum())}
     assert records["members"].role == "members"
     assert set(read_samples(workspace, records["members"]).labels) == {8}
+
+
+def test_what_training_may_read_is_split_by_its_labels(curate, workspace):
+    assert not {"forget", "retain"} & set(curate())
+    records = curate(training={"uri": "builtin://digits/train"}, members={"uri": "builtin://digits/train"})
+    _, labels = assets.digits("train")
+    assert records["forget"].class_counts == {"8": int((labels == 8).sum())}
+    assert records["retain"].count == (labels != 8).sum()
+    assert 8 not in read_samples(workspace, records["retain"]).labels
+    assert read_samples(workspace, records["forget"]).latents is None
+
+
+def test_an_image_that_is_held_out_cannot_be_trained_on(curate):
+    with pytest.raises(BadInput, match=r"the same image is in the holdout and the (forget|retain) set"):
+        curate(training={"uri": "builtin://digits/holdout"})
+
+
+def test_training_images_of_which_none_may_stay_are_refused(curate, tmp_path):
+    images, labels = assets.digits("train")
+    (tmp_path / "only.parquet").write_bytes(SampleTable(images[labels == 8], labels[labels == 8]).to_parquet())
+    with pytest.raises(BadInput, match="training: every image is of an unwanted class"):
+        curate(training={"uri": str(tmp_path / "only.parquet")})
 
 
 def test_members_that_show_nothing_unwanted_are_refused(curate, tmp_path):

@@ -1,6 +1,7 @@
 """Adapt and unlearn as rooms: what they store, what they refuse; the method itself is tested elsewhere."""
 
 import dataclasses
+from typing import get_args
 
 import pytest
 import torch
@@ -10,7 +11,16 @@ from components.curate_forget_set.step import curate_forget_set
 from components.fetch_checkpoint.step import fetch_checkpoint
 from components.unlearn.step import unlearn
 from expunge import methods
-from expunge.contracts import Adaptation, Candidate, Checkpoint, Request, parse_record, read_record, write_record
+from expunge.contracts import (
+    Adaptation,
+    Candidate,
+    Checkpoint,
+    Request,
+    SampleRole,
+    parse_record,
+    read_record,
+    write_record,
+)
 from expunge.digests import sha256_file
 from expunge.errors import BadInput, DoesNotVerify, NonFiniteLoss, Refused
 from expunge.stores.sources import pin
@@ -27,7 +37,7 @@ def inputs(workspace, tmp_path):
     request = tmp_path / "request.json"
     write_record(request, pin(parse_record(Request, document, "request"), tmp_path, workspace))
     fetched = {name: tmp_path / name for name in ("checkpoint", "oracle", "judge", "extractor", "reference")}
-    curated = {role: tmp_path / role for role in ("negative", "positive", "holdout", "members")}
+    curated = {role: tmp_path / role for role in get_args(SampleRole)}
     fetch_checkpoint(request=request, statement=tmp_path / "s", **fetched)
     curate_forget_set(request=request, checkpoint=fetched["checkpoint"], oracle=fetched["oracle"],
                       policy=workspace.policies / "debug.yaml",
@@ -36,14 +46,15 @@ def inputs(workspace, tmp_path):
 
 
 def run_adapt(folder, **changes):
-    adapt(checkpoint=folder / "checkpoint", negative=folder / "negative", adaptation=folder / "adaptation",
+    adapt(checkpoint=folder / "checkpoint", negative=folder / "negative", forget=folder / "forget",
+          retain=folder / "retain", adaptation=folder / "adaptation",
           statement=folder / "s", **{**RECIPE, **changes})
 
 
 def run_unlearn(folder, **changes):
     unlearn(checkpoint=folder / "checkpoint", oracle=folder / "oracle", adaptation=folder / "adaptation",
-            negative=folder / "negative", positive=folder / "positive", candidate=folder / "candidate",
-            statement=folder / "s", **{**RECIPE, **changes})
+            negative=folder / "negative", positive=folder / "positive", forget=folder / "forget",
+            retain=folder / "retain", candidate=folder / "candidate", statement=folder / "s", **{**RECIPE, **changes})
 
 
 def test_the_candidate_names_all_that_it_was_made_from(inputs):

@@ -9,7 +9,7 @@ from expunge.assets import path
 from expunge.errors import BadInput, NonFiniteLoss
 from expunge.methods import find
 from expunge.methods.adapt_then_unlearn import Pairs, Repulsion
-from expunge.methods.training import ClassifierOracle, Samples, Session, in_parts
+from expunge.methods.training import ClassifierOracle, Material, Samples, Session, in_parts
 from expunge.models import Gan, build, load
 from expunge.models.discriminator import fresh_discriminator
 
@@ -41,8 +41,9 @@ def small_problem():
 
 def run(params, session_for=lambda stage: Session(seed=3), problem=None):
     parent, negatives, positives, oracle = problem or small_problem()
-    adaptation = METHOD.adapt(parent, negatives, params, session_for("adapt"))
-    return METHOD.unlearn(parent, adaptation, negatives, positives, oracle, params, session_for("unlearn"))
+    material = Material(negative=negatives, positive=positives, oracle=oracle)
+    adaptation = METHOD.adapt(parent, material, params, session_for("adapt"))
+    return METHOD.unlearn(parent, adaptation, material, params, session_for("unlearn"))
 
 
 def same(first, second):

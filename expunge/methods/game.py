@@ -1,0 +1,101 @@
+"""The adversarial game that GAN methods continue: two players, their optimizers, and what both need beforehand."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from expunge.methods.method import setting
+from expunge.methods.training import Loop, Session, Weights, pick, stream
+from expunge.models import Gan
+from expunge.models.adversarial import discriminator_loss, generator_loss, r1_penalty
+
+
+class GameParams(BaseModel):
+    """Settings of the game: rates are Adam's, counts are of images or steps."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    warm_up_steps: int = setting(200, "steps in which a fresh discriminator learns alone, before each stage", ge=1)
+    batch: int = setting(64, "images per step", ge=4)
+    generator_rate: float = setting(1e-3, "peak learning rate of G; as in pre-training", gt=0)
+    discriminator_rate: float = setting(1e-3, "peak learning rate of D; as in pre-training", gt=0)
+    r1_weight: float = setting(0.2, "gradient penalty on D (gamma of Mescheder et al. 2018)", ge=0)
+    r1_every: int = setting(8, "steps between gradient penalties (lazy regularisation)", ge=1)
+    ema_decay: float = setting(0.99, "averaging of G over steps; 0 keeps the last weights", ge=0, lt=1)
+    redaction_weight: float = setting(0.5, "weight of negatives as fakes (1 - lambda of redaction)", ge=0)
+
+
+class Game:
+    """The candidate's two players and their optimizers."""
+
+    def __init__(self, original: Gan, params: GameParams) -> None:
+        self.params = params
+        self.original = original
+        self.gan = deepcopy(original).requires_grad_(True)
+        self.painter = self._adam(self.gan.generator, params.generator_rate)
+        self.teller = self._adam(self.gan.discriminator, params.discriminator_rate)
+
+    @staticmethod
+    def _adam(player: nn.Module, rate: float) -> torch.optim.Adam:
+        return torch.optim.Adam(player.parameters(), lr=rate, betas=(0.0, 0.99))  # the authors', from StyleGAN2
+
+    def start_over(self) -> None:
+        """Back to the original's weights, with fresh optimizers' state."""
+        self.gan.load_state_dict(self.original.state_dict())
+        self.painter.state.clear()
+        self.teller.state.clear()
+
+    def cool(self, progress: float) -> None:
+        """Lowers both rates linearly over the last half, so that the average settles."""
+        part = min(1.0, 2 * (1 - progress))
+        self.painter.param_groups[0]["lr"] = self.params.generator_rate * part
+        self.teller.param_groups[0]["lr"] = self.params.discriminator_rate * part
+
+    def teach(self, step: int, real: Tensor, fake: Tensor, shunned: Tensor | None = None) -> Tensor:
+        """One update of D: `real` against `fake`, and against `shunned` by the redaction weight."""
+        discriminator = self.gan.discriminator.requires_grad_(True)
+        loss = discriminator_loss(discriminator(real), discriminator(fake))
+        if shunned is not None and self.params.redaction_weight:
+            loss = loss + self.params.redaction_weight * F.softplus(discriminator(shunned)).mean()
+        if step % self.params.r1_every == 0:
+            loss = loss + self.params.r1_weight * self.params.r1_every * r1_penalty(discriminator, real)
+        self.teller.zero_grad()
+        loss.backward()
+        self.teller.step()
+        return loss.detach()
+
+    def fooled(self, fake: Tensor) -> Tensor:
+        """G's adversarial loss, with D held still."""
+        return generator_loss(self.gan.discriminator.requires_grad_(False)(fake))
+
+    def draw(self, losses: Weights) -> None:
+        """One update of G by the sum of the losses."""
+        self.painter.zero_grad()
+        torch.stack(list(losses.values())).sum().backward()
+        self.painter.step()
+
+    def parts(self) -> dict[str, Any]:
+        """What must be saved to continue."""
+        return {"gan": self.gan, "painter": self.painter, "teller": self.teller}
+
+
+def warm_up(original: Gan, real: Tensor, shunned: Tensor | None, params: GameParams, session: Session) -> None:
+    """Teaches a fresh discriminator, in place, what the stage will ask it: `real` against the parent's samples."""
+    if not original.fresh_discriminator:
+        return
+    random = stream(session, 4)
+    game = Game(original, params)
+
+    def one_step(step: int) -> dict[str, Tensor]:
+        fake = original(original.draw_latents(params.batch, random).to(session.device))
+        shown = None if shunned is None else pick(shunned, params.batch // 4, random)
+        return {"discriminator": game.teach(step, pick(real, params.batch, random), fake, shown)}
+
+    Loop(session, "warm up", params.warm_up_steps, game.parts(), random).run(one_step)
+    original.discriminator.load_state_dict(game.gan.discriminator.state_dict())
