@@ -72,6 +72,7 @@ class Params(GameParams):
     repulsion_weight: float = setting(0.1, "weight of L_repulsion (gamma)", ge=0)
     repulsion_scale: float = setting(1.0, "decay of EL2 per relative distance (alpha)", gt=0)
     repulsion_limit: float = setting(10.0, "relative distance beyond which NL2 stops pushing", gt=1)
+    redaction_weight: float = setting(0.5, "weight of negatives as fakes (1 - lambda of redaction)", ge=0)
     adversarial_weight: float = setting(0.3, "weight of G's adversarial loss; 1 in the paper", ge=0)
     guidance_weight: float = setting(1.0, "weight of -log(1 - p_unwanted)", ge=0)
     guidance_growth: float = setting(3.0, "factor on guidance_weight from round to round", ge=1)
@@ -184,7 +185,7 @@ def unlearn(parent: Gan, adaptation: Weights, material: Material, params: Params
     )
     pairs = Pairs(original, negatives, positives, oracle, params, session) if params.paired else None
     unwanted, wanted = negatives.images.to(session.device), positives.images.to(session.device)
-    warm_up(original, wanted, unwanted, params, session)
+    warm_up(original, wanted, unwanted, params, session, params.redaction_weight)
     repulsion = Repulsion(original, adaptation, params)
     game = Game(original, params)
     average = Average(game.gan.generator, params.ema_decay)
@@ -216,7 +217,7 @@ def unlearn(parent: Gan, adaptation: Weights, material: Material, params: Params
         losses["repulsion"] = params.repulsion_weight * repulsion(game.gan.generator)
         # A quarter as many negatives as fakes: enough to remind D, at a quarter of the time.
         shunned = pick(unwanted, params.batch // 4, random)
-        told = game.teach(step, pick(wanted, params.batch, random), fake.detach(), shunned)
+        told = game.teach(step, pick(wanted, params.batch, random), fake.detach(), shunned, params.redaction_weight)
         losses["adversarial"] = params.adversarial_weight * game.fooled(fake)
         game.draw(losses)
         average.update(game.gan.generator, step)

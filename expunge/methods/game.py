@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
@@ -28,7 +29,6 @@ class GameParams(BaseModel):
     r1_weight: float = setting(0.2, "gradient penalty on D (gamma of Mescheder et al. 2018)", ge=0)
     r1_every: int = setting(8, "steps between gradient penalties (lazy regularisation)", ge=1)
     ema_decay: float = setting(0.99, "averaging of G over steps; 0 keeps the last weights", ge=0, lt=1)
-    redaction_weight: float = setting(0.5, "weight of negatives as fakes (1 - lambda of redaction)", ge=0)
 
 
 class Game:
@@ -57,12 +57,23 @@ class Game:
         self.painter.param_groups[0]["lr"] = self.params.generator_rate * part
         self.teller.param_groups[0]["lr"] = self.params.discriminator_rate * part
 
-    def teach(self, step: int, real: Tensor, fake: Tensor, shunned: Tensor | None = None) -> Tensor:
-        """One update of D: `real` against `fake`, and against `shunned` by the redaction weight."""
+    def teach(
+        self, step: int, real: Tensor, fake: Tensor, shunned: Tensor | None = None, weight: float = 0.0
+    ) -> Tensor:
+        """One update of D: `real` against `fake`, and against `shunned` by the weight."""
+
+        def loss(discriminator: nn.Module) -> Tensor:
+            told = discriminator_loss(discriminator(real), discriminator(fake))
+            if shunned is not None and weight:
+                told = told + weight * F.softplus(discriminator(shunned)).mean()
+            return told
+
+        return self.teach_by(step, real, loss)
+
+    def teach_by(self, step: int, real: Tensor, loss_of: Callable[[nn.Module], Tensor]) -> Tensor:
+        """One update of D by a method's own loss, and by the gradient penalty at `real` where it is due."""
         discriminator = self.gan.discriminator.requires_grad_(True)
-        loss = discriminator_loss(discriminator(real), discriminator(fake))
-        if shunned is not None and self.params.redaction_weight:
-            loss = loss + self.params.redaction_weight * F.softplus(discriminator(shunned)).mean()
+        loss = loss_of(discriminator)
         if step % self.params.r1_every == 0:
             loss = loss + self.params.r1_weight * self.params.r1_every * r1_penalty(discriminator, real)
         self.teller.zero_grad()
@@ -85,8 +96,24 @@ class Game:
         return {"gan": self.gan, "painter": self.painter, "teller": self.teller}
 
 
-def warm_up(original: Gan, real: Tensor, shunned: Tensor | None, params: GameParams, session: Session) -> None:
+# A lesson: one update of D in a game, at a step, by a batch of the parent's samples and a random stream.
+Lesson = Callable[[Game, int, Tensor, torch.Generator], Tensor]
+
+
+def warm_up(
+    original: Gan, real: Tensor, shunned: Tensor | None, params: GameParams, session: Session, weight: float = 0.0
+) -> None:
     """Teaches a fresh discriminator, in place, what the stage will ask it: `real` against the parent's samples."""
+
+    def lesson(game: Game, step: int, fake: Tensor, random: torch.Generator) -> Tensor:
+        shown = None if shunned is None else pick(shunned, params.batch // 4, random)
+        return game.teach(step, pick(real, params.batch, random), fake, shown, weight)
+
+    warm_up_by(original, lesson, params, session)
+
+
+def warm_up_by(original: Gan, lesson: Lesson, params: GameParams, session: Session) -> None:
+    """Teaches a fresh discriminator, in place, by a method's own lessons; one that has learned is left alone."""
     if not original.fresh_discriminator:
         return
     random = stream(session, 4)
@@ -94,8 +121,7 @@ def warm_up(original: Gan, real: Tensor, shunned: Tensor | None, params: GamePar
 
     def one_step(step: int) -> dict[str, Tensor]:
         fake = original(original.draw_latents(params.batch, random).to(session.device))
-        shown = None if shunned is None else pick(shunned, params.batch // 4, random)
-        return {"discriminator": game.teach(step, pick(real, params.batch, random), fake, shown)}
+        return {"discriminator": lesson(game, step, fake, random)}
 
     Loop(session, "warm up", params.warm_up_steps, game.parts(), random).run(one_step)
     original.discriminator.load_state_dict(game.gan.discriminator.state_dict())
