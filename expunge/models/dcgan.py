@@ -1,10 +1,13 @@
-"""A small DCGAN (Radford et al. 2016): 16x16 images from a latent, and logits from images.
+"""A small DCGAN (Radford et al. 2016): images of 16, 28, 32 or 64 pixels from a latent, and logits from images.
 
 No batch normalisation: its running statistics would be a second, untrained copy of the data that unlearning
 cannot reach by gradient. Pixel normalisation (Karras et al. 2018, eq. 2) keeps the generator's activations
 bounded without any state. A small mapping network turns the latent before the image is drawn (Karras et al.
 2019), and the discriminator scores an image by the evidence it finds for each class (Salimans et al. 2016,
-section 5): without the two, a third of the samples lay between two digits; with them, 3 %.
+section 5): without the two, a third of the 16x16 samples lay between two digits; with them, 3 %.
+
+Every size has the two coarse maps of the smallest; larger images get further maps, each with half the channels
+of the one before, so that no map takes much more time than another.
 """
 
 from __future__ import annotations
@@ -13,10 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from expunge.errors import BadInput
+from expunge.models import ranks
 from expunge.models.gan import Gan
 
-SIDE = 16
-GRID = 4  # side of the coarsest feature map: two doublings below SIDE
+# For each side of an image: that of its coarsest feature map, and how often that is doubled beyond twice.
+SIDES = {16: (4, 0), 28: (7, 0), 32: (4, 1), 64: (4, 2)}
 
 
 class PixelNorm(nn.Module):
@@ -28,10 +33,11 @@ class PixelNorm(nn.Module):
 
 
 class DcganGenerator(nn.Module):
-    """Latents [B, latent_dim] to images [B, channels, 16, 16] in [-1, 1]."""
+    """Latents [B, latent_dim] to images [B, channels, side, side] in [-1, 1]."""
 
-    def __init__(self, latent_dim: int, channels: int, width: int, mapping: int) -> None:
+    def __init__(self, latent_dim: int, channels: int, width: int, mapping: int, side: int = 16) -> None:
         super().__init__()
+        self.grid, further = SIDES[side]
         self.mapping = nn.Sequential(
             nn.Linear(latent_dim, mapping),
             nn.LeakyReLU(0.2),
@@ -40,37 +46,44 @@ class DcganGenerator(nn.Module):
             nn.Linear(mapping, mapping),
             nn.LeakyReLU(0.2),
         )
-        self.project = nn.Linear(mapping, 2 * width * GRID * GRID)
+        self.project = nn.Linear(mapping, 2 * width * self.grid * self.grid)
         self.grow = nn.ConvTranspose2d(2 * width, width, 4, stride=2, padding=1)
         self.refine = nn.Conv2d(width, width, 3, padding=1)
-        self.paint = nn.ConvTranspose2d(width, channels, 4, stride=2, padding=1)
+        self.further = nn.ModuleList(
+            nn.ConvTranspose2d(width >> level, width >> level + 1, 4, stride=2, padding=1) for level in range(further)
+        )
+        self.paint = nn.ConvTranspose2d(width >> further, channels, 4, stride=2, padding=1)
         self.norm = PixelNorm()
         self.width = width
 
     def forward(self, z: Tensor) -> Tensor:
-        """Images [B, channels, 16, 16] in [-1, 1] for latents [B, latent_dim]."""
-        x = self.project(self.mapping(z)).view(-1, 2 * self.width, GRID, GRID)
+        """Images [B, channels, side, side] in [-1, 1] for latents [B, latent_dim]."""
+        x = self.project(self.mapping(z)).view(-1, 2 * self.width, self.grid, self.grid)
         x = self.norm(F.leaky_relu(x, 0.2))
-        x = self.norm(F.leaky_relu(self.grow(x), 0.2))
-        x = self.norm(F.leaky_relu(self.refine(x), 0.2))
+        for convolution in (self.grow, self.refine, *self.further):
+            x = self.norm(F.leaky_relu(convolution(x), 0.2))
         return torch.tanh(self.paint(x))
 
 
 class DcganDiscriminator(nn.Module):
-    """Images [B, channels, 16, 16] to realness logits [B]; larger means more like the training data."""
+    """Images [B, channels, side, side] to realness logits [B]; larger means more like the training data."""
 
-    def __init__(self, channels: int, width: int, classes: int) -> None:
+    def __init__(self, channels: int, width: int, classes: int, side: int = 16) -> None:
         super().__init__()
-        self.look = nn.Conv2d(channels, width, 4, stride=2, padding=1)
+        grid, further = SIDES[side]
+        self.look = nn.Conv2d(channels, width >> further, 4, stride=2, padding=1)
+        self.further = nn.ModuleList(
+            nn.Conv2d(width >> level, width >> level - 1, 4, stride=2, padding=1) for level in range(further, 0, -1)
+        )
         self.shrink = nn.Conv2d(width, 2 * width, 4, stride=2, padding=1)
         self.mix = nn.Conv2d(2 * width + 1, 2 * width, 3, padding=1)
-        self.summarise = nn.Linear(2 * width * GRID * GRID, width)
+        self.summarise = nn.Linear(2 * width * grid * grid, width)
         self.score = nn.Linear(width, classes)
 
     def class_scores(self, x: Tensor) -> Tensor:
         """Evidence [B, classes] that an image is a real one of each class; classes may stay unnamed."""
-        x = F.leaky_relu(self.look(x), 0.2)
-        x = F.leaky_relu(self.shrink(x), 0.2)
+        for convolution in (self.look, *self.further, self.shrink):
+            x = F.leaky_relu(convolution(x), 0.2)
         x = torch.cat([x, minibatch_stddev(x)], dim=1)
         x = F.leaky_relu(self.mix(x), 0.2)
         x = F.leaky_relu(self.summarise(x.flatten(1)), 0.2)
@@ -78,13 +91,13 @@ class DcganDiscriminator(nn.Module):
         return scores
 
     def forward(self, x: Tensor) -> Tensor:
-        """Realness logits [B] for images [B, channels, 16, 16]."""
+        """Realness logits [B] for images [B, channels, side, side]."""
         return self.class_scores(x).logsumexp(dim=1)
 
 
 def minibatch_stddev(x: Tensor) -> Tensor:
     """One channel that says how varied the batch is, against collapse (Karras et al. 2018, section 3)."""
-    spread = (x.var(dim=0, unbiased=False) + 1e-8).sqrt().mean()
+    spread = (ranks.whole_batch(x).var(dim=0, unbiased=False) + 1e-8).sqrt().mean()
     return spread.expand(x.shape[0], 1, *x.shape[2:])
 
 
@@ -95,20 +108,31 @@ def build_dcgan(
     mapping: int = 128,
     discriminator_width: int = 48,
     classes: int = 10,
+    side: int = 16,
 ) -> Gan:
-    """A DCGAN for 16x16 images.
+    """A DCGAN for square images.
 
     Args:
         latent_dim: length of a latent.
         channels: image channels.
-        width: generator channels at 8x8; twice that at 4x4.
+        width: generator channels of the second coarsest map; twice that in the coarsest, half in each finer one.
         mapping: units per layer of the mapping network.
-        discriminator_width: discriminator channels at 8x8; twice that at 4x4.
+        discriminator_width: the same of the discriminator.
         classes: how many evidences the discriminator sums; 1 is a plain discriminator.
+        side: height and width of an image in pixels.
+
+    Raises:
+        BadInput: there is no such side, or a width cannot be halved as often as it has to be.
     """
+    if side not in SIDES:
+        raise BadInput(f"side: a DCGAN of {side} pixels", f"use {', '.join(map(str, SIDES))}, or pad the images")
+    finest = 1 << SIDES[side][1]
+    for name, given in (("width", width), ("discriminator_width", discriminator_width)):
+        if given < finest or given % finest:
+            raise BadInput(f"{name}: {given} channels, for {side} pixels", f"use a multiple of {finest}")
     return Gan(
-        generator=DcganGenerator(latent_dim, channels, width, mapping),
-        discriminator=DcganDiscriminator(channels, discriminator_width, classes),
+        generator=DcganGenerator(latent_dim, channels, width, mapping, side),
+        discriminator=DcganDiscriminator(channels, discriminator_width, classes, side),
         latent_dim=latent_dim,
-        image_shape=(channels, SIDE, SIDE),
+        image_shape=(channels, side, side),
     )
