@@ -17,24 +17,30 @@ from expunge.models import Gan
 from expunge.models.adversarial import discriminator_loss, generator_loss, r1_penalty
 
 
-class GameParams(BaseModel):
-    """Settings of the game: rates are Adam's, counts are of images or steps."""
+class TrainingParams(BaseModel):
+    """Settings of two players' training: rates are Adam's, counts are of images or steps."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    warm_up_steps: int = setting(200, "steps in which a fresh discriminator learns alone, before each stage", ge=1)
     batch: int = setting(64, "images per step", ge=4)
     generator_rate: float = setting(1e-3, "peak learning rate of G; as in pre-training", gt=0)
     discriminator_rate: float = setting(1e-3, "peak learning rate of D; as in pre-training", gt=0)
     r1_weight: float = setting(0.2, "gradient penalty on D (gamma of Mescheder et al. 2018)", ge=0)
     r1_every: int = setting(8, "steps between gradient penalties (lazy regularisation)", ge=1)
     ema_decay: float = setting(0.99, "averaging of G over steps; 0 keeps the last weights", ge=0, lt=1)
+    cooling: float = setting(0.5, "last part of the steps, over which both rates fall to 0; 0: they stay", ge=0, le=1)
+
+
+class GameParams(TrainingParams):
+    """Settings of a game that goes on from a trained parent."""
+
+    warm_up_steps: int = setting(200, "steps in which a fresh discriminator learns alone, before each stage", ge=1)
 
 
 class Game:
     """The candidate's two players and their optimizers."""
 
-    def __init__(self, original: Gan, params: GameParams) -> None:
+    def __init__(self, original: Gan, params: TrainingParams) -> None:
         self.params = params
         self.original = original
         self.gan = deepcopy(original).requires_grad_(True)
@@ -52,8 +58,9 @@ class Game:
         self.teller.state.clear()
 
     def cool(self, progress: float) -> None:
-        """Lowers both rates linearly over the last half, so that the average settles."""
-        part = min(1.0, 2 * (1 - progress))
+        """Lowers both rates linearly over the last part (`cooling`) of the steps, so that the average settles."""
+        cooling = self.params.cooling
+        part = min(1.0, (1 - progress) / cooling) if cooling else 1.0
         self.painter.param_groups[0]["lr"] = self.params.generator_rate * part
         self.teller.param_groups[0]["lr"] = self.params.discriminator_rate * part
 
