@@ -28,6 +28,10 @@ class RoomSession(Session):
         """Hands progress to whoever watches the run."""
         self._entered.progress(step, total, **scalars)
 
+    def note(self, text: str) -> None:
+        """Hands a sentence to whoever watches the run."""
+        self._entered.note(text)
+
     def resume(self) -> dict[str, Any] | None:
         """The state that a killed attempt at the very same work left, or None."""
         file = self._entered.resume_file

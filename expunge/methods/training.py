@@ -115,6 +115,9 @@ class Session:
     def report(self, step: int, total: int, **scalars: float) -> None:
         """Called after steps worth telling of; `scalars` are losses and the like."""
 
+    def note(self, text: str) -> None:
+        """Tells whoever watches the run one thing worth knowing, in a sentence."""
+
     def resume(self) -> dict[str, Any] | None:
         """The last state given to `checkpoint` by a run that was killed, or None."""
         return None
