@@ -184,6 +184,8 @@ class ModelSource(Source):
 class GeneratorSource(ModelSource):
     """A generator, alone or together with its discriminator."""
 
+    FAMILY: ClassVar[str] = "gan"
+
     # Shape of one latent: `100` and `[100]` are a vector, `[100, 1, 1]` suits transposed convolutions.
     latent: LatentShape | None = None
     latent_distribution: Literal["normal", "uniform"] = "normal"  # uniform is over -1 to 1
@@ -238,12 +240,31 @@ class Forget(Frozen):
         return tuple(sorted(found))
 
 
+AUTO = "auto"  # in the place of a method's name: whichever suits the request
+
+
 class MethodChoice(Frozen):
-    """Which method, starting from which preset, with which parameters changed."""
+    """Which method, starting from which preset, with which parameters changed.
+
+    A request may write the name alone: ``method: auto``. Once a run has begun, no `auto` is left: `name` is what it
+    came to, and `chosen` says why.
+    """
 
     name: str = "adapt_then_unlearn"
     preset: str = "default"
     params: dict[str, Any] = Field(default_factory=dict)
+    chosen: str | None = None  # why this method, where the request left it to us; written when a run begins
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_name_is_a_choice(cls, data: Any) -> Any:
+        return {"name": data} if isinstance(data, str) else data
+
+    @model_validator(mode="after")
+    def _parameters_are_a_methods_own(self) -> Self:
+        if self.params and (self.name == AUTO or self.chosen is not None):
+            raise ValueError("has params, and 'auto' has no parameters of its own: name the method that they are for")
+        return self
 
 
 class Sampling(Frozen):

@@ -38,19 +38,17 @@ def fetch_checkpoint(entered: Entered, *, request: Path, checkpoint: Path, oracl
     Raises:
         Refused: a file's digest is not the pinned one.
         BadInput: a file cannot be loaded without running code, or does not fit its architecture; a model does
-            not do what its declaration says; the method or one of its parameters is not known.
+            not do what its declaration says; the method or one of its parameters is not known, or it needs what the
+            request does not bring.
     """
-    from expunge import methods
-    from expunge.methods.training import lacking
+    from expunge.methods import choosing
     from expunge.models import trial
 
     wanted = read_record(Request, request)
     # A method that cannot work on this request is better known now than after an hour of curating.
-    choice = wanted.method
-    method = methods.find(choice.name, FAMILIES["parent"])
-    method.parameters(choice.preset, choice.params)
-    if wanted.training is None and (unmet := {"forget", "retain"} & set(method.needs)):
-        raise BadInput(*lacking(min(unmet)))
+    choosing.suited(wanted, FAMILIES["parent"])
+    if wanted.method.chosen is not None:
+        entered.note(f"method: auto, {wanted.method.chosen}")
     fetch = _Fetch(entered.workspace, sha256_file(request))
     fetch.model("parent", "checkpoint", wanted.checkpoint, checkpoint, wanted.discriminator)
     fetch.model("oracle", "oracle", wanted.oracle, oracle)

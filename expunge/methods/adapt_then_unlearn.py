@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from expunge.errors import BadInput
 from expunge.methods.elastic import Elastic
 from expunge.methods.game import Game, GameParams, warm_up
-from expunge.methods.method import Method, setting
+from expunge.methods.method import Method, Preference, setting
 from expunge.methods.training import (
     Kept,
     Loop,
@@ -366,4 +366,5 @@ METHOD = Method(
     choose="A generator without its training data: all images are its own. The default for generators.",
     costs="Minutes; as many copies of the generator as adapted models.",
     needs=("negative", "positive"),
+    preference=Preference(50, "it works on the generator's own samples alone"),
 )

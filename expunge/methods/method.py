@@ -23,6 +23,21 @@ Need = Literal["negative", "positive", "forget", "retain", "oracle"]
 
 
 @dataclass(frozen=True)
+class Preference:
+    """That `method: auto` may take a method: where, before which others, and why.
+
+    Attributes:
+        order: of the methods of a family that can work on a request, the one with the lowest is taken.
+        because: what speaks for it; follows its name and a colon.
+        given: it is taken only where the request brings these as well, though it could do without.
+    """
+
+    order: int
+    because: str
+    given: tuple[Need, ...] = ()
+
+
+@dataclass(frozen=True)
 class Method:
     """One way to make a model forget.
 
@@ -40,6 +55,7 @@ class Method:
         costs: what it takes, in a sentence.
         needs: what it cannot work without, whatever its params.
         baseline: it is there to be compared with, and is never chosen by itself.
+        preference: when `method: auto` takes it; None: only who names it gets it.
     """
 
     name: str
@@ -55,6 +71,7 @@ class Method:
     costs: str
     needs: tuple[Need, ...] = ()
     baseline: bool = False
+    preference: Preference | None = None
 
     def parameters(self, preset: str = "default", overrides: Mapping[str, Any] | None = None) -> Any:
         """A preset's settings with some of them replaced.

@@ -19,7 +19,7 @@ from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
 import numpy as np
 
-from expunge.contracts import ModelSource, Request, Source, shorten
+from expunge.contracts import AUTO, MethodChoice, ModelSource, Request, Source, shorten
 from expunge.digests import atomic_path, canonical_json, sha256_file
 from expunge.errors import BadInput, ExpungeError, Refused
 from expunge.room import exclusive
@@ -120,7 +120,8 @@ def digest(field: str, source: Source, workspace: Workspace) -> str:
 def pin(request: Request, folder: Path, workspace: Workspace) -> Request:
     """The request with every source made absolute and pinned by the digest of its bytes, factories' files too.
 
-    Paths in the request are relative to `folder`, where its file lies.
+    Paths in the request are relative to `folder`, where its file lies. `method: auto` is decided here, so that the
+    pinned request's digest stands for one method.
     """
 
     def pinned(field: str, source: Source) -> Source:
@@ -136,8 +137,13 @@ def pin(request: Request, folder: Path, workspace: Workspace) -> Request:
         return made.model_copy(update=changes)
 
     given = {field: getattr(request, field) for field in FIELDS}
-    return request.model_copy(
-        update={field: pinned(field, source) for field, source in given.items() if source is not None})
+    changes: dict[str, Source | MethodChoice] = {
+        field: pinned(field, source) for field, source in given.items() if source is not None}
+    if request.method.name == AUTO or request.method.chosen is not None:
+        from expunge.methods.choosing import decided  # brings torch along, which naming a method does not need
+
+        changes["method"] = decided(request, request.checkpoint.FAMILY)
+    return request.model_copy(update=changes)
 
 
 # --------------------------------------------------------------------------------------- on this machine
