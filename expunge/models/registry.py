@@ -11,9 +11,11 @@ from expunge.errors import BadInput
 from expunge.models.classifiers import build_lenet, build_resnet
 from expunge.models.dcgan import build_dcgan
 from expunge.models.factories import build_from_factory, is_factory
+from expunge.models.inception import build_inception_v3
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "dcgan": build_dcgan,
+    "inception-v3": build_inception_v3,
     "lenet": build_lenet,
     "resnet": build_resnet,
 }
