@@ -12,12 +12,14 @@ from expunge.models.classifiers import build_lenet, build_resnet
 from expunge.models.dcgan import build_dcgan
 from expunge.models.factories import build_from_factory, is_factory
 from expunge.models.inception import build_inception_v3
+from expunge.models.stylegan2 import build_stylegan2
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "dcgan": build_dcgan,
     "inception-v3": build_inception_v3,
     "lenet": build_lenet,
     "resnet": build_resnet,
+    "stylegan2": build_stylegan2,
 }
 
 

@@ -1,0 +1,380 @@
+"""StyleGAN2 (Karras et al. 2020, arXiv 1912.04958): a generator led by styles, and a residual discriminator.
+
+    w = f(z)                     mapping network, learning at a hundredth of the rate
+    x = conv(s * x; W)           per layer: s = A w scales what enters the convolution           (eq. 1)
+    x = x / |s * W|              and each outgoing channel is brought back to unit variance      (eqs. 2, 3)
+    x = lrelu(x + noise + bias)
+
+and the image is the sum of what every resolution paints, enlarged to the next (skip connections, section 4.1). The
+paper scales each image's weights and convolves each image by weights of its own; scaling what comes in and what
+goes out instead is the same function, needs one convolution for all images, and is faster on a processor. Weights
+are standard normal and multiplied by their initialisation's scale when used (equalised learning rate, Karras et al.
+2018, section 4.1); an activation is a leaky ReLU times sqrt(2), which keeps the variance.
+
+Parameters and buffers are named as in the public PyTorch checkpoints, so that those load as they are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from expunge.errors import BadInput
+from expunge.models import ranks
+from expunge.models.dcgan import PixelNorm
+from expunge.models.gan import Gan
+from expunge.models.upfirdn import Enlarge, Smooth
+
+GRID = 4  # side of the coarsest feature map
+WIDEST = 512  # channels at up to 32x32, as in the paper
+GROUP = 4  # images whose spread the discriminator is told of
+MAPPING_RATE = 0.01  # of the mapping network, relative to all else
+
+
+def activated(x: Tensor) -> Tensor:
+    """Leaky ReLU of slope 0.2, times sqrt(2)."""
+    return F.leaky_relu(x, 0.2) * math.sqrt(2)
+
+
+class Dense(nn.Module):
+    """A linear layer at an equalised learning rate, `rate` times that of others."""
+
+    def __init__(self, inputs: int, outputs: int, bias: float = 0.0, rate: float = 1.0, active: bool = False) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs) / rate)
+        self.bias = nn.Parameter(torch.full((outputs,), bias))
+        self.scale, self.rate, self.active = rate / math.sqrt(inputs), rate, active
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, outputs] for [B, inputs]."""
+        x = F.linear(x, self.weight * self.scale, self.bias * self.rate)
+        return activated(x) if self.active else x
+
+
+class Convolution(nn.Module):
+    """A convolution without bias at an equalised learning rate."""
+
+    def __init__(self, inputs: int, outputs: int, side: int, step: int = 1, pad: int = 0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, side, side))
+        self.scale = 1 / math.sqrt(inputs * side**2)
+        self.step, self.pad = step, pad
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, outputs, H', W'] for [B, inputs, H, W]."""
+        return F.conv2d(x, self.weight * self.scale, stride=self.step, padding=self.pad)
+
+
+class Activation(nn.Module):
+    """Adds a bias per channel and activates."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Same shape as `x` [B, C, H, W]."""
+        return activated(x + self.bias.view(1, -1, 1, 1))
+
+
+# ------------------------------------------------------------------------------------------- generator
+
+
+class ModulatedConvolution(nn.Module):
+    """A convolution whose incoming channels are scaled by a style (eq. 1), its outgoing ones to unit norm (eq. 3)."""
+
+    def __init__(self, inputs: int, outputs: int, side: int, latent_dim: int, demodulate: bool = True,
+                 enlarge: bool = False) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(1, outputs, inputs, side, side))
+        self.modulation = Dense(latent_dim, inputs, bias=1.0)
+        if enlarge:
+            self.blur = Smooth(pad=(1, 1), gain=4.0)
+        self.scale = 1 / math.sqrt(inputs * side**2)
+        self.side, self.demodulate, self.enlarge = side, demodulate, enlarge
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        """[B, outputs, H, W], or twice that side, for `x` [B, inputs, H, W] and styles from `w` [B, latent_dim]."""
+        style: Tensor = self.modulation(w)
+        weight = self.weight[0] * self.scale
+        x = x * style[:, :, None, None]
+        if self.enlarge:
+            x = self.blur(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2))
+        else:
+            x = F.conv2d(x, weight, padding=self.side // 2)
+        if self.demodulate:
+            power = style.square() @ weight.square().sum(dim=(2, 3)).T  # of each image's scaled weights, [B, outputs]
+            x = x * torch.rsqrt(power + 1e-8)[:, :, None, None]
+        return x
+
+
+class Noise(nn.Module):
+    """Adds an image of noise to every channel, as strongly as it has learned to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor, noise: Tensor) -> Tensor:
+        """Same shape as `x` [B, C, H, W]; `noise` is [1 or B, 1, H, W]."""
+        return x + self.weight * noise
+
+
+class StyledLayer(nn.Module):
+    """Modulated convolution, noise, bias, activation."""
+
+    def __init__(self, inputs: int, outputs: int, latent_dim: int, enlarge: bool = False) -> None:
+        super().__init__()
+        self.conv = ModulatedConvolution(inputs, outputs, 3, latent_dim, enlarge=enlarge)
+        self.noise = Noise()
+        self.activate = Activation(outputs)
+
+    def forward(self, x: Tensor, w: Tensor, noise: Tensor) -> Tensor:
+        """[B, outputs, H, W], or twice that side."""
+        out: Tensor = self.activate(self.noise(self.conv(x, w), noise))
+        return out
+
+
+class ToImage(nn.Module):
+    """What one resolution adds to the image: a modulated 1x1 convolution, on top of what the coarser ones painted."""
+
+    def __init__(self, inputs: int, channels: int, latent_dim: int, enlarge: bool = True) -> None:
+        super().__init__()
+        if enlarge:
+            self.upsample = Enlarge()
+        self.conv = ModulatedConvolution(inputs, channels, 1, latent_dim, demodulate=False)
+        self.bias = nn.Parameter(torch.zeros(1, channels, 1, 1))
+
+    def forward(self, x: Tensor, w: Tensor, below: Tensor | None = None) -> Tensor:
+        """An image [B, channels, H, W]; `below` is the coarser one, of half the side."""
+        image: Tensor = self.conv(x, w) + self.bias
+        return image if below is None else image + self.upsample(below)
+
+
+class Constant(nn.Module):
+    """The learned 4x4 map from which every image starts."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.input = nn.Parameter(torch.randn(1, channels, GRID, GRID))
+
+    def forward(self, count: int) -> Tensor:
+        """[count, C, 4, 4]."""
+        return self.input.expand(count, -1, -1, -1)
+
+
+class Bounded(torch.autograd.Function):
+    """Pixels cut to [-1, 1]. What would bring a cut pixel back has a gradient; what would push it on has none.
+
+    The network's last layer is linear and overshoots. A plain cut would have no gradient at all out there, so
+    that a pixel which is white by a wide margin could not be taught to be black.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        """Same shape as `x`."""
+        ctx.save_for_backward(x)
+        return x.clamp(-1, 1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        """A step against the gradient moves x by its negative."""
+        (x,) = ctx.saved_tensors
+        return torch.where((x.abs() <= 1) | (gradient * x > 0), gradient, torch.zeros_like(gradient))
+
+
+class Stylegan2Generator(nn.Module):
+    """Latents [B, latent_dim] to images [B, channels, size, size] in [-1, 1].
+
+    Attributes:
+        latent_dim: length of a latent, in Z and in W.
+        layers: how many layers take a style of their own; the coarsest come first.
+    """
+
+    def __init__(self, latent_dim: int, mapping: int, channels: int, widths: Sequence[int]) -> None:
+        super().__init__()
+        self.latent_dim, self.layers = latent_dim, 2 * len(widths)
+        self.style = nn.Sequential(PixelNorm(), *(
+            Dense(latent_dim, latent_dim, rate=MAPPING_RATE, active=True) for _ in range(mapping)))
+        self.input = Constant(widths[0])
+        self.conv1 = StyledLayer(widths[0], widths[0], latent_dim)
+        self.to_rgb1 = ToImage(widths[0], channels, latent_dim, enlarge=False)
+        self.convs, self.to_rgbs, self.noises = nn.ModuleList(), nn.ModuleList(), nn.Module()
+        for inputs, outputs in pairwise(widths):
+            self.convs.append(StyledLayer(inputs, outputs, latent_dim, enlarge=True))
+            self.convs.append(StyledLayer(outputs, outputs, latent_dim))
+            self.to_rgbs.append(ToImage(outputs, channels, latent_dim))
+        for layer in range(self.layers - 1):
+            side = GRID * 2 ** ((layer + 1) // 2)
+            self.noises.register_buffer(f"noise_{layer}", torch.randn(1, 1, side, side))
+
+    def forward(
+        self,
+        z: Tensor,
+        second: Tensor | None = None,
+        crossover: int | None = None,
+        *,
+        in_w: bool = False,
+        noise: torch.Generator | None = None,
+        bounded: bool = True,
+    ) -> Tensor:
+        """Images [B, channels, size, size]; of the latents alone, a latent's image is always the same.
+
+        Args:
+            z: latents [B, latent_dim]; in W also one per layer, [B, layers, latent_dim].
+            second: latents of the same shape that lead the layers from `crossover` on (style mixing).
+            crossover: from 1 to layers - 1.
+            in_w: the latents are in W: they do not go through the mapping network.
+            noise: where to draw fresh noise from; the fixed noise of the `noises.*` buffers if not given.
+            bounded: cut pixels to [-1, 1]; in pre-training the discriminator sees them as they are.
+        """
+        w = self.per_layer(z if in_w else self.style(z))
+        if second is not None:
+            if crossover is None or not 0 < crossover < self.layers:
+                raise ValueError(f"crossover {crossover}: two latents meet between layers 1 and {self.layers - 1}")
+            other = self.per_layer(second if in_w else self.style(second))
+            w = torch.cat([w[:, :crossover], other[:, crossover:]], dim=1)
+        images = self.synthesise(w, noise)
+        return Bounded.apply(images) if bounded else images
+
+    def per_layer(self, w: Tensor) -> Tensor:
+        """[B, layers, latent_dim] of latents in W, [B, latent_dim] or already one per layer."""
+        return w if w.ndim == 3 else w[:, None].expand(-1, self.layers, -1)
+
+    def synthesise(self, w: Tensor, noise: torch.Generator | None = None) -> Tensor:
+        """Images [B, channels, size, size], not cut to a range, of latents in W [B, layers, latent_dim]."""
+        noises = [self._noise(layer, len(w), noise, w) for layer in range(self.layers - 1)]
+        x = self.conv1(self.input(len(w)), w[:, 0], noises[0])
+        image: Tensor = self.to_rgb1(x, w[:, 1])
+        for level, paint in enumerate(self.to_rgbs):
+            first = 2 * level  # of the two layers of this resolution
+            x = self.convs[first](x, w[:, first + 1], noises[first + 1])
+            x = self.convs[first + 1](x, w[:, first + 2], noises[first + 2])
+            image = paint(x, w[:, first + 3], image)  # the next resolution's first layer shares this style
+        return image
+
+    def _noise(self, layer: int, count: int, random: torch.Generator | None, like: Tensor) -> Tensor:
+        fixed: Tensor = getattr(self.noises, f"noise_{layer}")
+        if random is None:
+            return fixed
+        return torch.randn(count, *fixed.shape[1:], generator=random, device=random.device).to(like)
+
+
+# --------------------------------------------------------------------------------------- discriminator
+
+
+def _layer(inputs: int, outputs: int, side: int) -> nn.Sequential:
+    return nn.Sequential(Convolution(inputs, outputs, side, pad=side // 2), Activation(outputs))
+
+
+class Halving(nn.Module):
+    """A residual block that halves the side."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv1 = _layer(inputs, inputs, 3)
+        self.conv2 = nn.Sequential(Smooth(pad=(2, 2)), Convolution(inputs, outputs, 3, step=2), Activation(outputs))
+        # A 1x1 convolution looks at every second pixel only, so no other is filtered.
+        self.skip = nn.Sequential(Smooth(pad=(1, 1), step=2), Convolution(inputs, outputs, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, outputs, H/2, W/2] for [B, inputs, H, W], of the same variance."""
+        out: Tensor = (self.conv2(self.conv1(x)) + self.skip(x)) / math.sqrt(2)
+        return out
+
+
+def group_spread(x: Tensor) -> Tensor:
+    """One channel [B, 1, H, W] that says how varied the group of each image is (Karras et al. 2018, section 3).
+
+    Groups are of four; image i belongs to group i mod (B // 4). A batch that four does not divide has larger
+    groups too, which is our reading: the public networks refuse such batches. Several processes form their
+    groups from all processes' images.
+    """
+    flat = ranks.whole_batch(x).flatten(1)
+    groups = max(1, len(flat) // GROUP)
+    member = F.one_hot(torch.arange(len(flat), device=x.device) % groups).to(x)  # [B, groups]
+    mean = (member / member.sum(0)).T
+    variance = mean @ (flat - member @ (mean @ flat)).square()
+    spread = member @ (variance + 1e-8).sqrt().mean(1, keepdim=True)  # [B, 1]
+    return ranks.own_part(spread)[:, :, None, None].expand(-1, 1, *x.shape[2:])
+
+
+class Stylegan2Discriminator(nn.Module):
+    """Images [B, channels, size, size] to realness logits [B]; larger means more like the training data."""
+
+    def __init__(self, channels: int, widths: Sequence[int]) -> None:
+        super().__init__()
+        downwards = list(reversed(widths))
+        self.convs = nn.Sequential(_layer(channels, downwards[0], 1), *(
+            Halving(inputs, outputs) for inputs, outputs in pairwise(downwards)))
+        self.final_conv = _layer(widths[0] + 1, widths[0], 3)
+        self.final_linear = nn.Sequential(
+            Dense(widths[0] * GRID * GRID, widths[0], active=True), Dense(widths[0], 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Realness logits [B] for images [B, channels, size, size]."""
+        x = self.convs(x)
+        x = self.final_conv(torch.cat([x, group_spread(x)], dim=1))
+        logits: Tensor = self.final_linear(x.flatten(1))
+        return logits.squeeze(1)
+
+
+# -------------------------------------------------------------------------------------------- building
+
+
+def public_widths(size: int, channel_multiplier: int = 2) -> list[int]:
+    """Channels at 4x4, 8x8, ... up to `size`, as in the public checkpoints."""
+    sides = [2**power for power in range(2, size.bit_length())]
+    return [WIDEST if side <= 32 else 16384 * channel_multiplier // side for side in sides]
+
+
+def build_stylegan2(
+    size: int = 256,
+    latent_dim: int = 512,
+    mapping: int = 8,
+    channels: int = 3,
+    channel_multiplier: int = 2,
+    widths: Sequence[int] | None = None,
+    discriminator_widths: Sequence[int] | None = None,
+    part: Literal["both", "generator", "discriminator"] = "both",
+) -> nn.Module:
+    """A StyleGAN2 for square images.
+
+    Args:
+        size: side of an image, a power of two from 8 on.
+        latent_dim: length of a latent.
+        mapping: layers of the mapping network.
+        channels: image channels.
+        channel_multiplier: of the channels above 32x32, as in the public checkpoints.
+        widths: channels at 4x4, 8x8, ... up to `size`, in place of the public checkpoints'.
+        discriminator_widths: those of the discriminator, where it differs.
+        part: the `Gan` of both, or one of the two by itself, for files that hold no more.
+
+    Raises:
+        BadInput: a size or a width that cannot be.
+    """
+    if size < 8 or size & (size - 1):
+        raise BadInput(f"config.size: {size} is no power of two from 8 on", "give the side of the images it draws")
+    for_generator = list(public_widths(size, channel_multiplier) if widths is None else widths)
+    for_discriminator = list(for_generator if discriminator_widths is None else discriminator_widths)
+    levels = size.bit_length() - 2
+    for name, given in (("widths", for_generator), ("discriminator_widths", for_discriminator)):
+        if len(given) != levels or min(given) < 1:
+            raise BadInput(f"config.{name}: {given} is not one width for each of {levels} resolutions",
+                           f"give the channels at 4x4, 8x8, ... up to {size}x{size}")
+    if part == "generator":
+        return Stylegan2Generator(latent_dim, mapping, channels, for_generator)
+    if part == "discriminator":
+        return Stylegan2Discriminator(channels, for_discriminator)
+    return Gan(
+        generator=Stylegan2Generator(latent_dim, mapping, channels, for_generator),
+        discriminator=Stylegan2Discriminator(channels, for_discriminator),
+        latent_dim=latent_dim,
+        image_shape=(channels, size, size),
+    )
