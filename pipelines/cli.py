@@ -321,15 +321,21 @@ def gc(
 
 
 @app.command()
-def methods(as_json: AsJson = False) -> None:
-    """List the methods of unlearning, their papers and presets."""
-    from expunge.methods import available
+def methods(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One method; without it, all.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the methods of unlearning, or explain one: what it does, needs and costs, and its parameters."""
+    from pipelines.explaining import explain_all, explain_one
+    from pipelines.tables import show_method, show_methods
 
-    known = available().values()
-    _finish([{"name": method.name, "family": method.family, "claim": method.claim, "paper": method.paper,
-              "presets": sorted(method.presets)} for method in known], as_json, lambda out: _print(
-                  out, (f"{method.name}  ({method.family}; {method.claim}; presets "
-                        f"{', '.join(sorted(method.presets))})\n  {method.paper}" for method in known)))
+    if name is not None:
+        one = explain_one(name)
+        _finish(one.model_dump(mode="json"), as_json, lambda out: show_method(out, one))
+        return
+    every = explain_all()
+    _finish([each.model_dump(mode="json", exclude={"parameters"}) for each in every], as_json,
+            lambda out: show_methods(out, every))
 
 
 @audit_app.command("log")

@@ -19,6 +19,7 @@ from pipelines.display import TITLES
 
 if TYPE_CHECKING:  # each verb loads what it needs, not what its neighbours need
     from pipelines.doctor import Check
+    from pipelines.explaining import Explained
     from pipelines.keeping import Item
     from pipelines.planning import Plan, RoomPlan
 
@@ -178,6 +179,54 @@ def _expected(plan: "Plan") -> str:
     if plan.seconds is None:
         return f"not known: no earlier run here says how long {', '.join(unknown)} take{due}"
     return f"about {plan.seconds:.0f} s{due}"
+
+
+def show_methods(out: Console, methods: "Sequence[Explained]") -> None:
+    """One row per method; where to read more comes last."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for title in ("name", "family", "what it does"):
+        table.add_column(title, no_wrap=title != "what it does", overflow="fold")
+    for method in methods:
+        mark = "[dim]baseline:[/] " if method.baseline else ""
+        table.add_row(escape(method.name), escape(method.family), mark + escape(method.does))
+    out.print(table, soft_wrap=False)
+    out.print("\nexpunge methods NAME   what one needs and costs, and all its parameters", highlight=False)
+
+
+def show_method(out: Console, method: "Explained") -> None:
+    """All that a method says of itself: what for, then its presets, then every parameter."""
+    from pipelines.explaining import in_words
+
+    kind = (", a baseline" if method.baseline else "") + ("" if method.built_in else ", from an installed package")
+    rows = [("method", f"{method.name}, for a {method.family}{kind}"), ("does", method.does),
+            ("choose", method.choose), ("needs", in_words(method.needs) or "no images of yours"),
+            ("costs", method.costs), ("claim", method.claim), ("paper", method.paper), ("auto", _by_auto(method))]
+    facts = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    facts.add_column(style="dim", no_wrap=True)
+    facts.add_column(overflow="fold")
+    for label, text in rows:
+        facts.add_row(label, escape(text))
+    for number, (preset, changed) in enumerate(method.presets.items()):
+        values = ", ".join(f"{name} {value}" for name, value in changed.items()) or "the parameters' defaults"
+        facts.add_row("presets" if number == 0 else "", escape(f"{preset}: {values}"))
+    parameters = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for title in ("parameter", "default", "allowed", "meaning"):
+        parameters.add_column(title, no_wrap=title in ("parameter", "default"), overflow="fold")
+    for each in method.parameters:
+        parameters.add_row(*(escape(str(cell)) for cell in (each.name, each.default, each.allowed, each.meaning)))
+    out.print(facts, soft_wrap=False)
+    out.print()
+    out.print(parameters, soft_wrap=False)
+
+
+def _by_auto(method: "Explained") -> str:
+    """Whether `method: auto` takes it, and when."""
+    from pipelines.explaining import in_words
+
+    if method.auto is None:
+        return "never takes it: " + ("it is there to be compared with" if method.baseline else "name it")
+    where = in_words((*method.needs, *method.auto.given))
+    return f"may take it{f', given {where}' if where else ''}: {method.auto.because}"
 
 
 def show_demo(out: Console, found: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ GROUP = "expunge.methods"
 # By name, not by import: a change to one method must not look like a change to every room that asks for one.
 BUILT_IN = ("adapt_then_unlearn",)
 
-__all__ = ["GROUP", "Method", "available", "find"]
+__all__ = ["GROUP", "Method", "available", "find", "known"]
 
 
 def available() -> dict[str, Method]:
@@ -36,18 +36,27 @@ def available() -> dict[str, Method]:
     return installed | built_in
 
 
+def known(name: str) -> Method:
+    """The method of that name.
+
+    Raises:
+        BadInput: there is none.
+    """
+    methods = available()
+    if name not in methods:
+        raise BadInput(f"method {name!r} is not known", f"use one of {', '.join(sorted(methods))}")
+    return methods[name]
+
+
 def find(name: str, family: str) -> Method:
     """The method of that name, for that family of models.
 
     Raises:
         BadInput: there is none, or it is for another family.
     """
-    methods = available()
-    if name not in methods:
-        raise BadInput(f"method {name!r} is not known", f"use one of {', '.join(sorted(methods))}")
-    method = methods[name]
+    method = known(name)
     if method.family != family:
-        fitting = [other.name for other in methods.values() if other.family == family]
+        fitting = [other.name for other in available().values() if other.family == family]
         raise BadInput(
             f"method {name!r} is for {method.family} models, and this one is a {family}",
             f"use {' or '.join(fitting)}" if fitting else "no method is installed for its family",

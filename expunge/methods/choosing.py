@@ -15,7 +15,7 @@ from expunge.methods import BUILT_IN, available, find
 from expunge.methods.method import Method, Need, Preference
 
 # What every request brings: the parent's own samples are drawn, and an oracle is always named.
-_ALWAYS: frozenset[Need] = frozenset({"negative", "positive", "oracle"})
+ALWAYS: frozenset[Need] = frozenset({"negative", "positive", "oracle"})
 _BY_TRAINING: frozenset[Need] = frozenset({"forget", "retain"})
 
 WORDS: dict[Need, str] = {
@@ -29,7 +29,7 @@ WORDS: dict[Need, str] = {
 
 def brought(request: Request) -> frozenset[Need]:
     """What a method will find in a request, as far as that can be known before anything is drawn."""
-    return _ALWAYS | _BY_TRAINING if request.training is not None else _ALWAYS
+    return ALWAYS | _BY_TRAINING if request.training is not None else ALWAYS
 
 
 def decided(request: Request, family: str) -> MethodChoice:
