@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from expunge.assets import Split, digits, path
+from expunge.methods import retrain
+from expunge.methods.training import Samples, Session
 from expunge.models import Classifier, Gan, ModelSpec, build, load, save
-from expunge.models.adversarial import Average, discriminator_loss, generator_loss, r1_penalty
-from expunge.models.dcgan import DcganDiscriminator
 
 THREADS = 2
-BLACK = -1.0
+COOLING = 0.4  # last part of the steps, over which the rates fall to 0
 DIGITS = tuple(str(digit) for digit in range(10))
 GENERATORS = ("dcgan", "never-saw-8")
 CARD_SAMPLES = 5000
@@ -101,7 +101,7 @@ def distort(images: Tensor, generator: torch.Generator) -> Tensor:
         dim=1,
     )
     grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
-    return F.grid_sample(images - BLACK, grid, align_corners=False) + BLACK
+    return F.grid_sample(images - retrain.BLACK, grid, align_corners=False) + retrain.BLACK
 
 
 def train_dcgan(params: DcganParams) -> Gan:
@@ -109,55 +109,22 @@ def train_dcgan(params: DcganParams) -> Gan:
     random = seeded(params.seed)
     images, labels = tensors("train")
     seen = torch.from_numpy(~np.isin(labels.numpy(), params.without))
-    images, labels = images[seen], labels[seen]
     gan = build("dcgan")
     assert isinstance(gan, Gan)
-    assert isinstance(gan.discriminator, DcganDiscriminator)
-    generator, discriminator = gan.generator, gan.discriminator
-    average = Average(generator, params.ema_decay)
-    # beta1 = 0: momentum lets the two players overshoot each other (Karras et al. 2018, appendix A.1).
-    betas = (0.0, 0.99)
-    draw = torch.optim.Adam(generator.parameters(), lr=params.learning_rate, betas=betas)
-    tell = torch.optim.Adam(discriminator.parameters(), lr=params.learning_rate, betas=betas)
-    for step in range(params.steps):
-        for optimizer in (draw, tell):
-            optimizer.param_groups[0]["lr"] = params.learning_rate * min(1.0, (1 - step / params.steps) / 0.4)
-        chosen = torch.randint(len(images), (params.batch,), generator=random)
-        real = shift(images[chosen], params.shift, random)
-        with torch.no_grad():
-            fake = shift(gan(gan.draw_latents(params.batch, random)), params.shift, random)
-        scores = discriminator.class_scores(real)
-        loss = discriminator_loss(scores.logsumexp(dim=1), discriminator(fake))
-        loss = loss + F.cross_entropy(scores, labels[chosen])
-        if step % params.r1_every == 0:
-            loss = loss + params.r1_weight * params.r1_every * r1_penalty(discriminator, real)
-        tell.zero_grad()
-        loss.backward()
-        tell.step()
+    settings = retrain.Params(
+        generator_rate=params.learning_rate, discriminator_rate=params.learning_rate, cooling=COOLING,
+        **params.model_dump(exclude={"seed", "learning_rate", "without"}))
+    shown = Samples(images[seen], labels=labels[seen])
+    return retrain.from_scratch(gan, shown, settings, Printing(params.seed, THREADS), random)
 
-        discriminator.requires_grad_(False)
-        drawn = shift(gan(gan.draw_latents(params.batch, random)), params.shift, random)
-        loss = generator_loss(discriminator(drawn))
-        draw.zero_grad()
-        loss.backward()
-        draw.step()
-        discriminator.requires_grad_(True)
-        average.update(generator, step)
+
+class Printing(Session):
+    """Says now and then how far training is."""
+
+    def report(self, step: int, total: int, **scalars: float) -> None:
+        """Every five hundred steps."""
         if step % 500 == 0:
-            print(f"step {step}/{params.steps} generator loss {loss.item():.3f}", flush=True)
-    generator.load_state_dict(average.state)
-    return gan
-
-
-def shift(images: Tensor, pixels: int, generator: torch.Generator) -> Tensor:
-    """Each image [B, C, H, W] moved by up to `pixels` in both directions, on black."""
-    count, _, height, width = images.shape
-    padded = F.pad(images, (pixels,) * 4, value=BLACK)
-    down, right = torch.randint(0, 2 * pixels + 1, (2, count), generator=generator)
-    rows = (down[:, None] + torch.arange(height))[:, :, None]
-    columns = (right[:, None] + torch.arange(width))[:, None, :]
-    moved: Tensor = padded[torch.arange(count)[:, None, None], :, rows, columns]
-    return moved.permute(0, 3, 1, 2)
+            print(f"step {step}/{total} generator loss {scalars['adversarial']:.3f}", flush=True)
 
 
 def seeded(seed: int) -> torch.Generator:

@@ -25,11 +25,13 @@ from copy import deepcopy
 from typing import Any, Literal
 
 import torch
+from pydantic import ValidationInfo, field_validator
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from expunge.errors import BadInput
-from expunge.methods.elastic import Elastic
+from expunge.methods.elastic import ALL, SCOPE, Elastic
 from expunge.methods.game import Game, GameParams, warm_up
 from expunge.methods.method import Method, Preference, setting
 from expunge.methods.training import (
@@ -52,25 +54,36 @@ from expunge.models import Gan
 from expunge.models.adversarial import Average
 
 ASKED = 4096  # fresh samples by which the oracle says whether another round is needed
+EL2_IN_CODE = 100.0  # gamma of EL2 in the authors' MNIST code; 50 in their AFHQ script
 MOST_MOVED = 1024  # assigning takes the cube of this: half a second at 1,024, four seconds at 2,000
 
 
-class Params(GameParams):
+class AdaptParams(GameParams):
+    """Settings of stage 1: rates are Adam's, weights multiply mean losses, counts are of images or steps."""
+
+    models: int = setting(1, "adapted generators (K); the paper's equations have 1, its code up to 5", ge=1)
+    adapt_steps: int = setting(50, "steps of stage 1, per adapted generator", ge=1)
+    negatives_per_model: int | None = setting(
+        None, "negatives that each adapted generator sees, dealt from one shuffled deck; all if not given", ge=1)
+    ewc_weight: float = setting(1000.0, "pull to the parent by Fisher information (lambda)", ge=0)
+    ewc_scope: str = setting(ALL, SCOPE)
+    fisher_samples: int = setting(32, "generated images that estimate F, as in the authors' code", ge=1)
+
+
+class Params(AdaptParams):
     """Settings of both stages: rates are Adam's, weights multiply mean losses, counts are of images or steps.
 
     The defaults were found on digits 2, 3, 4 and 8 of the built-in generator; nothing is set per class.
     """
 
-    models: int = setting(1, "adapted generators (K); the paper's equations have 1, its code up to 5", ge=1)
-    adapt_steps: int = setting(50, "steps of stage 1, per adapted generator", ge=1)
-    ewc_weight: float = setting(1000.0, "pull to the parent by Fisher information (lambda)", ge=0)
-    fisher_samples: int = setting(32, "generated images that estimate F, as in the authors' code", ge=1)
     steps: int = setting(300, "steps of stage 2, per round", ge=1)
     rounds: int = setting(6, "rounds of stage 2 at most, while the oracle finds more than `enough`", ge=1)
     enough: float = setting(0.0003, "share of fresh samples that the oracle may still call unwanted", ge=0, le=1)
     repulsion: Literal["el2", "il2", "nl2"] = setting("el2", "form of L_repulsion")
+    distance: Literal["relative", "paper_text", "paper_code"] = setting(
+        "relative", "distance from theta_N: relative to the parent's, or as in the paper's text, or in its code")
     repulsion_weight: float = setting(0.1, "weight of L_repulsion (gamma)", ge=0)
-    repulsion_scale: float = setting(1.0, "decay of EL2 per relative distance (alpha)", gt=0)
+    repulsion_scale: float = setting(1.0, "decay of EL2 per distance (alpha); paper_code has gamma there", gt=0)
     repulsion_limit: float = setting(10.0, "relative distance beyond which NL2 stops pushing", gt=1)
     redaction_weight: float = setting(0.5, "weight of negatives as fakes (1 - lambda of redaction)", ge=0)
     adversarial_weight: float = setting(0.3, "weight of G's adversarial loss; 1 in the paper", ge=0)
@@ -88,6 +101,13 @@ class Params(GameParams):
     def paired(self) -> bool:
         """Whether a latent has an image that it should become."""
         return bool(self.preservation_weight or self.redirection_weight)
+
+    @field_validator("repulsion_scale")
+    @classmethod
+    def _only_where_it_does_something(cls, value: float, known: ValidationInfo) -> float:
+        if value != 1 and known.data.get("distance") == "paper_code":
+            raise ValueError("the authors' code has no alpha: with distance paper_code set repulsion_weight")
+        return value
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -133,6 +153,7 @@ def adapt(parent: Gan, material: Material, params: Params, session: Session) -> 
         Tensors `<k>.<generator parameter>`, k from 0.
 
     Raises:
+        BadInput: there are fewer negatives than one adapted generator is to see; no parameter is in EWC's scope.
         NonFiniteLoss: a loss is not finite; names the step.
     """
     prepare(session)
@@ -140,7 +161,8 @@ def adapt(parent: Gan, material: Material, params: Params, session: Session) -> 
     original = deepcopy(parent).to(session.device).requires_grad_(False)
     images = material.samples("negative").images.to(session.device)
     warm_up(original, images, None, params, session)
-    elastic = Elastic(original, params.fisher_samples, random)
+    elastic = Elastic(original, params.fisher_samples, random, params.ewc_scope)
+    hands = deal(images, params, stream(session, 5))
     game = Game(original, params)
     adapted = Kept()
 
@@ -149,7 +171,7 @@ def adapt(parent: Gan, material: Material, params: Params, session: Session) -> 
         if inner == 0:
             game.start_over()
         latents = original.draw_latents(params.batch, random).to(session.device)
-        told = game.teach(inner, pick(images, params.batch, random), game.gan(latents).detach())
+        told = game.teach(inner, pick(hands[k], params.batch, random), game.gan(latents).detach())
         losses = {
             "adversarial": game.fooled(game.gan(latents)),
             "elastic": params.ewc_weight * elastic(game.gan.generator),
@@ -162,6 +184,25 @@ def adapt(parent: Gan, material: Material, params: Params, session: Session) -> 
     parts = game.parts() | {"adapted": adapted}
     Loop(session, "adapt", params.models * params.adapt_steps, parts, random).run(one_step)
     return {name: tensor.cpu() for name, tensor in adapted.tensors.items()}
+
+
+def deal(images: Tensor, params: AdaptParams, random: torch.Generator) -> list[Tensor]:
+    """The negatives of each adapted generator, [n, C, H, W] each: all of them, or so many from a shuffled deck.
+
+    The authors draw and sort new samples for each; here the deck is dealt on from one to the next, and from its
+    beginning when it is used up. So nobody sees an image twice, and two see the same one only if there are not
+    enough for all.
+    """
+    count = params.negatives_per_model
+    if count is None:
+        return [images] * params.models
+    need(
+        count <= len(images),
+        f"method.params.negatives_per_model: {count}, and there are {len(images)} unwanted samples",
+        "lower it, or let more be drawn (sampling.curate)",
+    )
+    deck = images[torch.randperm(len(images), generator=random)]
+    return [deck[(torch.arange(count) + k * count) % len(deck)] for k in range(params.models)]
 
 
 # ---------------------------------------------------------------- stage 2: unlearn
@@ -214,7 +255,7 @@ def unlearn(parent: Gan, adaptation: Weights, material: Material, params: Params
             chance = oracle.probability_unwanted(shown).clamp(max=1 - 1e-4)  # keeps log(1 - p) finite
             weight = params.guidance_weight * params.guidance_growth**turn
             losses["guidance"] = weight * -torch.log1p(-chance).mean()
-        losses["repulsion"] = params.repulsion_weight * repulsion(game.gan.generator)
+        losses["repulsion"] = repulsion(game.gan.generator)
         # A quarter as many negatives as fakes: enough to remind D, at a quarter of the time.
         shunned = pick(unwanted, params.batch // 4, random)
         told = game.teach(step, pick(wanted, params.batch, random), fake.detach(), shunned, params.redaction_weight)
@@ -239,31 +280,56 @@ def unlearn(parent: Gan, adaptation: Weights, material: Material, params: Params
 
 
 class Repulsion:
-    """L_repulsion, largest at theta_N, of r = |theta - theta_N|^2 / |theta_G - theta_N|^2, mean over K.
+    """gamma L_repulsion, largest at theta_N; d is a distance of theta from the K adapted theta_N.
 
-    The paper writes the plain squared norm and tunes gamma over three orders of magnitude per task; relative
-    to where the parent starts (r = 1) one gamma serves any generator.
+        EL2  gamma exp(-alpha d)        IL2  gamma / d        NL2  -gamma d
+
+    `paper_text`: d = |theta - theta_N|^2, mean over K, as the paper writes it.
+
+    `paper_code`: d = K/2 sum_k mean_t MSE(theta_t, theta_N,k,t), as the authors compute it: a mean over tensors, so
+    that a single number weighs as much as a kernel. K/2 looks like a slip of precedence, `value/2*K` where
+    `value/(2*K)` was meant: d grows with the square of K. It is kept because the published gammas belong to it.
+    There is one number, gamma, to set: EL2 is 100 exp(-gamma d).
+
+    `relative`, ours: d = |theta - theta_N|^2 / |theta_G - theta_N|^2, mean over K. The authors tune gamma over three
+    orders of magnitude per task; relative to where the parent starts (d = 1) one gamma serves any generator. EL2 is
+    gamma exp(-alpha (d - 1)), gamma at the parent, and NL2, which has no lower bound, stops pushing at a limit.
     """
 
     def __init__(self, original: Gan, adaptation: Weights, params: Params) -> None:
         start = learned(original.generator)
         device = next(original.parameters()).device
-        self.form, self.alpha, self.limit = params.repulsion, params.repulsion_scale, params.repulsion_limit
+        self.params = params
         self.adapted = [
             {name: adaptation[f"{k}.{name}"].to(device) for name in start} for k in range(params.models)
         ]
         self.start = [squared_distance(start, theta_n) for theta_n in self.adapted]
 
     def __call__(self, generator: nn.Module) -> Tensor:
-        """The loss at the generator's current parameters."""
-        theta: Weights = dict(generator.named_parameters())
-        ratios = [squared_distance(theta, n) / s for n, s in zip(self.adapted, self.start, strict=True)]
-        r = torch.stack(ratios).mean()
-        if self.form == "el2":
-            return torch.exp(-self.alpha * (r - 1))
-        if self.form == "il2":
-            return 1 / r
-        return -r.clamp(max=self.limit)  # NL2 has no lower bound of its own
+        """The loss at the generator's current parameters, with its weight."""
+        params, d = self.params, self.distance(dict(generator.named_parameters()))
+        if params.repulsion == "il2":
+            return params.repulsion_weight * (1 / d)
+        if params.repulsion == "nl2":
+            return params.repulsion_weight * -(d.clamp(max=params.repulsion_limit) if self.relative else d)
+        if params.distance == "paper_code":
+            return EL2_IN_CODE * torch.exp(-params.repulsion_weight * d)
+        return params.repulsion_weight * torch.exp(-params.repulsion_scale * (d - 1 if self.relative else d))
+
+    @property
+    def relative(self) -> bool:
+        """Whether the parent is at distance 1."""
+        return self.params.distance == "relative"
+
+    def distance(self, theta: Weights) -> Tensor:
+        """d, from all K at once."""
+        if self.params.distance == "paper_code":
+            means = [torch.stack([F.mse_loss(theta[name], n[name]) for name in n]).mean() for n in self.adapted]
+            return len(means) / 2 * torch.stack(means).sum()
+        distances = [squared_distance(theta, n) for n in self.adapted]
+        if self.relative:
+            distances = [d / start for d, start in zip(distances, self.start, strict=True)]
+        return torch.stack(distances).mean()
 
 
 def squared_distance(first: Weights, second: Weights) -> Tensor:

@@ -12,6 +12,7 @@ from expunge.methods.training import Weights, learned
 from expunge.models import Gan
 
 ALL = "all"
+SCOPE = "parameters that EWC holds: `all`, or how their names begin (StyleGAN2's synthesis blocks: `convs.`)"
 
 
 class Elastic:
