@@ -31,8 +31,8 @@ DOUBTFUL = 0.9  # an image is between two digits when the judge is less sure tha
 Row = dict[str, Any]
 
 
-def run(preset: str, digit: int, seed: int, threads: int) -> Row:
-    """Forgets one digit and measures what came of it."""
+def run(preset: str, digit: int, seed: int, threads: int, changed: Row | None = None) -> Row:
+    """Forgets one digit, with some of the preset's parameters changed, and measures what came of it."""
     import torch
 
     from expunge import assets, methods, models
@@ -48,7 +48,7 @@ def run(preset: str, digit: int, seed: int, threads: int) -> Row:
         Samples(images[chosen], latents[chosen], labels[chosen]) for chosen in (labels == digit, labels != digit)
     )
     method = methods.find("adapt_then_unlearn", "gan")
-    params = method.parameters(preset)
+    params = method.parameters(preset, changed)
     began = time.perf_counter()
     material = Material(negative=negatives, positive=positives, oracle=ClassifierOracle(oracle, [digit]))
     adaptation = method.adapt(parent, material, params, Session(seed, threads))
@@ -73,8 +73,10 @@ def measure(parent: Any, candidate: Any, judge: Any, digit: int) -> Row:
     """What the judge says of both, on the same latents."""
     import torch
 
-    from expunge.measure.distances import fid
+    from expunge import assets
+    from expunge.measure.distances import fid, kid_difference, unit_scale
     from expunge.measure.proportions import PairedCounts, clopper_pearson, pul
+    from expunge.measure.shares import kept_shares
 
     latents = parent.draw_latents(LATENTS, torch.Generator().manual_seed(MEASURE_SEED))
     (before, named_before, sure_before), (after, named_after, sure_after) = (
@@ -85,13 +87,23 @@ def measure(parent: Any, candidate: Any, judge: Any, digit: int) -> Row:
     kept_before, kept_after = named_before != digit, named_after != digit
     shares = np.array([np.bincount(named, minlength=10) for named in (named_before, named_after)])
     grown = np.delete(shares[1] / shares[0], digit)
+    smallest = kept_shares(named_before, named_after, tuple({*range(10)} - {digit}), 10).smallest.interval
+    reals, named = real_features(judge, "holdout", digit), assets.digits("holdout")[1]
+    scale = unit_scale(reals)
+    kid = kid_difference(before * scale, after * scale, reals * scale, kept_before=kept_before, kept_after=kept_after,
+                         real_strata=named[named != digit])
     row: Row = {
         "pul": unlearned.value,
         "pul_lower": unlearned.interval.lower,
+        "pul_upper": unlearned.interval.upper,
         "stayed": counts.stayed,
         "gained": counts.gained,
         "residual": counts.after / LATENTS,
+        "residual_lower": residual.lower,
         "residual_upper": residual.upper,
+        "kid_change": kid.value,
+        "kid_change_lower": kid.interval.lower,
+        "kid_change_upper": kid.interval.upper,
     }
     for split in ("holdout", "train"):
         real = real_features(judge, split, digit)
@@ -100,6 +112,8 @@ def measure(parent: Any, candidate: Any, judge: Any, digit: int) -> Row:
     row["floor"] = fid(real_features(judge, "train", digit), real_features(judge, "holdout", digit))
     return row | {
         "share_min": grown.min(),
+        "share_min_lower": smallest.lower,
+        "share_min_upper": smallest.upper,
         "share_max": grown.max(),
         "doubtful_before": float((sure_before < DOUBTFUL).mean()),
         "doubtful_after": float((sure_after < DOUBTFUL).mean()),
