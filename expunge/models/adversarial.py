@@ -1,12 +1,15 @@
-"""The adversarial game every GAN here plays: logistic losses, R1, and averaged weights."""
+"""The adversarial game every GAN here plays: logistic losses, R1, path lengths, and averaged weights."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from expunge.models import ranks
 
 
 def discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
@@ -24,6 +27,45 @@ def r1_penalty(discriminator: nn.Module, real: Tensor) -> Tensor:
     images = real.detach().requires_grad_()
     (gradient,) = torch.autograd.grad(discriminator(images).sum(), images, create_graph=True)
     return gradient.square().sum(dim=(1, 2, 3)).mean() / 2
+
+
+class PathLength:
+    """Path-length regularisation of a generator led by styles (Karras et al. 2020, eq. 4): E (|J^T y| - a)^2.
+
+    J is the Jacobian of an image by its style w, y an image of standard normal noise, and a the running mean of
+    |J^T y|: a step of fixed size in W shall change every image as much. As in the authors' code, y is divided by
+    the root of the pixel count, the squared norm is a mean over the layers that take a style, and a starts at 0.
+    """
+
+    def __init__(self, decay: float = 0.99) -> None:
+        self.decay = decay
+        self.mean = torch.zeros(())
+
+    def __call__(self, synthesise: Callable[[Tensor], Tensor], w: Tensor, random: torch.Generator) -> Tensor:
+        """The mean penalty, by which `synthesise` and whatever made `w` can learn; takes the lengths into the mean.
+
+        Args:
+            synthesise: images [B, C, H, W] of styles [B, layers, latent_dim].
+            w: those styles.
+            random: where y is drawn from.
+        """
+        styles = w if w.requires_grad else w.detach().requires_grad_()
+        images = synthesise(styles)
+        y = torch.randn(images.shape, generator=random, device=random.device).to(images)
+        projected = (images * y).sum() / math.sqrt(images.shape[2] * images.shape[3])
+        (gradient,) = torch.autograd.grad(projected, styles, create_graph=True)
+        lengths = gradient.square().sum(dim=2).mean(dim=1).sqrt()
+        now = ranks.whole_batch(lengths.detach()).mean()
+        self.mean = self.mean.to(now).lerp(now, 1 - self.decay)
+        return (lengths - self.mean).square().mean()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The running mean."""
+        return {"mean": self.mean}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Continues from a saved state."""
+        self.mean = state["mean"].clone()
 
 
 class Average:

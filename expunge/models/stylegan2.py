@@ -47,9 +47,15 @@ class Dense(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, bias: float = 0.0, rate: float = 1.0, active: bool = False) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(outputs, inputs) / rate)
-        self.bias = nn.Parameter(torch.full((outputs,), bias))
+        self.weight, self.bias = nn.Parameter(torch.empty(outputs, inputs)), nn.Parameter(torch.empty(outputs))
         self.scale, self.rate, self.active = rate / math.sqrt(inputs), rate, active
+        self.first_bias = bias
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """New weights, from torch's own random stream."""
+        nn.init.normal_(self.weight, std=1 / self.rate)
+        nn.init.constant_(self.bias, self.first_bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, outputs] for [B, inputs]."""
@@ -62,9 +68,14 @@ class Convolution(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, side: int, step: int = 1, pad: int = 0) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(outputs, inputs, side, side))
+        self.weight = nn.Parameter(torch.empty(outputs, inputs, side, side))
         self.scale = 1 / math.sqrt(inputs * side**2)
         self.step, self.pad = step, pad
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """New weights, from torch's own random stream."""
+        nn.init.normal_(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, outputs, H', W'] for [B, inputs, H, W]."""
@@ -76,7 +87,12 @@ class Activation(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.bias = nn.Parameter(torch.zeros(channels))
+        self.bias = nn.Parameter(torch.empty(channels))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """No bias."""
+        nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Same shape as `x` [B, C, H, W]."""
@@ -92,12 +108,17 @@ class ModulatedConvolution(nn.Module):
     def __init__(self, inputs: int, outputs: int, side: int, latent_dim: int, demodulate: bool = True,
                  enlarge: bool = False) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(1, outputs, inputs, side, side))
+        self.weight = nn.Parameter(torch.empty(1, outputs, inputs, side, side))
         self.modulation = Dense(latent_dim, inputs, bias=1.0)
         if enlarge:
             self.blur = Smooth(pad=(1, 1), gain=4.0)
         self.scale = 1 / math.sqrt(inputs * side**2)
         self.side, self.demodulate, self.enlarge = side, demodulate, enlarge
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """New weights, from torch's own random stream; the modulation resets its own."""
+        nn.init.normal_(self.weight)
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         """[B, outputs, H, W], or twice that side, for `x` [B, inputs, H, W] and styles from `w` [B, latent_dim]."""
@@ -119,7 +140,12 @@ class Noise(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.zeros(1))
+        self.weight = nn.Parameter(torch.empty(1))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """No noise."""
+        nn.init.zeros_(self.weight)
 
     def forward(self, x: Tensor, noise: Tensor) -> Tensor:
         """Same shape as `x` [B, C, H, W]; `noise` is [1 or B, 1, H, W]."""
@@ -149,7 +175,12 @@ class ToImage(nn.Module):
         if enlarge:
             self.upsample = Enlarge()
         self.conv = ModulatedConvolution(inputs, channels, 1, latent_dim, demodulate=False)
-        self.bias = nn.Parameter(torch.zeros(1, channels, 1, 1))
+        self.bias = nn.Parameter(torch.empty(1, channels, 1, 1))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """No bias; the convolution resets its own."""
+        nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor, w: Tensor, below: Tensor | None = None) -> Tensor:
         """An image [B, channels, H, W]; `below` is the coarser one, of half the side."""
@@ -162,11 +193,39 @@ class Constant(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.input = nn.Parameter(torch.randn(1, channels, GRID, GRID))
+        self.input = nn.Parameter(torch.empty(1, channels, GRID, GRID))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """A new map, from torch's own random stream."""
+        nn.init.normal_(self.input)
 
     def forward(self, count: int) -> Tensor:
         """[count, C, 4, 4]."""
         return self.input.expand(count, -1, -1, -1)
+
+
+class FixedNoise(nn.Module):
+    """One image of noise per layer, always the same: what makes a latent's image a function of the latent."""
+
+    def __init__(self, sides: Sequence[int]) -> None:
+        super().__init__()
+        for layer, side in enumerate(sides):
+            self.register_buffer(f"noise_{layer}", torch.empty(1, 1, side, side))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """New noise, from torch's own random stream."""
+        for noise in self.buffers(recurse=False):
+            nn.init.normal_(noise)
+
+    def forward(self, count: int, random: torch.Generator | None) -> list[Tensor]:
+        """The noise of each layer: fixed [1, 1, H, W], or drawn anew for `count` images [count, 1, H, W]."""
+        fixed = list(self.buffers(recurse=False))
+        if random is None:
+            return fixed
+        return [torch.randn(count, *noise.shape[1:], generator=random, device=random.device).to(noise)
+                for noise in fixed]
 
 
 class Bounded(torch.autograd.Function):
@@ -205,14 +264,12 @@ class Stylegan2Generator(nn.Module):
         self.input = Constant(widths[0])
         self.conv1 = StyledLayer(widths[0], widths[0], latent_dim)
         self.to_rgb1 = ToImage(widths[0], channels, latent_dim, enlarge=False)
-        self.convs, self.to_rgbs, self.noises = nn.ModuleList(), nn.ModuleList(), nn.Module()
+        self.convs, self.to_rgbs = nn.ModuleList(), nn.ModuleList()
         for inputs, outputs in pairwise(widths):
             self.convs.append(StyledLayer(inputs, outputs, latent_dim, enlarge=True))
             self.convs.append(StyledLayer(outputs, outputs, latent_dim))
             self.to_rgbs.append(ToImage(outputs, channels, latent_dim))
-        for layer in range(self.layers - 1):
-            side = GRID * 2 ** ((layer + 1) // 2)
-            self.noises.register_buffer(f"noise_{layer}", torch.randn(1, 1, side, side))
+        self.noises = FixedNoise([GRID * 2 ** ((layer + 1) // 2) for layer in range(self.layers - 1)])
 
     def forward(
         self,
@@ -249,7 +306,7 @@ class Stylegan2Generator(nn.Module):
 
     def synthesise(self, w: Tensor, noise: torch.Generator | None = None) -> Tensor:
         """Images [B, channels, size, size], not cut to a range, of latents in W [B, layers, latent_dim]."""
-        noises = [self._noise(layer, len(w), noise, w) for layer in range(self.layers - 1)]
+        noises = self.noises(len(w), noise)
         x = self.conv1(self.input(len(w)), w[:, 0], noises[0])
         image: Tensor = self.to_rgb1(x, w[:, 1])
         for level, paint in enumerate(self.to_rgbs):
@@ -258,12 +315,6 @@ class Stylegan2Generator(nn.Module):
             x = self.convs[first + 1](x, w[:, first + 2], noises[first + 2])
             image = paint(x, w[:, first + 3], image)  # the next resolution's first layer shares this style
         return image
-
-    def _noise(self, layer: int, count: int, random: torch.Generator | None, like: Tensor) -> Tensor:
-        fixed: Tensor = getattr(self.noises, f"noise_{layer}")
-        if random is None:
-            return fixed
-        return torch.randn(count, *fixed.shape[1:], generator=random, device=random.device).to(like)
 
 
 # --------------------------------------------------------------------------------------- discriminator
