@@ -48,7 +48,7 @@ def fetch_checkpoint(entered: Entered, *, request: Path, checkpoint: Path, oracl
     # A method that cannot work on this request is better known now than after an hour of curating.
     choosing.suited(wanted, FAMILIES["parent"])
     if wanted.method.chosen is not None:
-        entered.note(f"method: auto, {wanted.method.chosen}")
+        entered.note(f"auto chose {wanted.method.name}, {wanted.method.chosen}")
     fetch = _Fetch(entered.workspace, sha256_file(request))
     fetch.model("parent", "checkpoint", wanted.checkpoint, checkpoint, wanted.discriminator)
     fetch.model("oracle", "oracle", wanted.oracle, oracle)
@@ -98,6 +98,7 @@ class _Fetch:
         state, spec = models.read(origin)
         architecture, config = source.architecture, source.config
         if architecture is None:
+            spec = spec or models.recognised(state, f"{field}.uri: {source.uri}")
             if spec is None:
                 raise BadInput(f"{field}.architecture: {source.uri} does not say what it is",
                                "name a built-in architecture, or path/to/file.py:factory")
@@ -105,6 +106,7 @@ class _Fetch:
                 raise BadInput(f"{field}.architecture: {source.uri} was built by {spec.architecture}",
                                "name your factory: path/to/file.py:factory")
             architecture, config = spec.architecture, spec.config
+        config = models.completed(architecture, config, state, f"{field}.config")
         factory = self._factory(field, source, folder, f"{prefix}{FACTORY}")
         if factory is not None:
             architecture = f"{factory.name}:{architecture.rpartition(':')[2]}"

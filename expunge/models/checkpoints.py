@@ -7,6 +7,7 @@ The file's metadata holds exactly one entry, because safetensors does not keep t
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from expunge.contracts import Candidate, Checkpoint, StoredModel
 from expunge.digests import sha256_file, write_atomically
 from expunge.errors import BadInput, DoesNotVerify
+from expunge.models import stylegan2_files
 from expunge.models.classifiers import Classifier
 from expunge.models.gan import Gan
 from expunge.models.guests import as_classifier, as_gan
@@ -29,6 +31,7 @@ from expunge.models.registry import build
 
 METADATA_KEY = "expunge"
 MISMATCHES_NAMED = 3
+STYLEGAN2 = "stylegan2"  # the architecture whose config can be read off its weights
 
 
 class ModelSpec(BaseModel):
@@ -74,6 +77,26 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], ModelSpec | N
     return _read_safetensors(source)
 
 
+def recognised(state: Mapping[str, Tensor], origin: str) -> ModelSpec | None:
+    """The spec of weights that came without one, where the tensors' names leave no doubt.
+
+    Raises:
+        BadInput: the names are those of a built-in architecture, the tensors are not; begins with `origin`.
+    """
+    if not stylegan2_files.is_stylegan2(state):
+        return None
+    return ModelSpec(architecture=STYLEGAN2, config=stylegan2_files.config_of(state, origin), family="gan")
+
+
+def completed(architecture: str, config: Mapping[str, Any], state: Mapping[str, Tensor], origin: str) -> dict[str, Any]:
+    """The config of a named architecture, with what the weights' shapes say where it is silent.
+
+    Raises:
+        BadInput: the two contradict each other; begins with `origin`.
+    """
+    return stylegan2_files.completed(config, state, origin) if architecture == STYLEGAN2 else dict(config)
+
+
 def load(
     path: str | os.PathLike[str],
     architecture: str | None = None,
@@ -86,10 +109,11 @@ def load(
     """
     state, spec = read(path)
     if architecture is None:
+        spec = spec or recognised(state, f"checkpoint {path}")
         if spec is None:
             raise BadInput(f"checkpoint {path} does not say its architecture", "name one in the request")
         architecture, config = spec.architecture, spec.config
-    model = build(architecture, **(config or {}))
+    model = build(architecture, **completed(architecture, config or {}, state, f"checkpoint {path}: config"))
     fit(model, state, f"checkpoint {path}")
     return model.eval()
 
@@ -141,12 +165,17 @@ def _read_safetensors(source: Path) -> tuple[dict[str, Tensor], ModelSpec | None
 
 def _read_torch(source: Path) -> dict[str, Tensor]:
     try:
-        state = torch.load(source, map_location="cpu", weights_only=True)
+        # Public checkpoints hold the training's arguments too: a Namespace is attributes and nothing else.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            state = torch.load(source, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever its unpickler met: there is no common base class
         raise BadInput(
             f"checkpoint {source} does not load with weights_only=True",
             "save its state_dict() as safetensors",
         ) from error
+    public = stylegan2_files.from_public(state)
+    if public is not None:
+        return public
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise BadInput(f"checkpoint {source} is not a flat state_dict of tensors", "save model.state_dict()")
     return {str(name): value for name, value in state.items()}
