@@ -1,0 +1,353 @@
+"""What the benchmarks on MNIST and Fashion-MNIST share: images, an oracle, a judge, generators trained from scratch.
+
+Whatever takes long is kept in a folder that the command names, under a digest of all that it was made from (settings,
+images, torch; not the code: after a change of that, name another folder). A training that was stopped goes on from
+where it was. FOLDER below holds `mnist/` and `fashion-mnist/`, each with its four idx files.
+
+The train split is divided into two halves. The oracle, which training may ask, learns on one; the judge, which only
+measures, is another architecture and learns on the other. Generators learn on the whole train split. Real images to
+compare with are those of the test split, which nothing has learned on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from recording import circumstances
+
+from expunge.digests import canonical_json, sha256_bytes, write_atomically
+from expunge.methods import find
+from expunge.methods.training import ClassifierOracle, Material, Samples, Session, in_parts
+from expunge.models import Classifier, Gan, ModelSpec, build, load, save
+from expunge.models.supervised import Labelled, train
+from expunge.samples.images import read_images
+from expunge.samples.splits import divide
+
+SIDE = 32
+FOLDERS = {"mnist": "mnist", "fashion": "fashion-mnist"}
+CLASSES = {
+    "mnist": tuple(str(digit) for digit in range(10)),
+    "fashion": ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot"),
+}
+FILES = {"train": "train-images-idx3-ubyte", "test": "t10k-images-idx3-ubyte"}
+HALVES = {"oracle": 0.45, "oracle-validation": 0.05, "judge": 0.45, "judge-validation": 0.05}
+ARCHITECTURES = {"oracle": "lenet", "judge": "resnet"}
+EPOCHS = 6  # of a classifier, at most; more gained nothing that can be seen in these tables
+HALVES_SEED, PARENT_SEED, REFERENCE_SEED = 1, 0, 1_000
+MEASURE_SEED = 20_261_121  # of the latents that everything is measured on; no training uses it
+FEATURED = 10_000  # latents whose features are kept, for FID; as many as the paper draws
+CURATED = 6_000  # images of the parent that the oracle sorts: as many as a request curates by default
+SAVE_EVERY, SPEAK_EVERY = 20.0, 15.0  # seconds
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A named generator: its architecture, and how it is trained from scratch (the params of `retrain`)."""
+
+    architecture: str
+    config: dict[str, Any]
+    training: dict[str, Any]
+
+    @property
+    def samples(self) -> int:
+        """Real images that its discriminator sees in training, repetitions counted."""
+        return int(self.training["steps"] * self.training["batch"])
+
+
+RECIPES = {
+    "dcgan-32": Recipe(
+        "dcgan",
+        {"side": SIDE, "width": 32, "discriminator_width": 32},
+        {"steps": 8_000, "batch": 64, "r1_weight": 0.2, "r1_every": 16, "ema_decay": 0.999, "cooling": 0.4},
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Everything that the rows of one table have in common.
+
+    Attributes:
+        data: the folder of the idx files.
+        kept: where what takes long is kept.
+        dataset: `mnist` or `fashion`.
+        recipe: the generator's name in `RECIPES`.
+        threads: of every training and measurement; part of what makes a run repeatable.
+        steps: shortens every training, to try a benchmark out; None is the real length.
+    """
+
+    data: Path
+    kept: Path
+    dataset: str
+    recipe: str
+    threads: int
+    steps: int | None = None
+
+    @classmethod
+    def of(cls, asked: argparse.Namespace, dataset: str) -> Bench:
+        """From the arguments of `common_arguments`."""
+        return cls(asked.data, asked.kept, dataset, asked.recipe, asked.threads, asked.steps)
+
+    # ---------------------------------------------------------------- images
+
+    def images(self, split: Literal["train", "test"]) -> Labelled:
+        """A split's images, [N, 1, 32, 32]: the 28 pixels of the files on a black border of two."""
+        folder = self.data / FOLDERS[self.dataset]
+        found = [file for file in sorted(folder.glob(FILES[split] + "*")) if file.suffix in ("", ".gz")]
+        if not found:
+            sys.exit(f"{folder}: there is no {FILES[split]}.gz: name the folder that holds {FOLDERS[self.dataset]}/")
+        table = read_images(found[0], channels=1, strict=True).table
+        border = (SIDE - table.images.shape[-1]) // 2
+        return Labelled(np.pad(table.pixels, ((0, 0), (0, 0), (border, border), (border, border))), table.labels)
+
+    @cached_property
+    def train(self) -> Labelled:
+        """The train split."""
+        return self.images("train")
+
+    @cached_property
+    def test(self) -> Labelled:
+        """The test split."""
+        return self.images("test")
+
+    def halves(self) -> dict[str, NDArray[np.int64]]:
+        """Rows of the train split that the oracle and the judge learn on, and by which each chooses its epoch."""
+        return divide(self.train.pixels, self.train.labels, HALVES, HALVES_SEED).parts
+
+    def real(self, without: int | None = None, only: int | None = None) -> Samples:
+        """Real images of the train split as tensors in [-1, 1], of all classes, all but one, or one."""
+        rows = np.ones(len(self.train), dtype=bool)
+        if without is not None:
+            rows = self.train.labels != without
+        if only is not None:
+            rows = self.train.labels == only
+        return Samples(as_tensors(self.train.pixels[rows]), labels=torch.from_numpy(self.train.labels[rows]))
+
+    # ---------------------------------------------------------------- what is trained, once
+
+    def classifier(self, role: Literal["oracle", "judge"]) -> tuple[Classifier, Row]:
+        """The oracle or the judge, and the facts of its training."""
+        def make(session: Session) -> tuple[dict[str, Any], ModelSpec]:
+            parts = self.halves()
+            learn, check = (Labelled(self.train.pixels[parts[name]], self.train.labels[parts[name]])
+                            for name in (role, f"{role}-validation"))
+            if self.steps is not None:
+                learn = Labelled(learn.pixels[: 32 * self.steps], learn.labels[: 32 * self.steps])
+            trained = train(ARCHITECTURES[role], learn, check, 10, EPOCHS if self.steps is None else 1, session)
+            return trained.model.state_dict(), ModelSpec(architecture=ARCHITECTURES[role], config=trained.config,
+                                                         family="classifier", classes=CLASSES[self.dataset])
+
+        made_from = {"architecture": ARCHITECTURES[role], "halves": HALVES, "split": HALVES_SEED, "epochs": EPOCHS}
+        model, facts = self.keep(role, made_from, PARENT_SEED, make)
+        assert isinstance(model, Classifier)
+        return model, facts
+
+    def parent(self) -> tuple[Gan, Row]:
+        """The generator of the recipe, trained on the whole train split, and the facts of its training."""
+        return self.generator(f"{self.recipe}-parent", None, PARENT_SEED)
+
+    def reference(self, without: int, seed: int = 0) -> tuple[Gan, Row]:
+        """The same, trained without a class: what unlearning would like to be."""
+        return self.generator(f"{self.recipe}-without-{without}", without, REFERENCE_SEED + seed)
+
+    def generator(self, name: str, without: int | None, seed: int) -> tuple[Gan, Row]:
+        """A generator trained from scratch by the method `retrain`."""
+        recipe = self.shortened()
+
+        def make(session: Session) -> tuple[dict[str, Any], ModelSpec]:
+            method = find("retrain", "gan")
+            blank = build(recipe.architecture, **recipe.config).to(memory_format=torch.channels_last)
+            params = method.parameters("default", recipe.training)
+            state = method.unlearn(blank, {}, Material(retain=self.real(without)), params, session)
+            return state, ModelSpec(architecture=recipe.architecture, config=recipe.config, family="gan",
+                                    classes=CLASSES[self.dataset])
+
+        made_from = {**asdict(recipe), "without": without}
+        model, facts = self.keep(name, made_from, seed, make)
+        assert isinstance(model, Gan)
+        return model, facts | {"samples": recipe.samples}
+
+    def shortened(self) -> Recipe:
+        """The recipe, cut to `steps` where that is given."""
+        recipe = RECIPES[self.recipe]
+        return recipe if self.steps is None else replace(recipe, training={**recipe.training, "steps": self.steps})
+
+    def keep(self, name: str, made_from: Row, seed: int,
+             make: Callable[[Session], tuple[dict[str, Any], ModelSpec]]) -> tuple[torch.nn.Module, Row]:
+        """What `make` gives, from the folder if it is there already, and how long it once took."""
+        made_from = {**made_from, "images": self.images_sha256, "seed": seed, "threads": self.threads,
+                     "steps": self.steps, "torch": torch.__version__}
+        file = self.kept / f"{self.dataset}-{name}-{sha256_bytes(canonical_json(made_from))[:12]}.safetensors"
+        if not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            session = Watched(f"{self.dataset} {name}", file.with_suffix(".resume"), seed, self.threads)
+            state, spec = make(session)
+            facts = {"made_from": made_from, "seconds": session.seconds, **circumstances()}
+            file.with_suffix(".json").write_text(json.dumps(facts, indent=1) + "\n")
+            save(file, state, spec)  # last: it says that all is there
+            session.file.unlink(missing_ok=True)
+        facts = json.loads(file.with_suffix(".json").read_text())
+        return load(file), facts | {"sha256": sha256_bytes(file.read_bytes())}
+
+    @cached_property
+    def images_sha256(self) -> str:
+        """One digest of the train split, by the file that it is in."""
+        folder = self.data / FOLDERS[self.dataset]
+        files = [file for file in sorted(folder.glob("train-*")) if file.is_file()]
+        return sha256_bytes(canonical_json([sha256_bytes(file.read_bytes()) for file in files]))
+
+    # ---------------------------------------------------------------- a request's material
+
+    def material(self, parent: Gan, unwanted: int, seed: int) -> Material:
+        """What a request would give a method: the parent's own images as the oracle sorts them, and real ones."""
+        oracle, _ = self.classifier("oracle")
+        latents = parent.draw_latents(CURATED, torch.Generator().manual_seed(1_000 + seed))
+        images = in_parts(parent, latents)
+        labels = in_parts(oracle, images).argmax(dim=1)
+        negative, positive = (Samples(images[rows], latents[rows], labels[rows])
+                              for rows in (labels == unwanted, labels != unwanted))
+        return Material(negative=negative, positive=positive, forget=self.real(only=unwanted),
+                        retain=self.real(without=unwanted), oracle=ClassifierOracle(oracle, [unwanted]))
+
+
+class Watched(Session):
+    """A session that says how far it is, keeps resumable state in a file, and counts the time of all its attempts."""
+
+    def __init__(self, what: str, file: Path, seed: int, threads: int) -> None:
+        super().__init__(seed, threads)
+        self.what, self.file = what, file
+        self.began = self.spoke = self.saved = time.monotonic()
+        self.before = 0.0  # seconds of earlier attempts
+        self.done = 0
+        self.first: tuple[float, int] | None = None
+
+    @property
+    def seconds(self) -> float:
+        """How long it has taken so far, an earlier attempt's time up to its last saved state included."""
+        return round(self.before + time.monotonic() - self.began, 1)
+
+    def report(self, step: int, total: int, **scalars: float) -> None:
+        """Speaks every few seconds."""
+        now, self.done = time.monotonic(), self.done + 1
+        self.first = self.first or (now, step)
+        if now - self.spoke < SPEAK_EVERY:
+            return
+        self.spoke = now
+        left = (now - self.first[0]) / max(1, step - self.first[1]) * (total - step)
+        losses = ", ".join(f"{name} {value:.3f}" for name, value in scalars.items())
+        say(f"{self.what}: step {step:,} of {total:,}, {left / 60:.1f} min left; {losses}")
+
+    def resume(self) -> dict[str, Any] | None:
+        """The state that a stopped attempt left."""
+        if not self.file.exists():
+            return None
+        state: dict[str, Any] = torch.load(io.BytesIO(self.file.read_bytes()), weights_only=True)
+        self.before = state.pop("seconds")
+        say(f"{self.what}: goes on from step {state['step']:,}")
+        return state
+
+    def checkpoint(self, state: dict[str, Any]) -> None:
+        """Keeps the state, every few seconds."""
+        if time.monotonic() - self.saved < SAVE_EVERY:
+            return
+        self.saved = time.monotonic()
+        buffer = io.BytesIO()
+        torch.save(state | {"seconds": self.seconds}, buffer)
+        write_atomically(self.file, buffer.getvalue())
+
+
+# -------------------------------------------------------------------------------------------- measuring
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the judge sees in images: features of the first ones [n, F]; of all, class [N] and how sure it is [N]."""
+
+    features: NDArray[np.float32]
+    named: NDArray[np.int64]
+    sure: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, judge: Classifier, images: Callable[[torch.Tensor], torch.Tensor], source: torch.Tensor) -> Seen:
+        """Of `images(source)`, part by part."""
+        features = in_parts(lambda part: judge.features(images(part)), source)
+        sure, named = in_parts(judge.head, features).softmax(dim=1).max(dim=1)
+        return cls(features[:FEATURED].numpy(), named.numpy(), sure.numpy())
+
+
+def generated(gan: Gan, judge: Classifier, count: int) -> Seen:
+    """What the judge sees in a generator's images for the latents that everything is measured on."""
+    return Seen.of(judge, gan, gan.draw_latents(count, torch.Generator().manual_seed(MEASURE_SEED)))
+
+
+def real(judge: Classifier, images: Labelled) -> Seen:
+    """What the judge sees in real images."""
+    return Seen.of(judge, lambda part: part, as_tensors(images.pixels))
+
+
+def as_tensors(pixels: NDArray[np.uint8]) -> torch.Tensor:
+    """Stored images as models take them, in [-1, 1]."""
+    return torch.from_numpy(pixels).float() / 127.5 - 1
+
+
+# -------------------------------------------------------------------------------------------- the command line
+
+
+def common_arguments(what: str) -> argparse.ArgumentParser:
+    """What every benchmark of generators asks."""
+    parser = argparse.ArgumentParser(description=what, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, metavar="FOLDER", help="holds mnist/ and fashion-mnist/, of idx files")
+    parser.add_argument("--kept", type=Path, required=True, metavar="FOLDER", help="where trained weights are kept")
+    parser.add_argument("--recipe", choices=RECIPES, default="dcgan-32")
+    parser.add_argument("--threads", type=int, default=1, help="of each run")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
+    parser.add_argument("--steps", type=int, help="cut every training to so many steps, to try the command out")
+    parser.add_argument("--one", nargs="+", help=argparse.SUPPRESS)
+    return parser
+
+
+def each_in_its_process(plan: Iterable[Sequence[object]], jobs: int) -> Iterator[tuple[Sequence[object], Row]]:
+    """Runs this very command once more for each key, as `--one KEY...`, and yields what each printed last, as it ends.
+
+    `jobs` run at a time. One that fails is said and yields nothing: the command, given again, does what is missing.
+    """
+    environment = {"GOMP_SPINCOUNT": "1000", **os.environ}  # as the supervisor does it
+
+    def one(key: Sequence[object]) -> Row | None:
+        command = [sys.executable, *sys.argv, "--one", *map(str, key)]
+        done = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True, env=environment)
+        if done.returncode:
+            say(f"{' '.join(map(str, key))}: failed with exit code {done.returncode}; see above")
+            return None
+        row: Row = json.loads(done.stdout.splitlines()[-1])
+        return row
+
+    with ThreadPoolExecutor(jobs) as pool:
+        running = {pool.submit(one, key): key for key in plan}
+        for count, ended in enumerate(as_completed(running), 1):
+            found = ended.result()
+            say(f"{count} of {len(running)} runs ended: {' '.join(map(str, running[ended]))}")
+            if found is not None:
+                yield running[ended], found
+
+
+def say(text: str) -> None:
+    """Tells whoever waits."""
+    print(text, file=sys.stderr, flush=True)
