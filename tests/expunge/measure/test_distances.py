@@ -7,6 +7,7 @@ from expunge.errors import BadInput
 from expunge.measure.distances import (
     compare_kid,
     fid,
+    fid_difference,
     fid_excess,
     fid_floor,
     kid,
@@ -85,6 +86,35 @@ def test_the_interval_covers_the_true_excess(n, m, shift):
         interval = fid_excess(x, y, confidence=0.9, seed=seed).interval
         covered += interval.lower <= d * shift**2 <= interval.upper
     assert covered / runs >= 0.9 - 3 * np.sqrt(0.09 / runs)
+
+
+def two_models(n, seed, shifts):
+    """Features of two models for the same latents: mostly alike, as a candidate is like its parent."""
+    shared = cloud(n, 4, [seed, 1])
+    return [0.9 * shared + np.sqrt(0.19) * cloud(n, 4, [seed, 2 + i]) + s for i, s in enumerate(shifts)]
+
+
+@pytest.mark.parametrize("shifts", [(0.0, 0.0), (0.2, 0.0), (0.1, 0.3)])
+def test_the_interval_covers_the_true_difference_of_two_models(shifts):
+    runs, covered, truth = 200, 0, 4 * (shifts[1] ** 2 - shifts[0] ** 2)
+    for seed in range(runs):
+        first, second = two_models(300, seed, shifts)
+        interval = fid_difference(first, second, cloud(150, 4, [seed, 9]), confidence=0.9, seed=seed).interval
+        covered += interval.lower <= truth <= interval.upper
+    assert covered / runs >= 0.9 - 3 * np.sqrt(0.09 / runs)
+
+
+def test_the_difference_is_that_of_two_excesses_and_surer_than_either_of_the_two():
+    first, second = two_models(4000, 0, (0.3, 0.5))
+    reals = cloud(2000, 4, 5)
+    found, apart = fid_difference(first, second, reals), [fid_excess(x, reals) for x in (first, second)]
+    assert found.value == pytest.approx(apart[1].value - apart[0].value, abs=1e-3)
+    widths = [each.interval.upper - each.interval.lower for each in (found, *apart)]
+    assert widths[0] < np.hypot(widths[1], widths[2]) * 0.8
+    same = fid_difference(first, first, reals)
+    assert same.value == same.interval.lower == same.interval.upper == 0
+    turned = fid_difference(second, first, reals)
+    assert turned.value == pytest.approx(-found.value, abs=1e-9)
 
 
 def test_the_excess_takes_a_fixed_mixture_of_the_reals_as_fixed():
@@ -242,6 +272,9 @@ def test_unit_scale_makes_kid_independent_of_the_features_unit():
         lambda x: fid_excess(x[:, :2], x[:7, :2]),
         lambda x: fid_excess(x[:7, :2], x[:, :2]),
         lambda x: fid_excess(x[:, :2], x[:, :2], real_strata=np.zeros(3)),
+        lambda x: fid_difference(x[:, :2], x[:10, :2], x[:, :2]),
+        lambda x: fid_difference(x[:, :2], x[:, :2], x[:7, :2]),
+        lambda x: fid_difference(x[:, :2], x[:, :2], x[:, :2], real_strata=np.zeros(3)),
         lambda x: kid_difference(x, x[:10], x),
         lambda x: unit_scale(np.zeros((4, 4))),
         lambda x: kid_difference(x, x, x, real_strata=np.zeros(3)),
