@@ -57,6 +57,7 @@ class MethodPlan(Frozen):
     claim: Claim
     paper: str
     why: str
+    may_read: str  # what training is let see
 
 
 class SamplesPlan(Frozen):
@@ -160,13 +161,13 @@ def _method(request: Request, named: Request) -> MethodPlan:
     method = choosing.suited(request, family)
     fitting = [other.name for other in methods.available().values() if other.family == family]
     if choice.chosen is not None:
-        why = f"auto, {choice.chosen}"
+        why = f"chosen by auto, {choice.chosen}"
     elif "method" in named.model_fields_set and "name" in named.method.model_fields_set:
         why = "the request names it"
     else:
         why = "the default" if len(fitting) > 1 else f"the default, and the only one for a {family}"
     return MethodPlan(name=method.name, preset=choice.preset, changed=choice.params, family=family,
-                      claim=method.claim, paper=method.paper, why=why)
+                      claim=method.claim, paper=method.paper, why=why, may_read=choosing.may_read(request))
 
 
 def _what_happens(attempts: list[Run], request: Request, again: bool) -> tuple[str, str]:
@@ -266,9 +267,10 @@ def _rooms(workspace: Workspace, request: Request, earlier: _Earlier) -> Iterato
 def _work(request: Request) -> dict[str, str]:
     """What each room up to the gate does, in words with this request's numbers."""
     finds = "a person's labels say" if request.labels else "the oracle says"
+    real = "; sorts the training images by their labels" if request.training else ""
     return {
         "fetch_checkpoint": "the parent, the oracle and the judge, against their pinned digests",
-        "curate_forget_set": f"draws {request.sampling.curate:,} samples; {finds} what is unwanted",
+        "curate_forget_set": f"draws {request.sampling.curate:,} samples; {finds} what is unwanted{real}",
         "adapt": f"first stage of {request.method.name}, on the unwanted",
         "unlearn": "second stage, on the wanted",
         "evaluate": f"parent and candidate on the same {request.sampling.evaluate:,} latents",

@@ -65,6 +65,7 @@ def summarise(run: Run) -> dict[str, Any]:
         "run": run.name, "request_id": request.id, "attempt": state.attempt, "state": state.state,
         **{name: stands[name] for name in ("due", "overdue", "attempts", "since", "at_work", "progress")},
         "reason": state.reason or None, "verdict": None, "forgotten": list(request.forget.classes),
+        "method": request.method.model_dump(mode="json"),
         "pul": None, "residual_rate": None, "fid": None, "kid": None, "shares": None,
         # A room that was served from an earlier run took no time of this one: null, not zero.
         "seconds": {room: None if state.rooms[room].reused else state.rooms[room].seconds

@@ -64,6 +64,9 @@ def show_run(out: Console, summary: dict[str, Any]) -> None:
         rows.append(("due", _due(summary)))
     if summary["reason"]:
         rows.append(("because", escape(summary["reason"])))
+    method = summary["method"]
+    why = f", chosen by auto, {method['chosen']}" if method["chosen"] else ""
+    rows.append(("method", escape(method["name"] + why)))
     _print_rows(out, [*rows, *_numbers(summary)])
     if state in _NEXT and not summary["at_work"]:
         out.print(f"\nnext: {_NEXT[state].format(run=summary['run'])}", highlight=False, soft_wrap=True)
@@ -149,8 +152,9 @@ def show_plan(out: Console, plan: "Plan") -> None:
         ("", _WOULD[plan.would].format(run=plan.run) + tries),
         ("to be forgotten", escape(", ".join(map(str, plan.forget)))),
         ("parent", escape(f"{plan.parent}  {plan.parent_sha256[:12]}")),
-        ("method", escape(f"{method.name}, for a {method.family}: {method.why}; claim: {method.claim}")),
-        ("", escape(f"preset {method.preset}, {changed}")),
+        ("method", escape(f"{method.name}, for a {method.family}; {method.why}")),
+        ("", escape(f"preset {method.preset}, {changed}; claim: {method.claim}")),
+        ("", escape(f"it may read {method.may_read}")),
         *((TITLES[room.room], escape(room.does) + f"  [dim]{_when(room)}[/]") for room in plan.rooms),
         ("in all", _expected(plan)),
         ("samples", f"{samples.planned:,} latents{share}"),

@@ -27,6 +27,12 @@ WORDS: dict[Need, str] = {
 }
 
 
+def may_read(request: Request) -> str:
+    """What training is let see of a request, in words."""
+    own = "the model's own samples and the oracle"
+    return f"{own}; of training, images to forget and to keep" if request.training is not None else own
+
+
 def brought(request: Request) -> frozenset[Need]:
     """What a method will find in a request, as far as that can be known before anything is drawn."""
     return ALWAYS | _BY_TRAINING if request.training is not None else ALWAYS
@@ -47,8 +53,8 @@ def decided(request: Request, family: str) -> MethodChoice:
     lacking = {method.name: _missing((*method.needs, *preference.given), request) for method, preference in candidates}
     for place, (method, preference) in enumerate(candidates):
         if not lacking[method.name]:
-            data = "with" if request.training is not None else "without"
-            why = [f"for a {family} {data} training images, {method.name}: {preference.because}",
+            given = "training images" if request.training is not None else "no training images"
+            why = [f"given {given}: {preference.because}",
                    *(f"{other.name} would come first with {_listed(lacking[other.name])}"
                      for other, _ in candidates[:place])]
             return MethodChoice(name=method.name, preset=asked.preset, chosen="; ".join(why))
@@ -70,7 +76,7 @@ def suited(request: Request, family: str) -> Method:
         raise BadInput("method: 'auto' is still open, and what a run is to do must be settled",
                        "begin it with 'expunge run', or name the method")
     if choice.chosen is not None and (would := decided(request, family)) != choice:
-        raise BadInput(f"method.chosen: 'auto' comes to something else here: {would.chosen}",
+        raise BadInput(f"method.chosen: 'auto' comes to something else here: {would.name}, {would.chosen}",
                        "write 'method: auto', or name the method and leave 'chosen' out")
     method = find(choice.name, family)
     method.parameters(choice.preset, choice.params)

@@ -107,6 +107,17 @@ def test_the_claim_is_said_for_what_it_is(plan):
     assert not any("what the parent drew" in text for text in found["not_shown"])
 
 
+def test_the_method_is_said_with_the_reason_for_it_and_what_it_may_read(plan):
+    training = {"training": {"uri": "builtin://digits/train"}}
+    assert plan()["method"]["why"] == "the request names it"
+    assert "training" not in plan()["method"]["may_read"]
+    for brings in ({}, training):
+        found = plan(id="other", method="auto", **brings)["method"]
+        assert found["name"] != "auto"
+        assert found["why"].startswith("chosen by auto, given " + ("training images: " if brings else "no training"))
+        assert ("of training, images to forget and to keep" in found["may_read"]) == bool(brings)
+
+
 def test_those_who_may_sign_are_named_and_the_requester_is_not_among_them(plan):
     found = plan()
     assert (found["approvals"], found["reviewers"]) == (1, ["grace"])
