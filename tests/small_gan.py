@@ -42,8 +42,8 @@ class Killed(Exception):
 class KilledOnce(Session):
     """Keeps state as a room does, through bytes, and dies right after the first time."""
 
-    def __init__(self, seed, kept, after=0):
-        super().__init__(seed)
+    def __init__(self, seed, kept, after=0, threads=2):
+        super().__init__(seed, threads)
         self.kept, self.after = kept, after
 
     def checkpoint(self, state):
