@@ -9,7 +9,9 @@ and the image is the sum of what every resolution paints, enlarged to the next (
 paper scales each image's weights and convolves each image by weights of its own; scaling what comes in and what
 goes out instead is the same function, needs one convolution for all images, and is faster on a processor. Weights
 are standard normal and multiplied by their initialisation's scale when used (equalised learning rate, Karras et al.
-2018, section 4.1); an activation is a leaky ReLU times sqrt(2), which keeps the variance.
+2018, section 4.1); an activation is a leaky ReLU times sqrt(2), which keeps the variance. As lrelu(c x) = c lrelu(x)
+for c > 0, such factors are multiplied onto weights, before, and not onto images, after: each pass over all pixels
+that is saved counts for as much as a convolution does.
 
 Parameters and buffers are named as in the public PyTorch checkpoints, so that those load as they are.
 """
@@ -35,11 +37,7 @@ GRID = 4  # side of the coarsest feature map
 WIDEST = 512  # channels at up to 32x32, as in the paper
 GROUP = 4  # images whose spread the discriminator is told of
 MAPPING_RATE = 0.01  # of the mapping network, relative to all else
-
-
-def activated(x: Tensor) -> Tensor:
-    """Leaky ReLU of slope 0.2, times sqrt(2)."""
-    return F.leaky_relu(x, 0.2) * math.sqrt(2)
+SLOPE, GAIN = 0.2, math.sqrt(2)  # of the leaky ReLU, and what it is multiplied by
 
 
 class Dense(nn.Module):
@@ -59,31 +57,35 @@ class Dense(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, outputs] for [B, inputs]."""
-        x = F.linear(x, self.weight * self.scale, self.bias * self.rate)
-        return activated(x) if self.active else x
+        gain = GAIN if self.active else 1.0
+        x = F.linear(x, self.weight * (self.scale * gain), self.bias * (self.rate * gain))
+        return F.leaky_relu(x, SLOPE) if self.active else x
 
 
 class Convolution(nn.Module):
-    """A convolution without bias at an equalised learning rate."""
+    """A convolution at an equalised learning rate, all of whose output is multiplied by `gain`."""
 
-    def __init__(self, inputs: int, outputs: int, side: int, step: int = 1, pad: int = 0) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, side: int, step: int = 1, pad: int = 0, gain: float = 1.0
+    ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(outputs, inputs, side, side))
-        self.scale = 1 / math.sqrt(inputs * side**2)
-        self.step, self.pad = step, pad
+        self.scale = gain / math.sqrt(inputs * side**2)
+        self.step, self.pad, self.gain = step, pad, gain
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """New weights, from torch's own random stream."""
         nn.init.normal_(self.weight)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, outputs, H', W'] for [B, inputs, H, W]."""
-        return F.conv2d(x, self.weight * self.scale, stride=self.step, padding=self.pad)
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """[B, outputs, H', W'] for [B, inputs, H, W]; `bias` is [outputs]."""
+        bias = None if bias is None else bias * self.gain
+        return F.conv2d(x, self.weight * self.scale, bias, stride=self.step, padding=self.pad)
 
 
-class Activation(nn.Module):
-    """Adds a bias per channel and activates."""
+class Bias(nn.Module):
+    """A number per channel, which the layer that owns it adds."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -94,49 +96,43 @@ class Activation(nn.Module):
         """No bias."""
         nn.init.zeros_(self.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Same shape as `x` [B, C, H, W]."""
-        return activated(x + self.bias.view(1, -1, 1, 1))
-
 
 # ------------------------------------------------------------------------------------------- generator
 
 
 class ModulatedConvolution(nn.Module):
-    """A convolution whose incoming channels are scaled by a style (eq. 1), its outgoing ones to unit norm (eq. 3)."""
+    """A convolution whose incoming channels are scaled by a style, which it makes from a latent in W."""
 
-    def __init__(self, inputs: int, outputs: int, side: int, latent_dim: int, demodulate: bool = True,
-                 enlarge: bool = False) -> None:
+    def __init__(self, inputs: int, outputs: int, side: int, latent_dim: int, enlarge: bool = False) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(1, outputs, inputs, side, side))
         self.modulation = Dense(latent_dim, inputs, bias=1.0)
         if enlarge:
             self.blur = Smooth(pad=(1, 1), gain=4.0)
         self.scale = 1 / math.sqrt(inputs * side**2)
-        self.side, self.demodulate, self.enlarge = side, demodulate, enlarge
+        self.side, self.enlarge = side, enlarge
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """New weights, from torch's own random stream; the modulation resets its own."""
         nn.init.normal_(self.weight)
 
-    def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        """[B, outputs, H, W], or twice that side, for `x` [B, inputs, H, W] and styles from `w` [B, latent_dim]."""
-        style: Tensor = self.modulation(w)
-        weight = self.weight[0] * self.scale
-        x = x * style[:, :, None, None]
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        """Eq. 1: [B, outputs, H, W], or twice that side, for `x` [B, inputs, H, W] and `style` [B, inputs]."""
+        weight, x = self.weight[0] * self.scale, x * style[:, :, None, None]
         if self.enlarge:
-            x = self.blur(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2))
-        else:
-            x = F.conv2d(x, weight, padding=self.side // 2)
-        if self.demodulate:
-            power = style.square() @ weight.square().sum(dim=(2, 3)).T  # of each image's scaled weights, [B, outputs]
-            x = x * torch.rsqrt(power + 1e-8)[:, :, None, None]
-        return x
+            enlarged: Tensor = self.blur(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2))
+            return enlarged
+        return F.conv2d(x, weight, padding=self.side // 2)
+
+    def demodulation(self, style: Tensor) -> Tensor:
+        """Eq. 3: what brings each image's outgoing channels back to unit variance, [B, outputs]."""
+        power = style.square() @ (self.weight[0] * self.scale).square().sum(dim=(2, 3)).T  # of each image's weights
+        return torch.rsqrt(power + 1e-8)
 
 
 class Noise(nn.Module):
-    """Adds an image of noise to every channel, as strongly as it has learned to."""
+    """An image of noise for every channel, as strong as it has learned to be."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -147,24 +143,26 @@ class Noise(nn.Module):
         """No noise."""
         nn.init.zeros_(self.weight)
 
-    def forward(self, x: Tensor, noise: Tensor) -> Tensor:
-        """Same shape as `x` [B, C, H, W]; `noise` is [1 or B, 1, H, W]."""
-        return x + self.weight * noise
+    def forward(self, noise: Tensor) -> Tensor:
+        """Same shape as `noise` [1 or B, 1, H, W]."""
+        return self.weight * noise
 
 
 class StyledLayer(nn.Module):
-    """Modulated convolution, noise, bias, activation."""
+    """Modulated convolution, demodulation, noise, bias, activation."""
 
     def __init__(self, inputs: int, outputs: int, latent_dim: int, enlarge: bool = False) -> None:
         super().__init__()
         self.conv = ModulatedConvolution(inputs, outputs, 3, latent_dim, enlarge=enlarge)
         self.noise = Noise()
-        self.activate = Activation(outputs)
+        self.activate = Bias(outputs)
 
     def forward(self, x: Tensor, w: Tensor, noise: Tensor) -> Tensor:
-        """[B, outputs, H, W], or twice that side."""
-        out: Tensor = self.activate(self.noise(self.conv(x, w), noise))
-        return out
+        """[B, outputs, H, W], or twice that side, for `x` [B, inputs, H, W], `w` [B, latent_dim] and noise."""
+        style = self.conv.modulation(w)
+        factors = self.conv.demodulation(style)[:, :, None, None]
+        added = self.noise(noise) + self.activate.bias[:, None, None]
+        return F.leaky_relu(torch.addcmul(added * GAIN, self.conv(x, style), factors * GAIN), SLOPE)
 
 
 class ToImage(nn.Module):
@@ -174,7 +172,7 @@ class ToImage(nn.Module):
         super().__init__()
         if enlarge:
             self.upsample = Enlarge()
-        self.conv = ModulatedConvolution(inputs, channels, 1, latent_dim, demodulate=False)
+        self.conv = ModulatedConvolution(inputs, channels, 1, latent_dim)
         self.bias = nn.Parameter(torch.empty(1, channels, 1, 1))
         self.reset_parameters()
 
@@ -184,7 +182,7 @@ class ToImage(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor, below: Tensor | None = None) -> Tensor:
         """An image [B, channels, H, W]; `below` is the coarser one, of half the side."""
-        image: Tensor = self.conv(x, w) + self.bias
+        image: Tensor = self.conv(x, self.conv.modulation(w)) + self.bias
         return image if below is None else image + self.upsample(below)
 
 
@@ -320,23 +318,38 @@ class Stylegan2Generator(nn.Module):
 # --------------------------------------------------------------------------------------- discriminator
 
 
-def _layer(inputs: int, outputs: int, side: int) -> nn.Sequential:
-    return nn.Sequential(Convolution(inputs, outputs, side, pad=side // 2), Activation(outputs))
+class Layer(nn.Sequential):
+    """A filter where one is needed, a convolution, a bias, and an activation."""
+
+    def __init__(self, inputs: int, outputs: int, side: int, halve: bool = False, gain: float = GAIN) -> None:
+        if halve:
+            # The filter leaves one row and one column more: a 3x3 convolution has no margin, and takes them.
+            super().__init__(Smooth(pad=(2, 2)), Convolution(inputs, outputs, side, step=2, gain=gain), Bias(outputs))
+        else:
+            super().__init__(Convolution(inputs, outputs, side, pad=side // 2, gain=gain), Bias(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, outputs, H, W], or half that side, for [B, inputs, H, W]."""
+        *before, convolution, bias = self
+        for module in before:
+            x = module(x)
+        return F.leaky_relu(convolution(x, bias.bias), SLOPE)
 
 
 class Halving(nn.Module):
-    """A residual block that halves the side."""
+    """A residual block that halves the side. The sum of its two ways is divided by sqrt(2): it keeps the variance."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.conv1 = _layer(inputs, inputs, 3)
-        self.conv2 = nn.Sequential(Smooth(pad=(2, 2)), Convolution(inputs, outputs, 3, step=2), Activation(outputs))
+        self.conv1 = Layer(inputs, inputs, 3)
+        self.conv2 = Layer(inputs, outputs, 3, halve=True, gain=GAIN / math.sqrt(2))
         # A 1x1 convolution looks at every second pixel only, so no other is filtered.
-        self.skip = nn.Sequential(Smooth(pad=(1, 1), step=2), Convolution(inputs, outputs, 1))
+        self.skip = nn.Sequential(
+            Smooth(pad=(1, 1), step=2), Convolution(inputs, outputs, 1, gain=1 / math.sqrt(2)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, outputs, H/2, W/2] for [B, inputs, H, W], of the same variance."""
-        out: Tensor = (self.conv2(self.conv1(x)) + self.skip(x)) / math.sqrt(2)
+        """[B, outputs, H/2, W/2] for [B, inputs, H, W]."""
+        out: Tensor = self.conv2(self.conv1(x)) + self.skip(x)
         return out
 
 
@@ -362,9 +375,9 @@ class Stylegan2Discriminator(nn.Module):
     def __init__(self, channels: int, widths: Sequence[int]) -> None:
         super().__init__()
         downwards = list(reversed(widths))
-        self.convs = nn.Sequential(_layer(channels, downwards[0], 1), *(
+        self.convs = nn.Sequential(Layer(channels, downwards[0], 1), *(
             Halving(inputs, outputs) for inputs, outputs in pairwise(downwards)))
-        self.final_conv = _layer(widths[0] + 1, widths[0], 3)
+        self.final_conv = Layer(widths[0] + 1, widths[0], 3)
         self.final_linear = nn.Sequential(
             Dense(widths[0] * GRID * GRID, widths[0], active=True), Dense(widths[0], 1))
 

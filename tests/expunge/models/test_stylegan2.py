@@ -16,7 +16,15 @@ from expunge.errors import BadInput
 from expunge.methods.retrain import afresh
 from expunge.methods.training import weights
 from expunge.models.adversarial import PathLength, r1_penalty
-from expunge.models.stylegan2 import Bounded, ModulatedConvolution, group_spread, public_widths
+from expunge.models.stylegan2 import (
+    Bounded,
+    Halving,
+    Layer,
+    ModulatedConvolution,
+    StyledLayer,
+    group_spread,
+    public_widths,
+)
 from expunge.models.upfirdn import Enlarge, Smooth
 from pipelines.demo import request_for
 
@@ -161,12 +169,12 @@ def test_enlarging_and_smoothing_keep_the_brightness():
 # -------------------------------------------------------------------------------------------- modulation
 
 
-def by_modulated_weights(layer, x, w):
+def by_modulated_weights(layer, x, w, demodulate):
     """The paper's own form: each image is convolved by weights of its own, scaled and brought to unit norm."""
     out = []
     for image, style in zip(x, layer.modulation(w), strict=True):
         weight = layer.weight[0] * layer.scale * style[None, :, None, None]
-        if layer.demodulate:
+        if demodulate:
             weight = weight * torch.rsqrt(weight.square().sum((1, 2, 3), keepdim=True) + 1e-8)
         if layer.enlarge:
             grown = nn.functional.conv_transpose2d(image[None], weight.transpose(0, 1), stride=2)
@@ -176,18 +184,23 @@ def by_modulated_weights(layer, x, w):
     return torch.cat(out)
 
 
-@pytest.mark.parametrize(("side", "demodulate", "enlarge"), [(3, True, False), (3, True, True), (1, False, False)])
-def test_scaling_what_goes_in_and_out_is_modulating_the_weights(side, demodulate, enlarge):
+@pytest.mark.parametrize(("side", "enlarge"), [(3, False), (3, True), (1, False)])
+def test_scaling_what_goes_in_and_out_is_modulating_the_weights(side, enlarge):
     torch.manual_seed(1)
-    layer = ModulatedConvolution(6, 4, side, 5, demodulate, enlarge).double()
+    layer = ModulatedConvolution(6, 4, side, 5, enlarge).double()
     x, w = drawn(3, 6, 8, 8), drawn(3, 5, seed=1)
-    assert torch.allclose(layer(x, w), by_modulated_weights(layer, x, w), atol=1e-12)
+    style = layer.modulation(w)
+    out, factors = layer(x, style), layer.demodulation(style)
+    assert torch.allclose(out, by_modulated_weights(layer, x, w, demodulate=False), atol=1e-12)
+    demodulated = out * factors[:, :, None, None]
+    assert torch.allclose(demodulated, by_modulated_weights(layer, x, w, demodulate=True), atol=1e-12)
 
 
 def test_a_demodulated_layer_keeps_unit_variance_whatever_the_style():
     torch.manual_seed(2)
     layer = ModulatedConvolution(32, 32, 3, 4).double()
-    out = layer(drawn(8, 32, 16, 16), 100 * drawn(8, 4, seed=1))
+    style = layer.modulation(100 * drawn(8, 4, seed=1))
+    out = layer(drawn(8, 32, 16, 16), style) * layer.demodulation(style)[:, :, None, None]
     assert out[..., 1:-1, 1:-1].std().item() == pytest.approx(1, abs=0.05)
 
 
@@ -368,11 +381,11 @@ def test_a_fresh_one_has_activations_of_unit_size_in_every_layer():
     gan = models.build("stylegan2", size=32, latent_dim=64, widths=[64, 64, 64, 64])
     sizes = {}
     for name, module in gan.named_modules():
-        if name.endswith(("activate", "conv1", "conv2", "style", "final_conv")):
+        if isinstance(module, StyledLayer | Layer | Halving) or name.endswith(("style", "final_linear.0")):
             module.register_forward_hook(lambda _, __, out, name=name: sizes.update({name: out.square().mean().item()}))
     with torch.no_grad():
         gan.discriminator(gan.generator(torch.randn(16, 64), bounded=False))
-    assert len(sizes) > 10
+    assert len(sizes) == 8 + 10 + 2, "of the generator, of the discriminator's blocks, and at its end"
     assert all(0.1 < size < 3 for size in sizes.values()), sizes  # filters take some at first: the map is noise
 
 
@@ -410,15 +423,16 @@ def gradients_agree(function, *inputs, twice=True):
     return True
 
 
-@pytest.mark.parametrize(("demodulate", "enlarge"), [(True, False), (True, True), (False, False), (False, True)])
-def test_gradients_of_a_modulated_convolution(demodulate, enlarge):
+@pytest.mark.parametrize("enlarge", [False, True])
+def test_gradients_of_a_styled_layer(enlarge):
     torch.manual_seed(3)
-    layer = ModulatedConvolution(2, 2, 3, 3, demodulate, enlarge).double()
+    layer, side = StyledLayer(2, 2, 3, enlarge).double(), 4 if enlarge else 2
 
-    def function(x, w, weight):
-        return torch.func.functional_call(layer, {"weight": weight}, (x, w))
+    def function(x, w, weight, noise):
+        return torch.func.functional_call(layer, {"conv.weight": weight}, (x, w, noise))
 
-    assert gradients_agree(function, drawn(2, 2, 2, 2), drawn(2, 3, seed=1), layer.weight.detach().clone())
+    assert gradients_agree(function, drawn(2, 2, 2, 2), drawn(2, 3, seed=1), layer.conv.weight.detach().clone(),
+                           drawn(1, 1, side, side, seed=2))
 
 
 @pytest.mark.parametrize("layer", [Smooth((2, 2)), Smooth((1, 1), step=2), Smooth((2, 1)), Enlarge()])
