@@ -30,6 +30,8 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -48,6 +50,7 @@ RESUME_SUFFIX = ".resume"
 START_VARIABLE = "EXPUNGE_START"  # which start of its run a process belongs to
 ROOT = Path(__file__).parent.parent
 DATA_SUFFIXES = frozenset({".j2", ".css", ".yaml", ".sql"})
+METHODS = "expunge.methods"  # where built-in methods are, and the entry points' group of all others
 OUR_PACKAGES = ("expunge", "components")
 RoomStatement: TypeAlias = Statement[RoomPredicate]
 
@@ -307,12 +310,14 @@ def die_with_run(workspace: Workspace) -> bool:
 def code_digest(module: str, params: dict[str, Any]) -> str:
     """One digest over the source of `module`, of all our modules that it imports, and the data beside them.
 
-    A method is chosen by name at run time, so a parameter called `method` adds that method's file. A method
-    from somebody else's package is covered by its distribution's version, through the parameters' digest.
+    A method is chosen by name at run time, so a parameter called `method` adds that method's file, or all Python
+    files of the package that brings it.
     """
     pending, sources = [module], {}
     if isinstance(params.get("method"), str):
-        pending.append(f"expunge.methods.{params['method']}")
+        built_in = f"{METHODS}.{params['method']}"
+        pending.append(built_in)
+        sources |= _brought_by_a_package(params["method"]) if _source_of(built_in) is None else {}
     while pending:
         current = pending.pop()
         file = _source_of(current)
@@ -334,6 +339,20 @@ def _source_of(module: str) -> Path | None:
     base = ROOT / package
     path = base.joinpath(*rest.split(".")) if rest else base
     return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
+
+
+def _brought_by_a_package(method: str) -> dict[str, str]:
+    """Digests of the code of the installed package that offers a method, by file; nothing of it is imported."""
+    found: dict[str, str] = {}
+    for point in entry_points(group=METHODS, name=method):
+        top = find_spec(point.module.partition(".")[0])
+        if top is None:
+            continue
+        for folder in map(Path, top.submodule_search_locations or ()):
+            found |= {f"{top.name}/{file.relative_to(folder)}": sha256_file(file) for file in folder.rglob("*.py")}
+        if not top.submodule_search_locations and top.origin:
+            found[top.name] = sha256_file(Path(top.origin))
+    return found
 
 
 @functools.cache

@@ -199,6 +199,25 @@ def test_a_change_of_code_reaches_the_rooms_that_run_it_and_no_other(changed, wh
     assert {name for name in before if before[name] != after[name]} == whose
 
 
+@pytest.mark.parametrize("layout", ["module", "package"])
+def test_a_change_of_a_packages_method_reaches_the_rooms_that_run_it(layout, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    point = "theirs.nudge" if layout == "package" else "theirs"
+    file = tmp_path.joinpath(*point.split(".")).with_suffix(".py")
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("raise SystemExit('nobody has to run me to know what I am')")
+    (tmp_path / "theirs-1.dist-info").mkdir()
+    (tmp_path / "theirs-1.dist-info" / "entry_points.txt").write_text(f"[expunge.methods]\nnudge = {point}:METHOD\n")
+
+    def digest(method):
+        return code_digest("components.adapt.step", {"method": method})
+
+    before, other = digest("nudge"), digest("adapt_then_unlearn")
+    file.write_text("# another way")
+    assert digest("nudge") != before
+    assert digest("adapt_then_unlearn") == other
+
+
 def test_a_stored_file_describes_the_bytes_on_disk(source):
     assert StoredFile.of(source) == StoredFile(
         name="source", size=3, sha256="ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad")
