@@ -66,9 +66,9 @@ def unlearn(parent: Gan, adaptation: Weights, material: Material, params: Params
 
     def one_step(step: int) -> dict[str, Tensor]:
         game.cool(step / params.steps)
-        fake = game.gan(original.draw_latents(params.batch, random).to(session.device))
+        fake = game.paint(original.draw_latents(params.batch, random).to(session.device), random)
         told = game.teach(step, pick(wanted, params.batch, random), fake.detach())
-        losses = {"adversarial": game.fooled(fake)}
+        losses = {"adversarial": game.fooled(fake), **game.even_paths(step, random)}
         if elastic is not None:
             losses["elastic"] = params.ewc_weight * elastic(game.gan.generator)
         game.draw(losses)

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from expunge.methods.method import setting
-from expunge.methods.training import Loop, Session, Weights, pick, stream
+from expunge.methods.training import Loop, Session, Weights, need, pick, stream
 from expunge.models import Gan
-from expunge.models.adversarial import discriminator_loss, generator_loss, r1_penalty
+from expunge.models.adversarial import PathLength, discriminator_loss, generator_loss, r1_penalty
+from expunge.models.stylegan2 import Stylegan2Generator
 
 
 class TrainingParams(BaseModel):
@@ -27,8 +28,36 @@ class TrainingParams(BaseModel):
     discriminator_rate: float = setting(1e-3, "peak learning rate of D; as in pre-training", gt=0)
     r1_weight: float = setting(0.2, "gradient penalty on D (gamma of Mescheder et al. 2018)", ge=0)
     r1_every: int = setting(8, "steps between gradient penalties (lazy regularisation)", ge=1)
+    generator_beta2: float = setting(0.99, "Adam's beta2 for G; its beta1 is 0", ge=0, lt=1)
+    discriminator_beta2: float = setting(0.99, "Adam's beta2 for D; its beta1 is 0", ge=0, lt=1)
     ema_decay: float = setting(0.99, "averaging of G over steps; 0 keeps the last weights", ge=0, lt=1)
     cooling: float = setting(0.5, "last part of the steps, over which both rates fall to 0; 0: they stay", ge=0, le=1)
+    fresh_noise: bool = setting(
+        False, "StyleGAN2 only: noise drawn anew per image, and pixels not cut to their range in training")
+    style_mixing: float = setting(0.0, "StyleGAN2 only: chance that two latents lead a batch's images", ge=0, le=1)
+    path_length_weight: float = setting(0.0, "StyleGAN2 only: weight of path-length regularisation", ge=0)
+    path_length_every: int = setting(4, "steps between path-length penalties (lazy regularisation)", ge=1)
+
+
+LAZY_G, LAZY_D = 4 / 5, 16 / 17  # what Karras et al. 2020, appendix B, do to Adam for penalties every 4 and 16 steps
+
+# A StyleGAN2 is trained so, by Karras et al. 2020 in the public PyTorch implementation, whose authors' rate is 0.002.
+# Each penalty takes a step of its own there; here it is added to the loss of its step.
+AS_STYLEGAN2: dict[str, Any] = {
+    "batch": 16,
+    "generator_rate": 0.002 * LAZY_G,
+    "generator_beta2": 0.99**LAZY_G,
+    "discriminator_rate": 0.002 * LAZY_D,
+    "discriminator_beta2": 0.99**LAZY_D,
+    "r1_weight": 10.0,
+    "r1_every": 16,
+    "path_length_weight": 2.0,
+    "path_length_every": 4,
+    "style_mixing": 0.9,
+    "fresh_noise": True,
+    "ema_decay": 0.5 ** (32 / 10_000),
+    "cooling": 0.0,
+}
 
 
 class GameParams(TrainingParams):
@@ -44,18 +73,55 @@ class Game:
         self.params = params
         self.original = original
         self.gan = deepcopy(original).requires_grad_(True)
-        self.painter = self._adam(self.gan.generator, params.generator_rate)
-        self.teller = self._adam(self.gan.discriminator, params.discriminator_rate)
+        self.painter = self._adam(self.gan.generator, params.generator_rate, params.generator_beta2)
+        self.teller = self._adam(self.gan.discriminator, params.discriminator_rate, params.discriminator_beta2)
+        self.paths = PathLength()
+        need(
+            self.styled or not (params.fresh_noise or params.style_mixing or params.path_length_weight),
+            "method.params: fresh_noise, style_mixing and path_length_weight are for a StyleGAN2, and this is none",
+            "set them to false, 0 and 0, or choose another preset",
+        )
 
     @staticmethod
-    def _adam(player: nn.Module, rate: float) -> torch.optim.Adam:
-        return torch.optim.Adam(player.parameters(), lr=rate, betas=(0.0, 0.99))  # the authors', from StyleGAN2
+    def _adam(player: nn.Module, rate: float, beta2: float) -> torch.optim.Adam:
+        # beta1 = 0: momentum lets the two players overshoot each other (Karras et al. 2018, appendix A.1).
+        return torch.optim.Adam(player.parameters(), lr=rate, betas=(0.0, beta2))
+
+    @property
+    def styled(self) -> bool:
+        """Whether G is led by styles."""
+        return isinstance(self.gan.generator, Stylegan2Generator)
+
+    def paint(self, latents: Tensor, random: torch.Generator) -> Tensor:
+        """G's images for latents [B, latent_dim], as training shows them: with noise and second latents if asked."""
+        generator, params = self.gan.generator, self.params
+        if not isinstance(generator, Stylegan2Generator):
+            return self.gan(latents)
+        second, crossover = None, None
+        if params.style_mixing and torch.rand((), generator=random).item() < params.style_mixing:
+            second = self.original.draw_latents(len(latents), random).to(latents.device)
+            crossover = int(torch.randint(1, generator.layers, (), generator=random))
+        return generator(latents, second, crossover, noise=random if params.fresh_noise else None,
+                         bounded=not params.fresh_noise)
+
+    def even_paths(self, step: int, random: torch.Generator) -> Weights:
+        """G's path-length penalty on half a batch, as one loss; none on the steps between."""
+        generator, params = self.gan.generator, self.params
+        if not params.path_length_weight or step % params.path_length_every:
+            return {}
+        assert isinstance(generator, Stylegan2Generator)
+        device = next(generator.parameters()).device
+        w = generator.per_layer(generator.style(self.original.draw_latents(params.batch // 2, random).to(device)))
+        noise = random if params.fresh_noise else None
+        penalty = self.paths(lambda styles: generator.synthesise(styles, noise), w, random)
+        return {"path length": params.path_length_weight * params.path_length_every * penalty}
 
     def start_over(self) -> None:
         """Back to the original's weights, with fresh optimizers' state."""
         self.gan.load_state_dict(self.original.state_dict())
         self.painter.state.clear()
         self.teller.state.clear()
+        self.paths.load_state_dict(PathLength().state_dict())
 
     def cool(self, progress: float) -> None:
         """Lowers both rates linearly over the last part (`cooling`) of the steps, so that the average settles."""
@@ -100,7 +166,8 @@ class Game:
 
     def parts(self) -> dict[str, Any]:
         """What must be saved to continue."""
-        return {"gan": self.gan, "painter": self.painter, "teller": self.teller}
+        parts = {"gan": self.gan, "painter": self.painter, "teller": self.teller}
+        return parts | {"paths": self.paths} if self.params.path_length_weight else parts
 
 
 # A lesson: one update of D in a game, at a step, by a batch of the parent's samples and a random stream.

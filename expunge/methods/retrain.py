@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from expunge.errors import BadInput
-from expunge.methods.game import Game, TrainingParams
+from expunge.methods.game import AS_STYLEGAN2, Game, TrainingParams
 from expunge.methods.method import Method, setting
 from expunge.methods.training import Loop, Material, Samples, Session, Weights, prepare, stream, weights
 from expunge.models import Gan
@@ -42,6 +42,7 @@ class Params(TrainingParams):
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "digits": {"shift": 1},  # as the built-in generator was trained, for its thousand images
+    "stylegan2": {**AS_STYLEGAN2, "steps": 200_000},  # as many as the MNIST model of Tiwary et al. was trained
     "debug": {"steps": 40, "batch": 16, "ema_decay": 0.9},  # seconds; draws next to nothing
 }
 
@@ -111,7 +112,7 @@ def from_scratch(gan: Gan, real: Samples, params: Params, session: Session, rand
     by_class = labels is not None and keeps_evidence_for(game.gan.discriminator, images, int(labels.max()))
 
     def drawn() -> Tensor:
-        fake: Tensor = game.gan(gan.draw_latents(params.batch, random).to(session.device))
+        fake = game.paint(gan.draw_latents(params.batch, random).to(session.device), random)
         return moved(fake, params.shift, random)
 
     def one_step(step: int) -> dict[str, Tensor]:
@@ -129,7 +130,7 @@ def from_scratch(gan: Gan, real: Samples, params: Params, session: Session, rand
             return told + F.cross_entropy(scores, labels[chosen])
 
         told = game.teach_by(step, shown, loss)
-        losses = {"adversarial": game.fooled(drawn())}
+        losses = {"adversarial": game.fooled(drawn()), **game.even_paths(step, random)}
         game.draw(losses)
         average.update(game.gan.generator, step)
         return {"discriminator": told, **losses}

@@ -1,22 +1,33 @@
 """Adapt-then-unlearn: repeatable, resumable, honest about what it needs, and it does make a digit go."""
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from small_gan import SMALL_GAN, Killed, KilledOnce, same, small_problem
 
 from expunge.assets import path
 from expunge.errors import BadInput, NonFiniteLoss
 from expunge.methods import find
-from expunge.methods.adapt_then_unlearn import Pairs, Repulsion
+from expunge.methods.adapt_then_unlearn import Pairs, Repulsion, deal
 from expunge.methods.training import ClassifierOracle, Material, Samples, Session, in_parts
 from expunge.models import Gan, build, load
 from expunge.models.discriminator import fresh_discriminator
 
 METHOD = find("adapt_then_unlearn", "gan")
-TINY = {"models": 2, "adapt_steps": 32, "steps": 60, "batch": 8, "pool": 64, "assign_every": 20}
+TINY = {"models": 2, "adapt_steps": 2, "fisher_samples": 4, "steps": 6, "batch": 8, "pool": 64, "assign_every": 4}
+LONG_ENOUGH_TO_BE_KILLED = TINY | {"adapt_steps": 26, "steps": 51}  # state is kept every 50 steps
+NEVER_ENOUGH = {"rounds": 3, "enough": 0.0, "generator_rate": 1e-6}  # so slow that something is left in any case
+REPULSIONS = [(distance, form) for distance in ("relative", "paper_text", "paper_code") for form in ("el2", "il2", "nl2")]
 
 
-def run(params, session_for=lambda stage: Session(seed=3), problem=None):
+def quiet(seed=3):
+    """A session of one thread: two of them wait for each other where other tests run beside."""
+    return Session(seed, threads=1)
+
+
+def run(params, session_for=lambda stage: quiet(), problem=None):
     parent, negatives, positives, oracle = problem or small_problem()
     material = Material(negative=negatives, positive=positives, oracle=oracle)
     adaptation = METHOD.adapt(parent, material, params, session_for("adapt"))
@@ -28,7 +39,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(preset):
     params = METHOD.parameters(preset, {**TINY, "pool": 0})
     first = run(params)
     assert same(first, run(params))
-    assert not same(first, run(params, lambda stage: Session(seed=4)))
+    assert not same(first, run(params, lambda stage: quiet(4)))
 
 
 def test_the_parent_is_left_as_it_was():
@@ -41,13 +52,13 @@ def test_the_parent_is_left_as_it_was():
 
 
 def test_a_killed_run_continues_to_the_same_bits():
-    params = METHOD.parameters("default", TINY)
+    params = METHOD.parameters("default", LONG_ENOUGH_TO_BE_KILLED)
     undisturbed = run(params)
     kept = {"adapt": [], "unlearn": []}
     deaths = 0
     while True:
         try:
-            candidate = run(params, lambda stage: KilledOnce(3, kept[stage]))
+            candidate = run(params, lambda stage: KilledOnce(3, kept[stage], threads=1))
             break
         except Killed:
             deaths += 1
@@ -78,22 +89,134 @@ def test_pairs_need_latents():
     run(METHOD.parameters("paper", TINY | {"pool": 0}), problem=problem)
 
 
-@pytest.mark.parametrize("form", ["el2", "il2", "nl2"])
-def test_repulsion_is_largest_at_the_adapted_weights_and_falls_with_distance(form):
+def shifted(generator, by):
+    with torch.no_grad():
+        for parameter in generator.parameters():
+            parameter += by
+
+
+@pytest.mark.parametrize(("distance", "form"), REPULSIONS)
+def test_repulsion_is_largest_at_the_adapted_weights_and_falls_with_distance(distance, form):
     parent = build("dcgan", **SMALL_GAN)
-    moved = {f"0.{name}": tensor + 0.1 for name, tensor in parent.generator.state_dict().items()}
-    repulsion = Repulsion(parent, moved, METHOD.parameters("default", {"repulsion": form}))
-    at_parent = repulsion(parent.generator).item()
-    assert at_parent == pytest.approx({"el2": 1.0, "il2": 1.0, "nl2": -1.0}[form], rel=1e-4), "r = 1 at the parent"
+    adapted = {f"0.{name}": tensor + 0.01 for name, tensor in parent.generator.state_dict().items()}
+    repulsion = Repulsion(parent, adapted, METHOD.parameters("default", {"repulsion": form, "distance": distance}))
+    shifted(parent.generator, 0.0099)  # as good as there: IL2 has no value at no distance
+    losses = []
+    for _ in range(4):
+        losses.append(repulsion(parent.generator).item())
+        shifted(parent.generator, -0.005)
+    assert losses == sorted(losses, reverse=True)
+    assert len(set(losses)) == 4
+
+
+def test_relative_repulsion_is_its_weight_at_the_parent():
+    parent = build("dcgan", **SMALL_GAN)
+    adapted = {f"0.{name}": tensor + 0.1 for name, tensor in parent.generator.state_dict().items()}
+    for form, expected in {"el2": 0.7, "il2": 0.7, "nl2": -0.7}.items():
+        params = METHOD.parameters("default", {"repulsion": form, "repulsion_weight": 0.7, "repulsion_scale": 3.0})
+        assert Repulsion(parent, adapted, params)(parent.generator).item() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(("distance", "form"), REPULSIONS)
+def test_every_repulsion_is_its_formula(distance, form):
+    parent = build("dcgan", **SMALL_GAN)
+    random = torch.Generator().manual_seed(0)
+    theta = {name: tensor.detach().double().numpy() for name, tensor in parent.generator.named_parameters()}
+    adapted = {f"{k}.{name}": torch.tensor(tensor, dtype=torch.float32) + 0.02 * (k + 1) * torch.randn(tensor.shape, generator=random)
+               for k in range(3) for name, tensor in theta.items()}
+    gamma, alpha = 0.6, 1.0 if distance == "paper_code" else 0.4
+    shifted(parent.generator, 0.03)
+    changed = {"models": 3, "repulsion": form, "distance": distance, "repulsion_weight": gamma, "repulsion_scale": alpha,
+               "repulsion_limit": 1e9}
+    original = build("dcgan", **SMALL_GAN)
     with torch.no_grad():
-        for parameter in parent.generator.parameters():
-            parameter += 0.05
-    nearer = repulsion(parent.generator).item()
-    with torch.no_grad():
-        for parameter in parent.generator.parameters():
-            parameter -= 0.15
-    farther = repulsion(parent.generator).item()
-    assert nearer > at_parent > farther
+        for name, tensor in original.generator.named_parameters():
+            tensor.copy_(torch.tensor(theta[name]))
+    found = Repulsion(original, adapted, METHOD.parameters("default", changed))(parent.generator).item()
+
+    def squared(k, moved):
+        return sum((((theta[name] + moved) - adapted[f"{k}.{name}"].double().numpy()) ** 2).sum() for name in theta)
+
+    def mean_of_tensors(k):
+        errors = [(((theta[name] + 0.03) - adapted[f"{k}.{name}"].double().numpy()) ** 2).mean() for name in theta]
+        return sum(errors) / len(errors)
+
+    expected = {
+        "relative": (sum(squared(k, 0.03) / squared(k, 0) for k in range(3)) / 3, lambda d: gamma * np.exp(-alpha * (d - 1))),
+        "paper_text": (sum(squared(k, 0.03) for k in range(3)) / 3, lambda d: gamma * np.exp(-alpha * d)),
+        "paper_code": (3 / 2 * sum(mean_of_tensors(k) for k in range(3)), lambda d: 100 * np.exp(-gamma * d)),
+    }[distance]
+    d, el2 = expected
+    assert found == pytest.approx({"el2": el2(d), "il2": gamma / d, "nl2": -gamma * d}[form], rel=1e-4)
+
+
+def test_only_relative_nl2_stops_pushing():
+    parent = build("dcgan", **SMALL_GAN)
+    adapted = {f"0.{name}": tensor + 0.01 for name, tensor in parent.generator.state_dict().items()}
+    gradients = {}
+    for distance in ("relative", "paper_text"):
+        moved = build("dcgan", **SMALL_GAN)
+        moved.load_state_dict(parent.state_dict())
+        shifted(moved.generator, -0.2)
+        params = METHOD.parameters("default", {"repulsion": "nl2", "distance": distance})
+        Repulsion(parent, adapted, params)(moved.generator).backward()
+        gradients[distance] = moved.generator.project.weight.grad.abs().max().item()
+    assert gradients["relative"] == 0
+    assert gradients["paper_text"] > 0
+
+
+def test_the_codes_repulsion_has_one_number_to_set():
+    METHOD.parameters("paper_code", {"repulsion_weight": 10.0})
+    with pytest.raises(BadInput, match=r"repulsion_scale: .*has no alpha.*set repulsion_weight"):
+        METHOD.parameters("paper_code", {"repulsion_scale": 2.0})
+
+
+def test_no_adapted_model_is_refused_with_exit_code_2():
+    with pytest.raises(BadInput, match=r"method.params.models: Input should be greater than or equal to 1") as refused:
+        METHOD.parameters("default", {"models": 0})
+    assert refused.value.exit_code == 2
+
+
+@given(st.integers(1, 40), st.integers(1, 6), st.integers(1, 50))
+def test_each_adapted_model_gets_negatives_of_its_own_while_there_are_enough(images, models, each):
+    params = METHOD.parameters("default", {"models": models, "negatives_per_model": each})
+    deck = torch.arange(images)
+    if each > images:
+        with pytest.raises(BadInput, match="lower it, or let more be drawn"):
+            deal(deck, params, torch.Generator().manual_seed(0))
+        return
+    hands = deal(deck, params, torch.Generator().manual_seed(0))
+    assert [len(set(hand.tolist())) for hand in hands] == [each] * models, "nobody sees one twice"
+    seen = torch.cat(hands).bincount(minlength=images)
+    assert seen.max() - seen.min() <= 1, "none is seen by two before all were seen"
+
+
+def test_all_negatives_are_everybodys_if_no_number_is_given():
+    assert all(len(hand) == 7 for hand in deal(torch.zeros(7), METHOD.parameters("paper"), torch.Generator()))
+
+
+STYLED = {"size": 8, "latent_dim": 8, "mapping": 2, "channels": 1, "widths": [8, 8]}
+
+
+def test_the_codes_preset_unlearns_a_stylegan2_and_holds_only_its_synthesis_blocks():
+    torch.manual_seed(0)
+    parent = build("stylegan2", **STYLED)
+    _, _, _, oracle = small_problem()
+    latents = parent.draw_latents(40, torch.Generator().manual_seed(1))
+    images = in_parts(parent, latents)
+    problem = (parent, Samples(images[:10], latents[:10]), Samples(images[10:], latents[10:]), oracle)
+    changed = {"adapt_steps": 1, "steps": 5, "models": 2, "negatives_per_model": 5, "fisher_samples": 2, "batch": 8}
+    first = run(METHOD.parameters("paper_code", changed), problem=problem)
+    assert same(first, run(METHOD.parameters("paper_code", changed), problem=problem))
+    assert not same(first, parent.state_dict())
+
+
+def test_the_codes_preset_says_what_it_cannot_do_with_another_generator():
+    few = {"negatives_per_model": 5}
+    with pytest.raises(BadInput, match=r"no parameter of this generator begins with 'convs.': use 'all', or one of its beginnings: mapping, project, grow, refine, paint"):
+        run(METHOD.parameters("paper_code", few))
+    with pytest.raises(BadInput, match="are for a StyleGAN2, and this is none"):
+        run(METHOD.parameters("paper_code", {**few, "ewc_scope": "all", "fisher_samples": 1}))
 
 
 def test_every_moved_latent_gets_a_wanted_image_of_its_own():
@@ -101,7 +224,7 @@ def test_every_moved_latent_gets_a_wanted_image_of_its_own():
     latents = parent.draw_latents(20, torch.Generator().manual_seed(0))
     images = in_parts(parent, latents)
     samples = Samples(images, latents)
-    pairs = Pairs(parent, samples, samples, None, METHOD.parameters("default", {"pool": 0}), Session(seed=3))
+    pairs = Pairs(parent, samples, samples, None, METHOD.parameters("default", {"pool": 0}), quiet())
     pairs.draw_anew(0)
     assert not torch.equal(pairs.candidates, images), "they are shuffled"
     pairs.assign(parent.generator)
@@ -116,14 +239,14 @@ def steps_of(params):
         def report(self, step, total, **scalars):
             taken.append((step, total))
 
-    run(params, lambda stage: Counting(seed=3) if stage == "unlearn" else Session(seed=3))
+    run(params, lambda stage: Counting(3, threads=1) if stage == "unlearn" else quiet())
     assert all(step <= total for step, total in taken)
     return taken[-1][0]
 
 
 def test_another_round_is_run_only_while_the_oracle_finds_too_much():
     assert steps_of(METHOD.parameters("default", {**TINY, "rounds": 3, "enough": 1.0})) == TINY["steps"]
-    taken = steps_of(METHOD.parameters("default", {**TINY, "rounds": 3, "enough": 0.0}))
+    taken = steps_of(METHOD.parameters("default", {**TINY, **NEVER_ENOUGH}))
     assert taken > TINY["steps"]
     assert taken % TINY["steps"] == 0, "whole rounds"
 
@@ -134,12 +257,13 @@ def test_rounds_that_are_not_run_change_nothing():
 
 
 def test_a_run_killed_in_its_second_round_continues_to_the_same_bits():
-    params = METHOD.parameters("default", {**TINY, "rounds": 2, "enough": 0.0})
+    long = LONG_ENOUGH_TO_BE_KILLED | {"adapt_steps": 2}
+    params = METHOD.parameters("default", {**long, **NEVER_ENOUGH, "rounds": 2})
     undisturbed = run(params)
     kept = []
 
     def session(stage):
-        return KilledOnce(3, kept, after=TINY["steps"]) if stage == "unlearn" else Session(seed=3)
+        return KilledOnce(3, kept, long["steps"], threads=1) if stage == "unlearn" else quiet()
 
     with pytest.raises(Killed):
         run(params, session)
