@@ -202,6 +202,22 @@ def test_in_the_guided_game_the_generator_feels_the_oracle_and_the_oracle_stays_
     assert all(parameter.grad is None for parameter in oracle.parameters())
 
 
+def test_soft_guidance_is_mere_weights():
+    parent, material = small_material()
+    images = torch.cat([material.negative.images[:3], material.positive.images[:5]])
+    edit = Guided(material.oracle, params_of(guidance="soft", soft_weight=2.0, r1_every=1000, alpha_minus=0.1))
+    game = Game(parent, edit.params)
+    charged = edit.charge(game, images)
+    chance = material.oracle.probability_unwanted(images)
+    assert charged["guidance"].item() == pytest.approx(2 * chance.mean().item())
+    assert torch.equal(charged["adversarial"], game.fooled(images))
+    p = parent.discriminator(images).sigmoid()
+    each = -(0.1 * p.log() + 0.9 * (1 - p).log())
+    fakes = ((1 + 2 * chance) * each).mean()
+    real = -(0.95 * p.log() + 0.05 * (1 - p).log()).mean()
+    assert edit.teach(game, 1, images, images, None).item() == pytest.approx((real + fakes).item(), rel=1e-4)
+
+
 # Five pictures: two kinds that stay, one that is to be redacted, and two that nobody draws. As many copies as shares.
 REAL, FAKE, REDACTED = (torch.repeat_interleave(torch.arange(5), torch.tensor(counts))
                         for counts in ([6, 4, 0, 0, 0], [2, 3, 4, 1, 0], [0, 0, 1, 0, 0]))
