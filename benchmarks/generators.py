@@ -15,12 +15,13 @@ import argparse
 import io
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -30,7 +31,7 @@ import torch
 from numpy.typing import NDArray
 from recording import circumstances
 
-from expunge.digests import canonical_json, sha256_bytes, write_atomically
+from expunge.digests import atomic_path, canonical_json, sha256_bytes, sha256_file, write_atomically
 from expunge.methods import find
 from expunge.methods.training import ClassifierOracle, Material, Samples, Session, in_parts
 from expunge.models import Classifier, Gan, ModelSpec, build, load, save
@@ -47,7 +48,7 @@ CLASSES = {
 FILES = {"train": "train-images-idx3-ubyte", "test": "t10k-images-idx3-ubyte"}
 HALVES = {"oracle": 0.45, "oracle-validation": 0.05, "judge": 0.45, "judge-validation": 0.05}
 ARCHITECTURES = {"oracle": "lenet", "judge": "resnet"}
-EPOCHS = 6  # of a classifier, at most; more gained nothing that can be seen in these tables
+EPOCHS = {"oracle": 6, "judge": 10}  # at most
 HALVES_SEED, PARENT_SEED, REFERENCE_SEED = 1, 0, 1_000
 MEASURE_SEED = 20_261_121  # of the latents that everything is measured on; no training uses it
 FEATURED = 10_000  # latents whose features are kept, for FID; as many as the paper draws
@@ -55,6 +56,25 @@ CURATED = 6_000  # images of the parent that the oracle sorts: as many as a requ
 SAVE_EVERY, SPEAK_EVERY = 20.0, 15.0  # seconds
 
 Row = dict[str, Any]
+Made = tuple[dict[str, Any], ModelSpec, Row]  # a state, what it is for, and what else is to be known of it
+DATA_FREE = ("negative", "positive", "oracle")  # what a method is given that has only the parent itself and an oracle
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to unlearn, as a row of a table.
+
+    Attributes:
+        method: its name.
+        preset: of its settings.
+        changed: the settings that differ from the preset.
+        given: which of a request's material it gets.
+    """
+
+    method: str
+    preset: str = "default"
+    changed: Mapping[str, Any] = field(default_factory=dict)
+    given: tuple[str, ...] = DATA_FREE
 
 
 @dataclass(frozen=True)
@@ -91,6 +111,7 @@ class Bench:
         recipe: the generator's name in `RECIPES`.
         threads: of every training and measurement; part of what makes a run repeatable.
         steps: shortens every training, to try a benchmark out; None is the real length.
+        looks: only reads what is kept, and makes nothing.
     """
 
     data: Path
@@ -99,11 +120,12 @@ class Bench:
     recipe: str
     threads: int
     steps: int | None = None
+    looks: bool = False
 
     @classmethod
-    def of(cls, asked: argparse.Namespace, dataset: str) -> Bench:
+    def of(cls, asked: argparse.Namespace, dataset: str, looks: bool = False) -> Bench:
         """From the arguments of `common_arguments`."""
-        return cls(asked.data, asked.kept, dataset, asked.recipe, asked.threads, asked.steps)
+        return cls(asked.data, asked.kept, dataset, asked.recipe, asked.threads, asked.steps, looks)
 
     # ---------------------------------------------------------------- images
 
@@ -144,17 +166,20 @@ class Bench:
 
     def classifier(self, role: Literal["oracle", "judge"]) -> tuple[Classifier, Row]:
         """The oracle or the judge, and the facts of its training."""
-        def make(session: Session) -> tuple[dict[str, Any], ModelSpec]:
+        def make(session: Watched) -> Made:
             parts = self.halves()
             learn, check = (Labelled(self.train.pixels[parts[name]], self.train.labels[parts[name]])
                             for name in (role, f"{role}-validation"))
             if self.steps is not None:
                 learn = Labelled(learn.pixels[: 32 * self.steps], learn.labels[: 32 * self.steps])
-            trained = train(ARCHITECTURES[role], learn, check, 10, EPOCHS if self.steps is None else 1, session)
-            return trained.model.state_dict(), ModelSpec(architecture=ARCHITECTURES[role], config=trained.config,
-                                                         family="classifier", classes=CLASSES[self.dataset])
+            epochs = EPOCHS[role] if self.steps is None else 1
+            trained = train(ARCHITECTURES[role], learn, check, 10, epochs, session)
+            spec = ModelSpec(architecture=ARCHITECTURES[role], config=trained.config, family="classifier",
+                             classes=CLASSES[self.dataset])
+            return trained.model.state_dict(), spec, {"epochs": trained.epochs, "kept_epoch": trained.kept}
 
-        made_from = {"architecture": ARCHITECTURES[role], "halves": HALVES, "split": HALVES_SEED, "epochs": EPOCHS}
+        made_from = {"architecture": ARCHITECTURES[role], "halves": HALVES, "split": HALVES_SEED,
+                     "epochs": EPOCHS[role]}
         model, facts = self.keep(role, made_from, PARENT_SEED, make)
         assert isinstance(model, Classifier)
         return model, facts
@@ -171,40 +196,110 @@ class Bench:
         """A generator trained from scratch by the method `retrain`."""
         recipe = self.shortened()
 
-        def make(session: Session) -> tuple[dict[str, Any], ModelSpec]:
+        def make(session: Watched) -> Made:
             method = find("retrain", "gan")
-            blank = build(recipe.architecture, **recipe.config).to(memory_format=torch.channels_last)
+            blank = channels_last(build(recipe.architecture, **recipe.config))
             params = method.parameters("default", recipe.training)
             state = method.unlearn(blank, {}, Material(retain=self.real(without)), params, session)
-            return state, ModelSpec(architecture=recipe.architecture, config=recipe.config, family="gan",
-                                    classes=CLASSES[self.dataset])
+            return state, self.gan_spec(), {"samples": recipe.samples}
 
         made_from = {**asdict(recipe), "without": without}
         model, facts = self.keep(name, made_from, seed, make)
         assert isinstance(model, Gan)
-        return model, facts | {"samples": recipe.samples}
+        return channels_last(model), facts
+
+    def gan_spec(self) -> ModelSpec:
+        """What a file of the recipe's generator says of itself."""
+        recipe = RECIPES[self.recipe]
+        return ModelSpec(architecture=recipe.architecture, config=recipe.config, family="gan",
+                         classes=CLASSES[self.dataset])
+
+    def candidate(self, arm: Arm, unwanted: int, seed: int) -> tuple[Gan, Row]:
+        """The parent after an arm's unlearning of a class, and the facts of it: seconds, samples seen, images drawn."""
+        parent, parent_facts = self.parent()
+        method = find(arm.method, "gan")
+        brief = max(4, (self.steps or 0) // 10)
+        short = {} if self.steps is None else {"steps": brief, "adapt_steps": brief, "rounds": 1, "pool": 64}
+        known = method.params.model_fields
+        params = method.parameters(
+            arm.preset, {**arm.changed, **{key: value for key, value in short.items() if key in known}})
+
+        def make(session: Watched) -> Made:
+            material = self.material(parent, unwanted, seed, arm.given)
+            drawn = Counted(parent)
+            began = time.perf_counter()
+            adaptation = method.adapt(parent, material, params, session)
+            adapted = time.perf_counter()
+            state = method.unlearn(parent, adaptation, material, params, session)
+            ended = time.perf_counter()
+            drawn.end()
+            return state, self.gan_spec(), {
+                "adapt_s": adapted - began, "unlearn_s": ended - adapted, "samples": session.done * params.batch,
+                "drawn": drawn.images, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+
+        oracle = self.classifier("oracle")[1] if "oracle" in arm.given else {"sha256": None}
+        made_from = {"parent": parent_facts["sha256"], "oracle": oracle["sha256"], "method": arm.method,
+                     "params": params.model_dump(mode="json"), "given": arm.given, "unwanted": unwanted,
+                     "curated": CURATED}
+        model, facts = self.keep(f"{self.recipe}-{arm.method}-{unwanted}", made_from, seed, make, resumable=False)
+        assert isinstance(model, Gan)
+        return model, facts
 
     def shortened(self) -> Recipe:
         """The recipe, cut to `steps` where that is given."""
         recipe = RECIPES[self.recipe]
         return recipe if self.steps is None else replace(recipe, training={**recipe.training, "steps": self.steps})
 
-    def keep(self, name: str, made_from: Row, seed: int,
-             make: Callable[[Session], tuple[dict[str, Any], ModelSpec]]) -> tuple[torch.nn.Module, Row]:
-        """What `make` gives, from the folder if it is there already, and how long it once took."""
+    def keep(self, name: str, made_from: Row, seed: int, make: Callable[[Watched], Made],
+             resumable: bool = True) -> tuple[torch.nn.Module, Row]:
+        """What `make` gives, from the folder if it is there already, and how long it once took.
+
+        Raises:
+            NotThere: it is not, and this process is only to look.
+        """
         made_from = {**made_from, "images": self.images_sha256, "seed": seed, "threads": self.threads,
                      "steps": self.steps, "torch": torch.__version__}
-        file = self.kept / f"{self.dataset}-{name}-{sha256_bytes(canonical_json(made_from))[:12]}.safetensors"
+        file = self.kept / f"{self.dataset}-{name}-{digest(made_from)}.safetensors"
         if not file.exists():
+            if self.looks:
+                raise NotThere(name)
             file.parent.mkdir(parents=True, exist_ok=True)
-            session = Watched(f"{self.dataset} {name}", file.with_suffix(".resume"), seed, self.threads)
-            state, spec = make(session)
-            facts = {"made_from": made_from, "seconds": session.seconds, **circumstances()}
-            file.with_suffix(".json").write_text(json.dumps(facts, indent=1) + "\n")
+            session = Watched(f"{self.dataset} {name}", file.with_suffix(".resume") if resumable else None, seed,
+                              self.threads)
+            state, spec, known = make(session)
+            facts = {"made_from": made_from, "seconds": session.seconds, **known, **circumstances()}
+            write_atomically(file.with_suffix(".json"), (json.dumps(facts, indent=1) + "\n").encode())
             save(file, state, spec)  # last: it says that all is there
-            session.file.unlink(missing_ok=True)
+            file.with_suffix(".resume").unlink(missing_ok=True)
         facts = json.loads(file.with_suffix(".json").read_text())
-        return load(file), facts | {"sha256": sha256_bytes(file.read_bytes())}
+        return load(file), facts | {"sha256": sha256_file(file)}
+
+    # ---------------------------------------------------------------- what is seen
+
+    def drawn(self, gan: Gan, facts: Row, count: int) -> Seen:
+        """What the judge sees in a kept generator's images for the latents that everything is measured on."""
+        judge, judge_facts = self.classifier("judge")
+        key = {"judge": judge_facts["sha256"], "weights": facts["sha256"], "count": count, "seed": MEASURE_SEED}
+        return self.seen(key, lambda: generated(gan, judge, count))
+
+    def test_seen(self) -> Seen:
+        """What the judge sees in the test split."""
+        judge, judge_facts = self.classifier("judge")
+        key = {"judge": judge_facts["sha256"], "real": self.dataset, "split": "test"}
+        return self.seen(key, lambda: real(judge, self.test))
+
+    def seen(self, key: Row, look: Callable[[], Seen]) -> Seen:
+        """What `look` sees, from the folder if it has looked before."""
+        file = self.kept / f"seen-{digest(key)}.npz"
+        if not file.exists():
+            if self.looks:
+                raise NotThere(file.name)
+            torch.set_num_threads(self.threads)
+            found = look()
+            with atomic_path(file) as half, half.open("wb") as opened:
+                np.savez(opened, **{each.name: getattr(found, each.name) for each in fields(Seen)})
+        with np.load(file) as arrays:
+            return Seen(**{each.name: arrays[each.name] for each in fields(Seen)})
 
     @cached_property
     def images_sha256(self) -> str:
@@ -215,7 +310,7 @@ class Bench:
 
     # ---------------------------------------------------------------- a request's material
 
-    def material(self, parent: Gan, unwanted: int, seed: int) -> Material:
+    def material(self, parent: Gan, unwanted: int, seed: int, given: Sequence[str]) -> Material:
         """What a request would give a method: the parent's own images as the oracle sorts them, and real ones."""
         oracle, _ = self.classifier("oracle")
         latents = parent.draw_latents(CURATED, torch.Generator().manual_seed(1_000 + seed))
@@ -223,14 +318,44 @@ class Bench:
         labels = in_parts(oracle, images).argmax(dim=1)
         negative, positive = (Samples(images[rows], latents[rows], labels[rows])
                               for rows in (labels == unwanted, labels != unwanted))
-        return Material(negative=negative, positive=positive, forget=self.real(only=unwanted),
-                        retain=self.real(without=unwanted), oracle=ClassifierOracle(oracle, [unwanted]))
+        makers: dict[str, Callable[[], Any]] = {
+            "negative": lambda: negative, "positive": lambda: positive,
+            "forget": lambda: self.real(only=unwanted), "retain": lambda: self.real(without=unwanted),
+            "oracle": lambda: ClassifierOracle(oracle, [unwanted])}
+        return Material(**{role: makers[role]() for role in given})
+
+
+class NotThere(Exception):
+    """Something that has not been made yet."""
+
+
+def digest(made_from: Row) -> str:
+    """By what a file is known that was made from these."""
+    return sha256_bytes(canonical_json(made_from))[:12]
+
+
+class Counted:
+    """Counts the images that a generator and all copies of it draw."""
+
+    def __init__(self, gan: Gan) -> None:
+        self.images = 0
+        self.hook = gan.generator.register_forward_hook(self._count)
+
+    def _count(self, generator: torch.nn.Module, latents: Any, images: torch.Tensor) -> None:
+        self.images += len(images)
+
+    def __deepcopy__(self, memo: Any) -> Counted:
+        return self  # a copied generator's hook counts for the same account
+
+    def end(self) -> None:
+        """Counts no more."""
+        self.hook.remove()
 
 
 class Watched(Session):
     """A session that says how far it is, keeps resumable state in a file, and counts the time of all its attempts."""
 
-    def __init__(self, what: str, file: Path, seed: int, threads: int) -> None:
+    def __init__(self, what: str, file: Path | None, seed: int, threads: int) -> None:
         super().__init__(seed, threads)
         self.what, self.file = what, file
         self.began = self.spoke = self.saved = time.monotonic()
@@ -241,7 +366,7 @@ class Watched(Session):
     @property
     def seconds(self) -> float:
         """How long it has taken so far, an earlier attempt's time up to its last saved state included."""
-        return round(self.before + time.monotonic() - self.began, 1)
+        return self.before + time.monotonic() - self.began
 
     def report(self, step: int, total: int, **scalars: float) -> None:
         """Speaks every few seconds."""
@@ -256,7 +381,7 @@ class Watched(Session):
 
     def resume(self) -> dict[str, Any] | None:
         """The state that a stopped attempt left."""
-        if not self.file.exists():
+        if self.file is None or not self.file.exists():
             return None
         state: dict[str, Any] = torch.load(io.BytesIO(self.file.read_bytes()), weights_only=True)
         self.before = state.pop("seconds")
@@ -265,12 +390,20 @@ class Watched(Session):
 
     def checkpoint(self, state: dict[str, Any]) -> None:
         """Keeps the state, every few seconds."""
-        if time.monotonic() - self.saved < SAVE_EVERY:
+        if self.file is None or time.monotonic() - self.saved < SAVE_EVERY:
             return
         self.saved = time.monotonic()
         buffer = io.BytesIO()
         torch.save(state | {"seconds": self.seconds}, buffer)
         write_atomically(self.file, buffer.getvalue())
+
+
+def channels_last(gan: Any) -> Any:
+    """The same GAN with its convolutions' weights so laid out that training takes a tenth less time on a processor."""
+    for parameter in gan.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return gan
 
 
 # -------------------------------------------------------------------------------------------- measuring
@@ -323,12 +456,14 @@ def common_arguments(what: str) -> argparse.ArgumentParser:
     return parser
 
 
-def each_in_its_process(plan: Iterable[Sequence[object]], jobs: int) -> Iterator[tuple[Sequence[object], Row]]:
+def each_in_its_process(plan: Iterable[Sequence[object]], jobs: int, threads: int) -> Iterator[
+        tuple[Sequence[object], Row]]:
     """Runs this very command once more for each key, as `--one KEY...`, and yields what each printed last, as it ends.
 
     `jobs` run at a time. One that fails is said and yields nothing: the command, given again, does what is missing.
     """
-    environment = {"GOMP_SPINCOUNT": "1000", **os.environ}  # as the supervisor does it
+    environment = {"GOMP_SPINCOUNT": "1000", **os.environ,  # as the supervisor does it
+                   "OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": str(threads)}
 
     def one(key: Sequence[object]) -> Row | None:
         command = [sys.executable, *sys.argv, "--one", *map(str, key)]

@@ -79,7 +79,7 @@ def main() -> None:
     if asked.one:
         print(json.dumps(run(Bench.of(asked, asked.one[0]))))
         return
-    rows = [row for _, row in each_in_its_process([(name,) for name in asked.datasets], asked.jobs)]
+    rows = [row for _, row in each_in_its_process([(name,) for name in asked.datasets], asked.jobs, asked.threads)]
     rows.sort(key=lambda row: asked.datasets.index(row["dataset"]))
     recipe = RECIPES[asked.recipe]
     told = [f"- recipe: {asked.recipe} ({recipe.architecture} {recipe.config})", f"- training: {recipe.training}",
