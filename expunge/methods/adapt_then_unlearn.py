@@ -51,7 +51,6 @@ from expunge.methods.training import (
     weights,
 )
 from expunge.models import Gan
-from expunge.models.adversarial import Average
 
 ASKED = 4096  # fresh samples by which the oracle says whether another round is needed
 EL2_IN_CODE = 100.0  # gamma of EL2 in the authors' MNIST code; 50 in their AFHQ script
@@ -246,7 +245,7 @@ def unlearn(parent: Gan, adaptation: Weights, material: Material, params: Params
     warm_up(original, wanted, unwanted, params, session, params.redaction_weight)
     repulsion = Repulsion(original, adaptation, params)
     game = Game(original, params)
-    average = Average(game.gan.generator, params.ema_decay)
+    average = game.average()
 
     def one_step(step: int) -> dict[str, Tensor]:
         turn, inner = divmod(step, params.steps)

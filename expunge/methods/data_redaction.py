@@ -39,7 +39,7 @@ from pydantic import ConfigDict, ValidationInfo, field_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from expunge.methods.game import Game, GameParams, warm_up_by
+from expunge.methods.game import AS_STYLEGAN2, Game, GameParams, warm_up_by
 from expunge.methods.method import Method, setting
 from expunge.methods.training import (
     Loop,
@@ -55,7 +55,7 @@ from expunge.methods.training import (
     weights,
 )
 from expunge.models import Gan
-from expunge.models.adversarial import Average, generator_loss
+from expunge.models.adversarial import generator_loss
 
 LEAST = 1e-6  # a guided probability below this counts as this: its logarithm stays finite
 STAND_INS = (
@@ -75,6 +75,8 @@ class Params(GameParams):
 
     variant: Literal["data", "validity", "classifier"] = setting("data", "how what is to be redacted is described")
     steps: int = setting(300, "updates of each player", ge=1)
+    generator_rate: float = setting(2e-4, "peak learning rate of G; a fifth of pre-training's", gt=0)
+    discriminator_rate: float = setting(2e-4, "peak learning rate of D; a fifth of pre-training's", gt=0)
     fake_weight: float = setting(0.8, "weight of G's own images among the fakes (lambda)", gt=0, le=1)
     alpha_plus: float = setting(0.95, "D's target for real images (alpha_+)", gt=0, le=1)
     alpha_minus: float = setting(0.05, "D's target for fakes (alpha_-); below alpha_plus", ge=0, lt=1)
@@ -97,8 +99,21 @@ class Params(GameParams):
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
-    "paper": {},
-    "debug": {"steps": 60, "batch": 32, "warm_up_steps": 20, "ema_decay": 0.9, "refresh_every": 10},
+    # Our reading of a DCGAN's usual training, which knows no gradient penalty and no cooling; a tenth as long as the
+    # built-in generator was pre-trained.
+    "paper": {"steps": 700, "generator_beta2": 0.999, "discriminator_beta2": 0.999, "r1_weight": 0.0, "cooling": 0.0},
+    # Our reading for a StyleGAN2, of which nothing is known from the paper: as it was pre-trained.
+    "stylegan2": {**AS_STYLEGAN2, "steps": 1000},
+    # Seconds on one core, for tests and first tries: most of what is unwanted goes, the rest is rough.
+    "debug": {
+        "warm_up_steps": 20,
+        "steps": 60,
+        "generator_rate": 1e-3,
+        "discriminator_rate": 1e-3,
+        "batch": 32,
+        "ema_decay": 0.9,
+        "refresh_every": 10,
+    },
 }
 
 
@@ -173,14 +188,14 @@ def unlearn(parent: Gan, adaptation: Weights, material: Material, params: Params
 
     warm_up_by(original, lesson, params, session)
     game = Game(original, params)
-    average = Average(game.gan.generator, params.ema_decay)
+    average = game.average()
 
     def one_step(step: int) -> dict[str, Tensor]:
         game.cool(step / params.steps)
         edit.look_again(game.gan, step, random)
-        fake = game.gan(original.draw_latents(params.batch, random).to(session.device))
+        fake = game.paint(original.draw_latents(params.batch, random).to(session.device), random)
         told = lesson(game, step, fake.detach(), random)
-        losses = edit.charge(game, fake)
+        losses = edit.charge(game, fake) | game.even_paths(step, random)
         game.draw(losses)
         average.update(game.gan.generator, step)
         return {"discriminator": told, **losses}

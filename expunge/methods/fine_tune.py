@@ -19,7 +19,6 @@ from expunge.methods.game import Game, GameParams, warm_up
 from expunge.methods.method import Method, setting
 from expunge.methods.training import Loop, Material, Session, Weights, pick, prepare, stream, weights
 from expunge.models import Gan
-from expunge.models.adversarial import Average
 
 
 class Params(GameParams):
@@ -62,7 +61,7 @@ def unlearn(parent: Gan, adaptation: Weights, material: Material, params: Params
     warm_up(original, wanted, None, params, session)
     elastic = Elastic(original, params.fisher_samples, random, params.ewc_scope) if params.ewc_weight else None
     game = Game(original, params)
-    average = Average(game.gan.generator, params.ema_decay)
+    average = game.average()
 
     def one_step(step: int) -> dict[str, Tensor]:
         game.cool(step / params.steps)

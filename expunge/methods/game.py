@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from expunge.methods.method import setting
 from expunge.methods.training import Loop, Session, Weights, need, pick, stream
 from expunge.models import Gan
-from expunge.models.adversarial import PathLength, discriminator_loss, generator_loss, r1_penalty
+from expunge.models.adversarial import Average, PathLength, discriminator_loss, generator_loss, r1_penalty
 from expunge.models.stylegan2 import Stylegan2Generator
 
 
@@ -31,6 +31,7 @@ class TrainingParams(BaseModel):
     generator_beta2: float = setting(0.99, "Adam's beta2 for G; its beta1 is 0", ge=0, lt=1)
     discriminator_beta2: float = setting(0.99, "Adam's beta2 for D; its beta1 is 0", ge=0, lt=1)
     ema_decay: float = setting(0.99, "averaging of G over steps; 0 keeps the last weights", ge=0, lt=1)
+    ema_warm_up: bool = setting(True, "average over fewer steps at first, so that the parent fades sooner")
     cooling: float = setting(0.5, "last part of the steps, over which both rates fall to 0; 0: they stay", ge=0, le=1)
     fresh_noise: bool = setting(
         False, "StyleGAN2 only: noise drawn anew per image, and pixels not cut to their range in training")
@@ -56,6 +57,7 @@ AS_STYLEGAN2: dict[str, Any] = {
     "style_mixing": 0.9,
     "fresh_noise": True,
     "ema_decay": 0.5 ** (32 / 10_000),
+    "ema_warm_up": False,
     "cooling": 0.0,
 }
 
@@ -115,6 +117,10 @@ class Game:
         noise = random if params.fresh_noise else None
         penalty = self.paths(lambda styles: generator.synthesise(styles, noise), w, random)
         return {"path length": params.path_length_weight * params.path_length_every * penalty}
+
+    def average(self) -> Average:
+        """An average of G that begins here."""
+        return Average(self.gan.generator, self.params.ema_decay, self.params.ema_warm_up)
 
     def start_over(self) -> None:
         """Back to the original's weights, with fresh optimizers' state."""

@@ -24,7 +24,7 @@ from expunge.methods.game import AS_STYLEGAN2, Game, TrainingParams
 from expunge.methods.method import Method, setting
 from expunge.methods.training import Loop, Material, Samples, Session, Weights, prepare, stream, weights
 from expunge.models import Gan
-from expunge.models.adversarial import Average, discriminator_loss
+from expunge.models.adversarial import discriminator_loss
 
 BLACK = -1.0
 
@@ -106,7 +106,7 @@ def from_scratch(gan: Gan, real: Samples, params: Params, session: Session, rand
     """
     prepare(session)
     game = Game(gan.to(session.device), params)
-    average = Average(game.gan.generator, params.ema_decay)
+    average = game.average()
     images = real.images.to(session.device)
     labels = None if real.labels is None else real.labels.to(session.device)
     by_class = labels is not None and keeps_evidence_for(game.gan.discriminator, images, int(labels.max()))

@@ -69,16 +69,16 @@ class PathLength:
 
 
 class Average:
-    """Exponential moving average of a module's parameters, warmed up so that early steps fade."""
+    """Exponential moving average of a module's parameters; warmed up, what came first fades sooner."""
 
-    def __init__(self, module: nn.Module, decay: float) -> None:
-        self.decay = decay
+    def __init__(self, module: nn.Module, decay: float, warmed_up: bool = True) -> None:
+        self.decay, self.warmed_up = decay, warmed_up
         self.state = {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
 
     @torch.no_grad()
     def update(self, module: nn.Module, step: int) -> None:
         """Takes in the parameters after `step` (counted from 0)."""
-        decay = min(self.decay, (1 + step) / (10 + step))
+        decay = min(self.decay, (1 + step) / (10 + step)) if self.warmed_up else self.decay
         for name, parameter in module.named_parameters():
             self.state[name].lerp_(parameter, 1 - decay)
 
