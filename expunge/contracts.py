@@ -211,12 +211,18 @@ class ClassifierSource(ModelSource):
     features: str | None = None  # the submodule whose output is compared; else what enters the last linear layer
 
 
+Classes = Annotated[tuple[Annotated[int, Field(ge=0)] | ClassName, ...], Field(max_length=1000)]
+
+
 class Forget(Frozen):
     """What is unwanted: classes by the oracle's names or, where oracle and judge agree on them, numbers."""
 
-    classes: Annotated[tuple[Annotated[int, Field(ge=0)] | ClassName, ...], Field(min_length=1, max_length=1000)]
+    classes: Annotated[Classes, Field(min_length=1)]
+    # What earlier requests made the checkpoint forget, and has to stay forgotten; what is asked for again is in both.
+    # What this workspace knows of it is filled in when a run begins.
+    earlier: Classes = ()
 
-    @field_validator("classes", mode="before")
+    @field_validator("classes", "earlier", mode="before")
     @classmethod
     def _no_booleans(cls, value: Any) -> Any:
         if isinstance(value, list | tuple) and any(isinstance(item, bool) for item in value):
@@ -228,16 +234,33 @@ class Forget(Frozen):
 
         `names` may be empty: then only numbers below `count` are known.
         """
-        found = set()
-        for wanted in self.classes:
-            if isinstance(wanted, str) and wanted in names:
-                found.add(list(names).index(wanted))
-            elif isinstance(wanted, int) and wanted < count:
-                found.add(wanted)
-            else:
-                known = ", ".join(names) if names else f"0 to {count - 1}"
-                raise BadInput(f"forget.classes: {who} does not know class {wanted!r}", f"it knows {shorten(known)}")
-        return tuple(sorted(found))
+        return _numbers("classes", self.classes, who, names, count)
+
+    def earlier_numbers(self, who: str, names: Sequence[str], count: int) -> tuple[int, ...]:
+        """The same of what was forgotten before."""
+        return _numbers("earlier", self.earlier, who, names, count)
+
+
+def _numbers(field: str, classes: Sequence[int | str], who: str, names: Sequence[str], count: int) -> tuple[int, ...]:
+    found = set()
+    for wanted in classes:
+        if isinstance(wanted, str) and wanted in names:
+            found.add(list(names).index(wanted))
+        elif isinstance(wanted, int) and wanted < count:
+            found.add(wanted)
+        else:
+            known = ", ".join(names) if names else f"0 to {count - 1}"
+            raise BadInput(f"forget.{field}: {who} does not know class {wanted!r}", f"it knows {shorten(known)}")
+    return tuple(sorted(found))
+
+
+class EarlierRequest(Frozen):
+    """One request that was carried out on the way from the first model of a chain to the checkpoint."""
+
+    request_id: str
+    request_sha256: Digest
+    candidate_sha256: Digest  # of the weights that came of it
+    classes: Classes
 
 
 AUTO = "auto"  # in the place of a method's name: whichever suits the request
@@ -300,6 +323,10 @@ class Request(Record):
     members: DataSource | None = None  # labelled images that the parent was trained on; only evaluation sees them
     reference: GeneratorSource | None = None  # retrained without the forget data, where there is such a model
     extractor: ClassifierSource | None = None  # whose features distances are measured in; the judge's if not given
+    # The first model of the chain, where earlier requests stand between it and the checkpoint: drift is measured from
+    # it. Like `forget.earlier`, what this workspace knows is filled in when a run begins.
+    origin: GeneratorSource | None = None
+    came_before: tuple[EarlierRequest, ...] = ()  # the earlier requests, oldest first: written when a run begins
     # Whether the report may show what the parent drew: the policy and the reason decide, `false` forbids it.
     show_before: bool | None = None
     method: MethodChoice = MethodChoice()
@@ -352,7 +379,7 @@ class Checkpoint(Record, StoredModel):
 
     SCHEMA: ClassVar[str] = "expunge/checkpoint/v1"
 
-    role: Literal["parent", "oracle", "judge", "reference", "extractor"]
+    role: Literal["parent", "oracle", "judge", "reference", "extractor", "origin"]
     request_sha256: Digest
     uri: str
     family: str
@@ -386,6 +413,7 @@ class SampleSet(Record):
     count: Annotated[int, Field(ge=1)]
     class_counts: dict[str, int]
     unwanted: tuple[int, ...]  # in the numbering of its labels
+    earlier: tuple[int, ...] = ()  # what was forgotten before, in the same numbering
     classes: tuple[ClassName, ...] = ()  # names of its labels, where they have any
     image_shape: tuple[int, int, int]  # channels, height, width
     remote: str
@@ -517,10 +545,13 @@ class Report(Record):
     judge_sha256: Digest
     extractor_sha256: Digest | None = None  # whose features were compared; of no extractor but the judge if absent
     reference_sha256: Digest | None = None  # the model that never knew, if there was one
+    origin_sha256: Digest | None = None  # the first model of the chain, if requests came before this one
     holdout_id: Digest
     members_id: Digest | None = None
     latent_seed: Digest  # H(candidate digest || request digest)
     unwanted: tuple[int, ...]  # by the judge's numbers
+    earlier: tuple[int, ...] = ()  # what was forgotten before, by the same numbers
+    came_before: tuple[EarlierRequest, ...] = ()  # by which requests, as far as that is known; oldest first
     classes: tuple[ClassName, ...] = ()  # the judge's names, where it has any
     measurements: tuple[Measurement, ...]
     controls: tuple[Control, ...]
@@ -548,6 +579,7 @@ class Rule(Frozen):
     reason: str  # why this number
     families: tuple[str, ...] = ()  # of models that it is for; all of them if none is named
     breach: str | None = None  # what a model that breaks it is guilty of, where that has a name
+    if_earlier: bool = False  # asked only where earlier requests made the checkpoint what it is
 
 
 class Policy(Record):

@@ -19,25 +19,28 @@ from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
 import numpy as np
 
-from expunge.contracts import AUTO, MethodChoice, ModelSource, Request, Source, shorten
+from expunge.contracts import AUTO, MethodChoice, ModelSource, Release, Request, Source, shorten
 from expunge.digests import atomic_path, canonical_json, sha256_file
-from expunge.errors import BadInput, ExpungeError, Refused
+from expunge.errors import BadInput, DoesNotVerify, ExpungeError, Refused
 from expunge.room import exclusive
 from expunge.settings import Workspace, require_allowed
 from expunge.stores import hub, releases, s3
 from expunge.stores.addresses import scheme, shown
+from expunge.stores.earlier import with_its_past
 from expunge.stores.tracking import Tracking
 
 if TYPE_CHECKING:
     from expunge.samples.images import LabelledImages
 
-FIELDS = ("checkpoint", "discriminator", "oracle", "judge", "extractor", "reference", "holdout", "training", "members",
-          "labels")
+FIELDS = ("checkpoint", "discriminator", "oracle", "judge", "extractor", "reference", "origin", "holdout", "training",
+          "members", "labels")
 DATA_SETS = ("holdout", "training", "members")
+RELEASE = "release"  # the scheme of what this workspace released
 SUFFIXES = ((".safetensors",), (".pt", ".pth", ".bin"))  # of a model file, in the order of preference
-KINDS = "a path, file://, builtin://, samples://, s3://, models:/ or hf://"
+KINDS = "a path, file://, builtin://, samples://, release://, s3://, models:/ or hf://"
 LONGEST_NAME = 200  # bytes; file systems take 255, and ours has a prefix while it is written
 _REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[^/@]+))")
+_RELEASE = re.compile(r"release://(?P<model>[^/]+)(?:/(?P<generation>\d{1,9}))?")
 _FACTORY = re.compile(r"(?P<file>.*\.py):(?P<name>.*)", re.DOTALL)
 
 Fetcher = Callable[[str, Path, Workspace], Path]
@@ -65,6 +68,12 @@ def model_file(field: str, source: Source, workspace: Workspace) -> Path:
             return found
         if kind == "samples":
             raise BadInput(f"{shown(source.uri)} is a data set, not a single file", "name a file")
+        if kind == RELEASE:
+            release = _release(source.uri, workspace)
+            file = releases.folder_of(workspace, release) / releases.WEIGHTS
+            if sha256_file(file) != release.weights.sha256:
+                raise DoesNotVerify(f"{file.relative_to(workspace.root)}: not the bytes that were released")
+            return file
         file = _local(source.uri)
         if file.is_dir() and isinstance(source, ModelSource):
             file = _only_model(file, file.iterdir())
@@ -120,12 +129,17 @@ def digest(field: str, source: Source, workspace: Workspace) -> str:
 def pin(request: Request, folder: Path, workspace: Workspace) -> Request:
     """The request with every source made absolute and pinned by the digest of its bytes, factories' files too.
 
-    Paths in the request are relative to `folder`, where its file lies. `method: auto` is decided here, so that the
-    pinned request's digest stands for one method.
+    Paths in the request are relative to `folder`, where its file lies. A release is pinned by its number, for which
+    one is served may change. `method: auto` is decided here, so that the pinned request's digest stands for one
+    method. If the checkpoint came of earlier requests here, what they were about is filled in.
     """
 
     def pinned(field: str, source: Source) -> Source:
         changes = {"uri": _absolute(source.uri, folder)}
+        if scheme(source.uri) == RELEASE:
+            with _naming(field):
+                release = _release(source.uri, workspace)
+            changes["uri"] = f"{RELEASE}://{release.model}/{release.generation}"
         parts = _factory_parts(source)
         if parts is not None:
             changes["architecture"] = f"{_absolute(parts[0], folder)}:{parts[1]}"
@@ -143,7 +157,10 @@ def pin(request: Request, folder: Path, workspace: Workspace) -> Request:
         from expunge.methods.choosing import decided  # brings torch along, which naming a method does not need
 
         changes["method"] = decided(request, request.checkpoint.FAMILY)
-    return request.model_copy(update=changes)
+    found = with_its_past(request.model_copy(update=changes), workspace)
+    if found.origin is not None:
+        digest("origin", found.origin, workspace)  # the chain's own is known by its digest: is it still there?
+    return found
 
 
 # --------------------------------------------------------------------------------------- on this machine
@@ -238,6 +255,8 @@ def _read_images(uri: str, workspace: Workspace) -> "LabelledImages":
         from expunge.samples.imported import open_imported
 
         return open_imported(workspace, uri.partition("://")[2])
+    if kind == RELEASE:
+        raise BadInput(f"{shown(uri)} is a model, not a data set", "name a data set")
     if kind in _FETCHERS:
         raise BadInput(f"{shorten(shown(uri))}: images are not fetched from there",
                        "download them, then name the folder or import them with 'expunge samples import'")
@@ -344,6 +363,25 @@ def _from_registry(uri: str, folder: Path, workspace: Workspace) -> Path:
     if not Path(os.path.realpath(place)).is_relative_to(os.path.realpath(workspace.tracking)):
         require_allowed(place)
     return _there(place)
+
+
+def _release(uri: str, workspace: Workspace) -> Release:
+    """The release that ``release://model`` stands for now, or ``release://model/2`` for ever."""
+    named = _RELEASE.fullmatch(uri)
+    if named is None:
+        raise BadInput(f"{shorten(shown(uri))}: names no release",
+                       "write release://model for what is served now, or release://model/1 for its first generation")
+    known = releases.models(workspace)
+    if named["model"] not in known:
+        raise BadInput(f"{shorten(uri)}: nothing was released under that name here",
+                       f"released were: {', '.join(known) or 'none yet'}")
+    there = {release.generation: release for release in releases.history(workspace, named["model"])}
+    found = (there.get(int(named["generation"])) if named["generation"]
+             else releases.current(workspace, named["model"]))
+    if found is None:
+        raise BadInput(f"{uri}: {'there is no such generation' if named['generation'] else 'it is not in service'}",
+                       "name a generation: " + ", ".join(f"{RELEASE}://{named['model']}/{one}" for one in there))
+    return found
 
 
 def _released(uri: str, sha256: str, workspace: Workspace) -> Path:

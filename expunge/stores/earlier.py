@@ -1,0 +1,155 @@
+"""Which requests came before: what a workspace knows of how a checkpoint was made, back to where its chain began.
+
+A candidate names the samples that it was taught with, those name their request, and a run keeps that request; a
+release names its request itself. Every step is a digest, so what was changed since is not found rather than believed.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from expunge.contracts import (
+    RECORD_FILE,
+    AnyRecord,
+    Candidate,
+    ClassifierSource,
+    EarlierRequest,
+    GeneratorSource,
+    Request,
+    SampleSet,
+    read_record,
+    shorten,
+)
+from expunge.digests import sha256_file
+from expunge.errors import BadInput
+from expunge.settings import Workspace
+from expunge.stores import releases
+
+Class = int | str
+
+
+@dataclass(frozen=True)
+class Past:
+    """What made a model. Without `classes` nothing is known of it here: it is the first of its chain, or a stranger."""
+
+    requests: tuple[EarlierRequest, ...] = ()  # oldest first
+    classes: tuple[Class, ...] = ()  # that they were about, as the oracle of the last of them calls them
+    origin: GeneratorSource | None = None  # where the chain began; None also where a request did not say
+    oracle: ClassifierSource | None = None  # that of the last of them
+
+
+def with_its_past(request: Request, workspace: Workspace) -> Request:
+    """A pinned request, with what is known of the requests before it filled in.
+
+    What the request says itself stands, unless the workspace knows otherwise.
+
+    Raises:
+        BadInput: what it states and what is known do not agree, or cannot be compared.
+    """
+    past = past_of(workspace, request.checkpoint.sha256 or "")
+    if request.came_before and request.came_before != past.requests:
+        raise BadInput("came_before: not the requests that made the checkpoint here", "leave it out: it is filled in")
+    found = request.model_copy(update={
+        "came_before": past.requests, "origin": _origin(request, past),
+        "forget": request.forget.model_copy(update={"earlier": _earlier(request, past)})})
+    if found.origin is not None and not found.forget.earlier:
+        raise BadInput("origin: nothing was forgotten before this request, so there is no drift to measure from it",
+                       "name what was in forget.earlier, or leave it out")
+    if found.origin is not None and found.origin.sha256 == request.checkpoint.sha256:
+        raise BadInput("origin: it is the checkpoint itself", "name the model from before the earlier requests")
+    return found
+
+
+def past_of(workspace: Workspace, sha256: str) -> Past:
+    """What made the weights of that digest, as far as this workspace knows.
+
+    Raises:
+        BadInput: they were made here, and the request that they were made for is gone.
+    """
+    maker = _makers(workspace).get(sha256)
+    if maker is None:
+        return Past()
+    request = _request(workspace, maker)
+    before = Past(request.came_before, request.forget.earlier, request.origin)
+    if before == Past():  # the first of its chain, or pinned by a version that did not ask what came before
+        before = past_of(workspace, request.checkpoint.sha256 or "")
+        before = replace(before, classes=_earlier(request, before))
+    here = EarlierRequest(request_id=request.id, request_sha256=maker, candidate_sha256=sha256,
+                          classes=request.forget.classes)
+    called = {_name(item, request.oracle.classes): item for item in (*request.forget.classes, *before.classes)}
+    return Past((*before.requests, here), tuple(sorted(called.values(), key=str)),
+                before.origin if before.classes else request.checkpoint, request.oracle)
+
+
+def _makers(workspace: Workspace) -> dict[str, str]:
+    """By the digest of weights made here, that of the request that they were made for.
+
+    The same bytes made twice were made by the same training, on the same samples: either request says the same.
+    """
+    found = {release.weights.sha256: release.request_sha256
+             for model in releases.models(workspace) for release in releases.history(workspace, model)}
+    asked: dict[str, str] = {}
+    for file in sorted(workspace.results.glob(f"*/negative/{RECORD_FILE}")):
+        samples = _readable(SampleSet, file)
+        if samples is not None:
+            asked.setdefault(samples.set_id, samples.request_sha256)
+    for file in sorted(workspace.results.glob(f"*/candidate/{RECORD_FILE}")):
+        made = _readable(Candidate, file)
+        if made is not None and made.negative_id in asked:
+            found.setdefault(made.weights.sha256, asked[made.negative_id])
+    return found
+
+
+def _readable(kind: type[AnyRecord], file: Path) -> AnyRecord | None:
+    """A result's record; None for one that was tampered with: it stays where it is, and `audit verify` names it."""
+    try:
+        return read_record(kind, file)
+    except BadInput:
+        return None
+
+
+def _request(workspace: Workspace, sha256: str) -> Request:
+    for file in sorted(workspace.runs.glob("*/request.json")):
+        if sha256_file(file) == sha256:
+            return read_record(Request, file)
+    raise BadInput(f"checkpoint: it was made here for the request {sha256[:12]}…, which no run holds any more",
+                   "put the folder of its run back: what it forgot has to stay forgotten")
+
+
+# --------------------------------------------------------------------------------- what is said and what is known
+
+
+def _earlier(request: Request, past: Past) -> tuple[Class, ...]:
+    """The classes that have to stay forgotten, as this request's oracle calls them."""
+    stated = request.forget.earlier
+    if past.oracle is None:
+        return stated
+    same = past.oracle.sha256 == request.oracle.sha256
+    known = {_name(item, past.oracle.classes): item for item in past.classes}
+    ours = {_name(item, request.oracle.classes) for item in stated}
+    strange = [name for name in known if isinstance(name, int) and not same]
+    if strange:  # two oracles' numbers: what a class was called there says nothing here
+        if stated:
+            return stated
+        raise BadInput(f"forget.earlier: class {strange[0]} was forgotten before, by the numbers of another oracle",
+                       "name what was forgotten as this request's oracle calls it")
+    if stated and ours != known.keys():
+        raise BadInput(f"forget.earlier: the request says {_listed(ours)}, the runs here that made the checkpoint say "
+                       f"{_listed(known)}", "leave it out: it is filled in")
+    return stated or tuple(item if same else name for name, item in known.items())
+
+
+def _origin(request: Request, past: Past) -> GeneratorSource | None:
+    stated, known = request.origin, past.origin
+    if stated is not None and known is not None and stated.sha256 != known.sha256:
+        raise BadInput(f"origin: the request names {(stated.sha256 or '')[:12]}…, the runs here that made the "
+                       f"checkpoint began with {(known.sha256 or '')[:12]}…", "leave it out: it is filled in")
+    return stated or known
+
+
+def _name(item: Class, names: tuple[str, ...]) -> Class:
+    return names[item] if isinstance(item, int) and item < len(names) else item
+
+
+def _listed(items: Iterable[Class]) -> str:
+    return shorten(", ".join(sorted(map(str, items))) or "nothing")
