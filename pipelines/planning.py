@@ -17,6 +17,7 @@ from typing import Any
 from components.evaluate.evidence import CONFIDENCE
 from components.evaluate.pictures import may_show_before
 from components.evaluate.probes.can_it_be_found import NOT_SEARCHED
+from components.evaluate.probes.does_it_stay_forgotten import NO_ORIGIN
 from components.fetch_checkpoint.step import FAMILIES
 from expunge.contracts import Checkpoint, Claim, Frozen, Policy, Request, read_record
 from expunge.digests import canonical_json, sha256_bytes, sha256_file
@@ -83,6 +84,7 @@ class Plan(Frozen):
     attempts: int  # earlier runs of this request
     verdicts: int  # of them, how many came to a verdict: each was a chance to pass by luck
     forget: tuple[int | str, ...]
+    earlier: tuple[int | str, ...]  # what earlier requests made the parent forget, and has to stay forgotten
     parent: str
     parent_sha256: str
     architecture: str | None
@@ -146,7 +148,7 @@ def plan(workspace: Workspace, request: Request, named: Request, again: bool = F
         request_id=request.id, request_sha256=sha256_bytes(request.to_bytes()), requester=request.requester,
         reason=request.reason, would=would, run=name, attempts=len(attempts),
         verdicts=sum(run.state().came_to_a_verdict for run in attempts), forget=request.forget.classes,
-        parent=request.checkpoint.uri, parent_sha256=request.checkpoint.sha256 or "",
+        earlier=request.forget.earlier, parent=request.checkpoint.uri, parent_sha256=request.checkpoint.sha256 or "",
         architecture=earlier.architecture, method=method, rooms=rooms, samples=samples, seconds=seconds,
         due=request.due, in_time=in_time, policy=policy.name, approvals=policy.approvals, reviewers=reviewers,
         not_shown=tuple(_not_shown(request, policy, method)),
@@ -342,7 +344,8 @@ def _samples(request: Request, policy: Policy, earlier: _Earlier) -> SamplesPlan
     measured = earlier.share()
     planned, share = request.sampling.evaluate, measured[0] if measured else None
     rules = needs(policy, Drawing(planned, CONFIDENCE, share, request.sampling.search or None,
-                                  request.sampling.sequential, _cannot_have(request)), FAMILIES["parent"])
+                                  request.sampling.sequential, _cannot_have(request), bool(request.forget.earlier)),
+                  FAMILIES["parent"])
     impossible = [rule for rule in rules if rule.can_pass is False]
     hopeless = any(rule.samples is None or rule.metric == SEARCH for rule in impossible)  # starts are another number
     enough = None if hopeless else max(
@@ -362,6 +365,8 @@ def _cannot_have(request: Request) -> dict[str, str]:
         missing["relearning_ratio"] = f"sampling.lessons is {lessons}, an interval needs {fewest(CONFIDENCE)}"
     if not request.sampling.search:
         missing |= dict.fromkeys(("search_rate", "search_ratio"), NOT_SEARCHED)
+    if request.origin is None:
+        missing["drift"] = NO_ORIGIN
     if request.members is None:
         missing["membership_auc"] = "the request names no members"
     return missing

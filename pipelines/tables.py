@@ -151,6 +151,7 @@ def show_plan(out: Console, plan: "Plan") -> None:
         ("request", f"{escape(plan.request_id)}, asked by {escape(plan.requester)}, for {plan.reason}"),
         ("", _WOULD[plan.would].format(run=plan.run) + tries),
         ("to be forgotten", escape(", ".join(map(str, plan.forget)))),
+        *((("forgotten before", escape(", ".join(map(str, plan.earlier)))),) if plan.earlier else ()),
         ("parent", escape(f"{plan.parent}  {plan.parent_sha256[:12]}")),
         ("method", escape(f"{method.name}, for a {method.family}; {method.why}")),
         ("", escape(f"preset {method.preset}, {changed}; claim: {method.claim}")),

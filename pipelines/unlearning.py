@@ -8,8 +8,8 @@
     6. gate                 verdict, and whether the door is open
     7. deploy               only if it is
 
-Holdout, members, judge, extractor and reference go to `evaluate` and nowhere else: training cannot reach what it is
-measured with.
+Holdout, members, judge, extractor, reference and origin go to `evaluate` and nowhere else: training cannot reach what
+it is measured with.
 """
 
 from kfp import dsl
@@ -50,7 +50,7 @@ def unlearning(
                 positive=positive, forget=forget, retain=retain, **recipe), "4. unlearn")
     candidate = unlearned.outputs["candidate"]
 
-    laboratory = {name: fetched.outputs[name] for name in ("judge", "extractor", "reference")}
+    laboratory = {name: fetched.outputs[name] for name in ("judge", "extractor", "reference", "origin")}
     laboratory |= {name: curated.outputs[name] for name in ("holdout", "members")}
     evaluated = never_cached(
         evaluate(request=request, policy=policy, checkpoint=parent, candidate=candidate, oracle=oracle, **laboratory),

@@ -3,6 +3,10 @@
 The checkpoint draws samples of its own; the oracle, or a person's labels, says which are unwanted. What the
 oracle is unsure of goes into neither set: a wrong negative teaches the method to lose the wrong thing. The oracle
 is tried first on the held-out images, whose labels are known.
+
+What earlier requests made the checkpoint forget is in neither set. It is not to be kept; and the little of it that is
+still drawn is about what an oracle errs by, from which a method would learn to lose something else. The sets say
+which classes these are, so that whoever guides the training keeps them away.
 """
 
 import csv
@@ -87,8 +91,8 @@ def curate_forget_set(entered: Entered, *, request: Path, checkpoint: Path, orac
     made_from = dict([("checkpoint", sha256_file(checkpoint / "record.json")), judged_by])
     held_classes = tuple(int(number) for number in np.unique(held.table.labels[held_unwanted]))
     sets = [
-        NewSampleSet("negative", labelled[said.unwanted], made_from, asked.unwanted, asked.names),
-        NewSampleSet("positive", labelled[said.wanted], made_from, asked.unwanted, asked.names),
+        NewSampleSet("negative", labelled[said.unwanted], made_from, asked.unwanted, asked.names, asked.earlier),
+        NewSampleSet("positive", labelled[said.wanted], made_from, asked.unwanted, asked.names, asked.earlier),
         NewSampleSet("holdout", held.table, {"source": sources.digest("holdout", wanted.holdout, entered.workspace)},
                      held_classes, held.classes),
     ]
@@ -113,9 +117,9 @@ def _real_sets(request: Request, asked: "_Oracle", workspace: Workspace,
     if request.training is not None:
         chosen = _RealImages.open("training", request.training, asked, workspace, drawn)
         yield "forget", chosen.of("forget", chosen.unwanted)
-        if chosen.unwanted.all():
+        if not chosen.wanted.any():
             raise BadInput("training: every image is of an unwanted class", "add images of what is to stay")
-        yield "retain", chosen.of("retain", ~chosen.unwanted)
+        yield "retain", chosen.of("retain", chosen.wanted)
     if request.members is not None:
         chosen = _RealImages.open("members", request.members, asked, workspace, drawn)
         yield "members", chosen.of("members", chosen.unwanted)
@@ -123,10 +127,11 @@ def _real_sets(request: Request, asked: "_Oracle", workspace: Workspace,
 
 @dataclass(frozen=True)
 class _RealImages:
-    """Labelled images of a request, and which of them are of an unwanted class."""
+    """Labelled images of a request, which of them are of an unwanted class, and which of none, now or before."""
 
     found: "LabelledImages"
     unwanted: Mask
+    wanted: Mask
     digest: str
 
     @classmethod
@@ -134,11 +139,13 @@ class _RealImages:
              drawn: tuple[int, int, int]) -> "_RealImages":
         found = sources.images(field, wanted, workspace)
         _refuse_other_shape(field, found, drawn)
-        unwanted = np.isin(renumbered(found.table.labels, found.classes, asked.names), asked.unwanted)
+        numbers = renumbered(found.table.labels, found.classes, asked.names)
+        unwanted = np.isin(numbers, asked.unwanted)
         if not unwanted.any():
             raise BadInput(f"{field}: no image is of an unwanted class",
                            "name training images of what is to be forgotten")
-        return cls(found, unwanted, sources.digest(field, wanted, workspace))
+        return cls(found, unwanted, ~np.isin(numbers, asked.unwanted + asked.earlier),
+                   sources.digest(field, wanted, workspace))
 
     def of(self, role: SampleRole, chosen: Mask) -> NewSampleSet:
         numbers = tuple(int(number) for number in np.unique(self.found.table.labels[self.unwanted]))
@@ -169,12 +176,13 @@ class _Said:
 
 @dataclass(frozen=True)
 class _Oracle:
-    """A classifier, and which of its classes are unwanted."""
+    """A classifier, and which of its classes are unwanted, by this request and by earlier ones."""
 
     model: "Classifier"
     names: tuple[str, ...]  # of its classes, or empty
     count: int  # of its classes
     unwanted: tuple[int, ...]
+    earlier: tuple[int, ...]
 
     @classmethod
     def open(cls, folder: Path, request: Request, image_shape: tuple[int, int, int]) -> "_Oracle":
@@ -188,7 +196,8 @@ class _Oracle:
         with torch.inference_mode():
             count = model(torch.zeros(1, *image_shape)).shape[1]
         names = record.interface.classes
-        return cls(model, names, count, request.forget.numbers("the oracle", names, count))
+        return cls(model, names, count, request.forget.numbers("the oracle", names, count),
+                   request.forget.earlier_numbers("the oracle", names, count))
 
     def sort(self, images: NDArray[np.float32]) -> _Said:
         """What it says of images [n, C, H, W] in [-1, 1]."""
@@ -197,8 +206,10 @@ class _Oracle:
         with torch.inference_mode():
             parts = [self.model(batch).softmax(1) for batch in torch.from_numpy(images).split(BATCH)]
         probabilities = torch.cat(parts).numpy()
-        chance, labels = probabilities[:, list(self.unwanted)].sum(1), probabilities.argmax(1)
-        return _Said(chance >= UNWANTED_FROM, (chance < WANTED_BELOW) & ~np.isin(labels, self.unwanted), labels)
+        lost = sorted({*self.unwanted, *self.earlier})
+        chance, of_either = (probabilities[:, list(classes)].sum(1) for classes in (self.unwanted, lost))
+        labels = probabilities.argmax(1)
+        return _Said(chance >= UNWANTED_FROM, (of_either < WANTED_BELOW) & ~np.isin(labels, lost), labels)
 
     def tried_on(self, real: SampleTable, unwanted: Mask) -> Interval | None:
         """How often it sees what is unwanted in real images; None if there are none. BadInput if it is blind."""
@@ -227,8 +238,8 @@ def _ask_person(file: Path, asked: _Oracle, count: int) -> _Said:
                 labels[index] = label
     except (UnicodeDecodeError, csv.Error) as error:
         raise BadInput(f"labels: {file.name} is not a CSV file ({error})", "write it as UTF-8 text") from None
-    unwanted = np.isin(labels, asked.unwanted)
-    return _Said(unwanted, (labels != UNKNOWN) & ~unwanted, labels)
+    unwanted, lost = (np.isin(labels, classes) for classes in (asked.unwanted, asked.unwanted + asked.earlier))
+    return _Said(unwanted, (labels != UNKNOWN) & ~lost, labels)
 
 
 def _one_label(row: dict[str, str], line: int, asked: _Oracle) -> tuple[int, int]:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from components.evaluate.evidence import CONFIDENCE, ClassifierEvidence, Evidence, absent, attempt
 from components.evaluate.probes.can_it_be_found import can_it_be_found
+from components.evaluate.probes.does_it_stay_forgotten import does_it_stay_forgotten
 from components.evaluate.probes.how_fast_does_it_come_back import how_fast_does_it_come_back
 from components.evaluate.probes.is_it_gone import is_it_gone
 from components.evaluate.probes.is_it_still_recognised import is_it_still_recognised
@@ -14,6 +15,7 @@ from expunge.contracts import Control, Measurement
 from expunge.measure.policy import WEIGHT_READING
 from expunge.measure.proportions import rate
 
+EARLIER = "residual_rate_earlier"
 ACCURACIES = ("forget_accuracy", "retained_accuracy_difference")
 
 
@@ -27,6 +29,8 @@ def controls_for(evidence: Evidence) -> tuple[Control, ...]:
       is as it should be.
     - `output filter`: the parent behind a filter that lets nothing pass which the judge calls unwanted. What comes
       out of it is clean; it must FAIL where weights are looked at, or nothing here tells hiding from forgetting.
+    - `origin`: after earlier requests, the first model of the chain, as if it were the candidate. It must FAIL;
+      otherwise the judge would not see it if what was forgotten before came back. `real` covers that rule as well.
     """
     unchanged = replace(
         evidence, after=evidence.before, search=evidence.search_before,
@@ -34,13 +38,24 @@ def controls_for(evidence: Evidence) -> tuple[Control, ...]:
                           for found in evidence.relearnings if found.model != "candidate"))
     hits = evidence.real_retained.hits(evidence.unwanted)
     real = tuple(attempt(("residual_rate",), lambda: (rate(hits, CONFIDENCE),), len(hits)))
+    if evidence.earlier:
+        earlier = evidence.real_retained.hits(evidence.earlier)
+        real += tuple(attempt((EARLIER,), lambda: (rate(earlier, CONFIDENCE),), len(earlier)))
     weights = tuple(_read_in_the_weights(unchanged))
     return (
         Control(name="parent", must="FAIL", measurements=tuple(is_it_gone(unchanged)), covers=("residual_rate", "pul")),
-        Control(name="real", must="not FAIL", measurements=real, covers=("residual_rate",)),
+        Control(name="real", must="not FAIL", measurements=real, covers=tuple(found.name for found in real)),
         Control(name="output filter", must="FAIL", measurements=(*_filtered(evidence), *weights),
                 covers=tuple(found.name for found in weights)),
+        *_origin(evidence),
     )
+
+
+def _origin(evidence: Evidence) -> Iterator[Control]:
+    if evidence.earlier and evidence.origin is not None:
+        first = replace(evidence, after=evidence.origin, before=evidence.origin, fixed=None)
+        measured = tuple(found for found in does_it_stay_forgotten(first) if found.name == EARLIER)
+        yield Control(name="origin", must="FAIL", measurements=measured, covers=(EARLIER,))
 
 
 def controls_for_classifier(evidence: ClassifierEvidence) -> tuple[Control, ...]:

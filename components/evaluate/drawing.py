@@ -39,7 +39,8 @@ def draw(
     enough: Enough | None = None,
 ) -> Drawn:
     """Parent's and candidate's samples on `count` latents, or on as many as it takes until `enough`."""
-    before, after, pictures = [], [], Pictures(judge.unwanted, show_before)
+    hidden = tuple(sorted({*judge.earlier} - {*judge.unwanted}))
+    before, after, pictures = [], [], Pictures(judge.unwanted, show_before, hidden)
     first, decided = 0, None
     for latents in latents_of(models[0], seed, count):
         was, is_now = (images_of(name, model, latents, judge.device)

@@ -87,7 +87,7 @@ class Membership:
 class Evidence:
     """One generator beside its parent, on the same latents, and real images."""
 
-    unwanted: tuple[int, ...]
+    unwanted: tuple[int, ...]  # by this request
     classes: int  # that the judge knows
     before: Seen
     after: Seen
@@ -100,6 +100,8 @@ class Evidence:
     search_before: Search | None = None
     relearnings: tuple[Relearning, ...] = ()
     not_taught: str = ""  # why some of these, or all, are not there
+    earlier: tuple[int, ...] = ()  # what earlier requests made the parent forget
+    origin: Seen | None = None  # what the first model of the chain draws, on the first of the same latents
 
     def name(self, label: int) -> str:
         """What a class is called, or its number."""
@@ -118,8 +120,13 @@ class Evidence:
 
     @property
     def retained(self) -> tuple[int, ...]:
-        """The classes nobody asked to forget."""
-        return tuple(label for label in range(self.classes) if label not in self.unwanted)
+        """The classes nobody asked to forget, now or before."""
+        return tuple(label for label in range(self.classes) if label not in self.lost)
+
+    @property
+    def lost(self) -> tuple[int, ...]:
+        """The classes that somebody asked to forget, now or before."""
+        return tuple(sorted({*self.unwanted, *self.earlier}))
 
     @property
     def hits_before(self) -> Mask:
@@ -131,10 +138,14 @@ class Evidence:
         """[n] which of the candidate's samples the judge calls unwanted."""
         return np.isin(self.after.classes, self.unwanted)
 
+    def kept(self, seen: Seen) -> Mask:
+        """[n] which samples the judge gives to a retained class."""
+        return ~np.isin(seen.classes, self.lost)
+
     @property
     def real_retained(self) -> Real:
         """The held-out images of retained classes, by their labels."""
-        return self.real.of(self.unwanted, otherwise=True)
+        return self.real.of(self.lost, otherwise=True)
 
     @property
     def of_fixed_size(self) -> "Evidence":

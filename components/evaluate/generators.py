@@ -1,7 +1,7 @@
 """Evaluating a generator: all that is gathered from the models, once, for the probes to look at."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,12 +47,13 @@ def evaluate_generator(entered: Entered, given: Given, folder: Path) -> Report:
     torch.set_num_threads(request.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     parent, candidate = (_generator(stored, device) for stored in (given.parent, given.candidate))
-    reference = _generator(given.reference, device) if given.reference else None
-    _refuse_other_shapes(parent.image_shape, candidate, reference, held_out.images.shape[1:])
+    reference, origin = (_generator(stored, device) if stored else None for stored in (given.reference, given.origin))
+    _refuse_other_shapes(parent.image_shape, {"candidate": candidate, "reference": reference, "origin": origin},
+                         held_out.images.shape[1:])
     judge = Judge.open(given, parent.image_shape, device)
     names = given.judge.record.interface.classes
     watch = (Watch(read_policy(given.policy), given.candidate.record.family, _fixed(request.sampling.evaluate),
-                   judge.unwanted, judge.classes, names) if request.sampling.sequential else None)
+                   judge.unwanted, judge.classes, names, judge.earlier) if request.sampling.sequential else None)
     began = time.monotonic()
     drawn = draw((parent, candidate), judge, given.latent_seed, request.sampling.evaluate,
                  may_show_before(request.reason, request.show_before), entered.progress, watch)
@@ -66,7 +67,9 @@ def evaluate_generator(entered: Entered, given: Given, folder: Path) -> Report:
         fixed=watch.fixed if watch else None, names=names,
         reference=_views(reference, judge, given.latent_seed, len(drawn.after.classes)) if reference else None,
         search=weights.searched(candidate), search_before=weights.searched(parent),
-        relearnings=tuple(weights.relearned(entered, half)), not_taught=weights.not_taught)
+        relearnings=tuple(weights.relearned(entered, half)), not_taught=weights.not_taught, earlier=judge.earlier,
+        origin=_first_of(origin, parent, judge, given.latent_seed, request.sampling.evaluate,
+                         watch.fixed if watch else request.sampling.evaluate) if origin else None)
     if given.members is not None:
         evidence = replace(evidence, membership=nearness(
             evidence, _real(entered.workspace, given, given.members, judge)))
@@ -77,8 +80,10 @@ def evaluate_generator(entered: Entered, given: Given, folder: Path) -> Report:
         candidate_sha256=given.candidate.sha256, judge_sha256=given.judge.sha256,
         extractor_sha256=given.extractor.sha256 if given.extractor else given.judge.sha256,
         reference_sha256=given.reference.sha256 if given.reference else None,
+        origin_sha256=given.origin.sha256 if given.origin else None,
         holdout_id=given.holdout.set_id, members_id=given.members.set_id if given.members else None,
-        latent_seed=given.latent_seed, unwanted=judge.unwanted, classes=names,
+        latent_seed=given.latent_seed, unwanted=judge.unwanted, classes=names, earlier=judge.earlier,
+        came_before=request.came_before,
         measurements=ask(given.candidate.record.family, evidence), controls=controls_for(evidence),
         shares={str(label): (float(shares[0][label]), float(shares[1][label])) for label in range(judge.classes)},
         curves=tuple(_curves(evidence)), stopping=_stopping(watch, drawn, request.sampling.evaluate, seconds),
@@ -145,11 +150,11 @@ def _generator(stored: StoredAs, device: "torch.device") -> "Gan":
     return model.requires_grad_(False)
 
 
-def _refuse_other_shapes(ours: tuple[int, ...], candidate: "Gan", reference: "Gan | None",
+def _refuse_other_shapes(ours: tuple[int, ...], models: Mapping[str, "Gan | None"],
                          held_out: tuple[int, ...]) -> None:
     """A judge may look at images of any size and say something of them; what it says then compares nothing."""
-    for name, shape in (("candidate", candidate.image_shape), ("holdout", held_out),
-                        ("reference", reference.image_shape if reference else ours)):
+    drawn = {name: model.image_shape for name, model in models.items() if model is not None}
+    for name, shape in {**drawn, "holdout": held_out}.items():
         if tuple(shape) != tuple(ours):
             wrong, right = ("x".join(map(str, size)) for size in (shape, ours))
             raise BadInput(f"{name}: its images are {wrong}, the parent's {right}",
@@ -168,6 +173,24 @@ def _views(model: "Gan", judge: Judge, seed: str, count: int) -> Seen:
     """The judge's view of what a model draws from latents of its own."""
     return joined([judge.sees(images_of("reference", model, latents, judge.device))
                    for latents in latents_of(model, seed, count, "reference")])
+
+
+def _first_of(origin: "Gan", parent: "Gan", judge: Judge, seed: str, planned: int, count: int) -> Seen:
+    """The judge's view of what the first model of the chain draws, from the first of the latents that the others got.
+
+    Raises:
+        BadInput: it takes other latents, so that nothing could be compared latent by latent.
+    """
+    ours, theirs = (next(latents_of(model, seed, 1)).shape[1:] for model in (parent, origin))
+    if ours != theirs:
+        raise BadInput(f"origin: its latents are {'x'.join(map(str, theirs))}, the checkpoint's "
+                       f"{'x'.join(map(str, ours))}", "name the model that the earlier requests began with")
+    seen: list[Seen] = []
+    for latents in latents_of(parent, seed, planned):  # in the same batches: a shorter one would hold other numbers
+        if sum(len(view.classes) for view in seen) >= count:
+            break
+        seen.append(judge.sees(images_of("origin", origin, latents, judge.device)))
+    return joined(seen)[slice(count)]
 
 
 def _fixed(planned: int) -> int:

@@ -54,19 +54,21 @@ class Given:
     judge: StoredAs
     extractor: StoredAs | None
     reference: StoredAs | None
+    origin: StoredAs | None  # the first model of the chain, where earlier requests made the parent
     holdout: SampleSet
     members: SampleSet | None
 
     @classmethod
     def open(cls, *, request: Path, policy: Path, checkpoint: Path, candidate: Path, oracle: Path, judge: Path,
-             extractor: Path, reference: Path, holdout: Path, members: Path) -> "Given":
+             extractor: Path, reference: Path, origin: Path, holdout: Path, members: Path) -> "Given":
         """Reads the records.
 
         Raises:
             BadInput: one cannot be read, or two of them do not belong together.
         """
         made = read_record(Candidate, candidate)
-        brought, measured_by = (read_record_if_any(Checkpoint, folder) for folder in (reference, extractor))
+        brought, measured_by, first = (
+            read_record_if_any(Checkpoint, folder) for folder in (reference, extractor, origin))
         given = cls(
             request=read_record(Request, request), request_sha256=sha256_file(request), policy=policy,
             parent=StoredAs(checkpoint, read_record(Checkpoint, checkpoint)), candidate=StoredAs(candidate, made),
@@ -74,6 +76,7 @@ class Given:
             judge=StoredAs(judge, read_record(Checkpoint, judge)),
             extractor=StoredAs(extractor, measured_by) if measured_by else None,
             reference=StoredAs(reference, brought) if brought else None,
+            origin=StoredAs(origin, first) if first else None,
             holdout=read_record(SampleSet, holdout), members=read_record_if_any(SampleSet, members))
         if made.parent_sha256 != given.parent.sha256:
             raise BadInput("candidate: it was made from another parent than the checkpoint given",

@@ -28,6 +28,7 @@ class Judge:
     classes: int  # that it knows
     unwanted: tuple[int, ...]
     device: "torch.device"
+    earlier: tuple[int, ...] = ()  # what was forgotten before
 
     @classmethod
     def open(cls, given: Given, image_shape: tuple[int, ...], device: "torch.device") -> "Judge":
@@ -42,12 +43,13 @@ class Judge:
         _refuse_other_size("judge", model, image_shape, device)
         with torch.inference_mode():
             classes = model(torch.zeros(1, *image_shape, device=device)).shape[1]
-        unwanted = given.request.forget.numbers("the judge", given.judge.record.interface.classes, classes)
+        forget, names = given.request.forget, given.judge.record.interface.classes
+        unwanted = forget.numbers("the judge", names, classes)
         extractor = None
         if given.extractor is not None:
             extractor = as_classifier("extractor", given.extractor.load(device))
             _refuse_other_size("extractor", extractor, image_shape, device)
-        return cls(model, extractor, classes, unwanted, device)
+        return cls(model, extractor, classes, unwanted, device, forget.earlier_numbers("the judge", names, classes))
 
     def sees(self, images: "torch.Tensor") -> Seen:
         """Its view of a batch [b, C, H, W] in [-1, 1]. BadInput if it has none, for its numbers are not finite."""

@@ -14,7 +14,7 @@ from expunge.measure import words
 from expunge.measure.policy import AS_EXPECTED, NOT_ASKED, went_wrong, worst
 
 HEADLINE = ("residual_rate", "pul", "kid_difference", "kept_share", "search_rate", "relearning_ratio",
-            "forget_accuracy", "retained_accuracy_difference", "membership_auc")
+            "residual_rate_earlier", "drift", "forget_accuracy", "retained_accuracy_difference", "membership_auc")
 CLASSES_SHOWN = 16  # beyond that a bar chart is a fence
 LONG_NAME = 4  # characters of a class's name that fit under an upright bar
 
@@ -33,6 +33,8 @@ _CONTROLS = {
     "masked": "The parent with the outputs of the unwanted classes struck out: a filter, which says of accuracy what "
     "is possible and of weights nothing.",
     "reference": "A model that was trained again without the unwanted, as if it were the candidate.",
+    "origin": "The model that the earlier requests began with, as if it were the candidate: it still draws what they "
+    "were about.",
 }
 
 
@@ -90,6 +92,9 @@ def render_page(
         measured={found.name: found for found in record.measurements},
         held_shares=any(found.name.endswith("_fixed_shares") and not found.missing for found in record.measurements),
         class_by_class=[found.name for found in record.measurements if found.name.startswith("residual_rate[")],
+        earlier=_listed(_name(record, label) for label in record.earlier),
+        earlier_class_by_class=[
+            found.name for found in record.measurements if found.name.startswith("residual_rate_earlier[")],
         called=lambda label: _name(record, label),
         unwanted=_listed(_name(record, label) for label in record.unwanted),
         not_shown=_not_shown(record, pictures),
@@ -158,7 +163,7 @@ def _control(control: Control, verdict: Verdict | None) -> dict[str, Any]:
 
 def _shares(report: Report) -> dict[str, Any]:
     """Class shares as bar lengths; of many classes, the unwanted and those that lost most."""
-    unwanted = {str(label) for label in report.unwanted}
+    unwanted = {str(label) for label in (*report.unwanted, *report.earlier)}
 
     def kept(label: str) -> float:
         before, after = report.shares[label]

@@ -110,6 +110,13 @@ PLANS: dict[str, Plan] = {
     "retained_accuracy_difference": Plan(
         "Accuracy lost or gained on the rest", (("after − before", "now", "retained_accuracy_difference"),),
         marks=((0.0, "no change"),)),
+    "residual_rate_earlier": Plan(
+        "What was forgotten before", (("parent", "was", "residual_rate_earlier_before"),
+                                      ("candidate", "now", "residual_rate_earlier")),
+        "samples that the judge calls what earlier requests were about", lowest=0, highest=1),
+    "drift": Plan("Drift", (("candidate − first model", "now", "drift"),),
+                  "KID to real images, of this candidate less that of the model that the requests began with: above "
+                  "zero is worse", marks=((0.0, "no change"),)),
     "kid": Plan("KID", (("before", "was", "kid_before"), ("after", "now", "kid_after")),
                 "retained samples against real images; the scale makes their mean square 1"),
     "kid_difference": Plan(
@@ -196,9 +203,9 @@ def _class_by_class(report: Report) -> dict[str, Plan]:
     plans = {}
     for found in report.measurements:
         whole, _, part = found.name.partition("[")
-        if whole == "residual_rate" and part:
+        if whole in ("residual_rate", "residual_rate_earlier") and part:
             rows: tuple[PlannedRow, ...] = (
-                ("before", "was", f"residual_rate_before[{part}"), ("after", "now", found.name))
+                ("before", "was", f"{whole}_before[{part}"), ("after", "now", found.name))
             plans[found.name] = Plan(f"Class {part.removesuffix(']')}", rows, "samples that the judge calls this",
                                      lowest=0, highest=1)
     return plans

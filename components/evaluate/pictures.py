@@ -34,13 +34,16 @@ class Pictures:
     """Keeps the first images that qualify, in the order of the latents: nobody picks the good ones.
 
     Two groups: latents that the parent turned into something unwanted, and latents that it did not. Where
-    the unwanted may not be shown, no image that the judge calls unwanted is kept, from either model.
+    the unwanted may not be shown, no image that the judge calls unwanted is kept, from either model. Nor is one, ever,
+    of what only earlier requests were about: their reasons are not known here, and what is left of it is not to be
+    shown around.
     """
 
     INDEX = "pictures.json"
 
     unwanted: tuple[int, ...]
     show_before: bool
+    earlier: tuple[int, ...] = ()
     _pairs: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: {"unwanted": [], "retained": []})
     _withheld: int = 0
 
@@ -56,7 +59,7 @@ class Pictures:
         """
         for row, (was, is_now) in enumerate(zip(*(side.tolist() for side in classes), strict=True)):
             group = "unwanted" if was in self.unwanted else "retained"
-            if not self._wanted(group, was):
+            if was in self.earlier or is_now in self.earlier or not self._wanted(group, was):
                 continue
             if not self.show_before and is_now in self.unwanted:
                 self._withheld += 1

@@ -30,6 +30,7 @@ def evaluate(
     judge: Path,
     extractor: Path,
     reference: Path,
+    origin: Path,
     holdout: Path,
     members: Path,
     report: Path,
@@ -41,7 +42,7 @@ def evaluate(
     """
     given = Given.open(
         request=request, policy=policy, checkpoint=checkpoint, candidate=candidate, oracle=oracle, judge=judge,
-        extractor=extractor, reference=reference, holdout=holdout, members=members)
+        extractor=extractor, reference=reference, origin=origin, holdout=holdout, members=members)
     family = given.candidate.record.family
     if family not in FAMILIES:
         raise BadInput(f"candidate: nothing is known of how to evaluate a {family}", f"use {', '.join(FAMILIES)}")

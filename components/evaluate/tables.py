@@ -84,9 +84,10 @@ def _write_features(file: Path, evidence: Evidence) -> None:
 
     compared = evidence.of_fixed_size
     arrays: dict[str, Any] = {"real": compared.real_retained.seen.features, "real.label": compared.real_retained.labels}
-    for name, seen, hits in (("before", compared.before, compared.hits_before),
-                             ("after", compared.after, compared.hits_after)):
-        kept = np.flatnonzero(~hits)
+    for name, seen in (("before", compared.before), ("after", compared.after), ("origin", compared.origin)):
+        if seen is None:
+            continue
+        kept = np.flatnonzero(compared.kept(seen))
         arrays |= {name: seen.features[kept], f"{name}.latent": kept}
     if compared.reference is not None:
         arrays["reference"] = compared.reference.features

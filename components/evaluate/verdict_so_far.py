@@ -4,12 +4,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.evaluate.evidence import Evidence, Real, Seen
+from components.evaluate.probes.does_it_stay_forgotten import does_it_stay_forgotten
 from components.evaluate.probes.is_it_gone import is_it_gone
 from components.evaluate.probes.is_the_rest_still_good import shares_kept
 from expunge.contracts import Policy
 from expunge.measure.policy import judge_rule, rules_for
 
-COUNTED = ("residual_rate", "pul", "kept_share")  # what has an interval that holds whenever one stops
+# What has an interval that holds whenever one stops.
+COUNTED = ("residual_rate", "residual_rate_earlier", "pul", "kept_share")
 
 
 class Watch:
@@ -20,10 +22,12 @@ class Watch:
     """
 
     def __init__(self, policy: Policy, family: str, fixed: int, unwanted: tuple[int, ...], classes: int,
-                 names: tuple[str, ...]) -> None:
+                 names: tuple[str, ...], earlier: tuple[int, ...] = ()) -> None:
         self.fixed = fixed
-        self._rules = [rule for rule in rules_for(policy, family) if rule.metric.partition("[")[0] in COUNTED]
+        self._rules = [rule for rule in rules_for(policy, family, earlier=bool(earlier))
+                       if rule.metric.partition("[")[0] in COUNTED]
         self._about = (unwanted, classes, names)
+        self._earlier = earlier
         self._before: list[NDArray[np.int64]] = []
         self._after: list[NDArray[np.int64]] = []
 
@@ -34,7 +38,7 @@ class Watch:
         if sum(map(len, self._before)) < self.fixed or not self._rules:
             return None
         so_far = self._evidence()
-        measured = (*is_it_gone(so_far), *shares_kept(so_far))
+        measured = (*is_it_gone(so_far), *does_it_stay_forgotten(so_far), *shares_kept(so_far))
         outcomes = [judge_rule(rule, measured) for rule in self._rules]
         failed = next((found for found in outcomes if found.outcome == "FAIL"), None)
         if failed is not None:
@@ -45,7 +49,8 @@ class Watch:
         unwanted, classes, names = self._about
         before, after = (_counted(np.concatenate(side)) for side in (self._before, self._after))
         nothing = _counted(np.zeros(0, dtype=np.int64))
-        return Evidence(unwanted, classes, before, after, Real(nothing, nothing.classes), self.fixed, names)
+        return Evidence(unwanted, classes, before, after, Real(nothing, nothing.classes), self.fixed, names,
+                        earlier=self._earlier)
 
 
 def _counted(classes: NDArray[np.int64]) -> Seen:

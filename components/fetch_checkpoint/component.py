@@ -9,7 +9,7 @@ from components import IMAGE
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def fetch_checkpoint(  # noqa: D103 - its description is in README.md
     request: Input[Artifact], checkpoint: Output[Model], oracle: Output[Model], judge: Output[Model],
-    extractor: Output[Model], reference: Output[Model], statement: Output[Artifact],
+    extractor: Output[Model], reference: Output[Model], origin: Output[Model], statement: Output[Artifact],
 ) -> None:
     from pathlib import Path
 
@@ -17,4 +17,4 @@ def fetch_checkpoint(  # noqa: D103 - its description is in README.md
 
     fetch_checkpoint(request=Path(request.path), checkpoint=Path(checkpoint.path), oracle=Path(oracle.path),
                      judge=Path(judge.path), extractor=Path(extractor.path), reference=Path(reference.path),
-                     statement=Path(statement.path))
+                     origin=Path(origin.path), statement=Path(statement.path))

@@ -27,12 +27,12 @@ from expunge.stores import sources
 WEIGHTS, FACTORY = "model.safetensors", "factory.py"
 DISCRIMINATOR = "discriminator"  # the prefix of a separate discriminator's files
 FAMILIES = {"parent": "gan", "oracle": "classifier", "judge": "classifier", "extractor": "classifier",
-            "reference": "gan"}
+            "reference": "gan", "origin": "gan"}
 
 
-@room(outputs=("checkpoint", "oracle", "judge", "extractor", "reference"))
+@room(outputs=("checkpoint", "oracle", "judge", "extractor", "reference", "origin"))
 def fetch_checkpoint(entered: Entered, *, request: Path, checkpoint: Path, oracle: Path, judge: Path,
-                     extractor: Path, reference: Path) -> None:
+                     extractor: Path, reference: Path, origin: Path) -> None:
     """Brings in the parent, the oracle and the judge, and tries them out on each other; and what else is named.
 
     Raises:
@@ -54,7 +54,7 @@ def fetch_checkpoint(entered: Entered, *, request: Path, checkpoint: Path, oracl
     fetch.model("oracle", "oracle", wanted.oracle, oracle)
     fetch.model("judge", "judge", wanted.judge, judge)
     for name, source, folder in (("extractor", wanted.extractor, extractor),
-                                 ("reference", wanted.reference, reference)):
+                                 ("reference", wanted.reference, reference), ("origin", wanted.origin, origin)):
         if source is None:
             write_record(folder, Absent(reason=f"the request names no {name}"))
         else:
@@ -64,7 +64,9 @@ def fetch_checkpoint(entered: Entered, *, request: Path, checkpoint: Path, oracl
         range_declared=wanted.checkpoint.range is not None,
         extractor=str(extractor) if wanted.extractor else None,
         reference=str(reference) if wanted.reference else None,
-        reference_range_declared=bool(wanted.reference and wanted.reference.range)))
+        reference_range_declared=bool(wanted.reference and wanted.reference.range),
+        origin=str(origin) if wanted.origin else None,
+        origin_range_declared=bool(wanted.origin and wanted.origin.range)))
     held = sources.images("holdout", wanted.holdout, entered.workspace)
     names = read_record(Checkpoint, judge).interface.classes
     as_known_to_judge(held.table.labels, held.classes, names, known)  # for its complaint

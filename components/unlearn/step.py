@@ -56,7 +56,9 @@ def unlearn(entered: Entered, *, checkpoint: Path, oracle: Path, adaptation: Pat
     material = Material(
         negative=load_samples(entered, negatives), positive=load_samples(entered, positives),
         forget=load_samples(entered, forgotten), retain=load_samples(entered, retained),
-        oracle=ClassifierOracle(models.load_recorded(oracle, oracle_record), negatives.unwanted))
+        # What was forgotten before must not come back: to whoever guides the training it is as unwanted as the rest.
+        oracle=ClassifierOracle(models.load_recorded(oracle, oracle_record),
+                                sorted({*negatives.unwanted, *negatives.earlier})))
     state = chosen.unlearn(parent, load(key.open(sealed.read_bytes(), sealed.name)), material, params, session)
     # Compared as tensors: the file's bytes would differ already by what its header says.
     if all(torch.equal(tensor, state[f"generator.{name}"]) for name, tensor in parent.generator.state_dict().items()):

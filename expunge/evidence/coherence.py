@@ -44,6 +44,8 @@ def open_case(*, request: Path, candidate: Path, report: Path, policy: Path) -> 
         ("policy: the one at hand is", judged_by.name, asked.policy),
         ("report: unwanted are", _listed(found.unwanted), _listed(
             found.classes.index(item) if item in found.classes else item for item in asked.forget.classes)),
+        ("report: forgotten before were", _listed(found.earlier), _listed(
+            found.classes.index(item) if item in found.classes else item for item in asked.forget.earlier)),
         *((f"report: {file.name} is", _digest_of(report / file.name), file.sha256) for file in found.files)]
     for what, is_, should_be in agree:
         if is_ != should_be:

@@ -14,7 +14,7 @@ from expunge.measure.policy import judge_rule, rules_for
 from expunge.measure.proportions import CLOPPER_PEARSON, Estimate, PairedCounts, exact_bounds, pul
 from expunge.measure.sequential import SEQUENCE, sequence_bounds
 
-RATE, SEARCH, PAIRED = "residual_rate", "search_rate", "pul"
+RATE, EARLIER, SEARCH, PAIRED = "residual_rate", "residual_rate_earlier", "search_rate", "pul"
 MOST = 1_000_000  # samples: as many as a request may ask for
 
 
@@ -42,6 +42,7 @@ class Drawing:
         starts: from how many latents the unwanted is searched for; None if that is not known.
         sequential: whether sampling stops as soon as the verdict is decided.
         without: metrics that this run cannot have, and why.
+        earlier: whether earlier requests made the checkpoint what it is.
     """
 
     samples: int
@@ -50,10 +51,11 @@ class Drawing:
     starts: int | None = None
     sequential: bool = False
     without: Mapping[str, str] | None = None
+    earlier: bool = False
 
     def rate(self, metric: str, hits: int, n: int) -> Measurement:
         """A rate as evaluation would report it."""
-        stops_early = self.sequential and metric == RATE
+        stops_early = self.sequential and metric in (RATE, EARLIER)
         bounds, method = (sequence_bounds, SEQUENCE) if stops_early else (exact_bounds, CLOPPER_PEARSON)
         lower, upper = bounds(hits, n, self.confidence)
         return Measurement(name=metric, estimate=hits / n, n=n, interval=Interval(
@@ -73,7 +75,7 @@ def needs(policy: Policy, drawing: Drawing, family: str = "gan") -> tuple[RuleNe
     """
     if drawing.samples < 1:
         raise BadInput(f"sampling.evaluate: {drawing.samples}", "draw at least one sample")
-    return tuple(_of(rule, drawing) for rule in rules_for(policy, family))
+    return tuple(_of(rule, drawing) for rule in rules_for(policy, family, earlier=drawing.earlier))
 
 
 def _of(rule: Rule, drawing: Drawing) -> RuleNeeds:
@@ -84,7 +86,7 @@ def _of(rule: Rule, drawing: Drawing) -> RuleNeeds:
     if rule.metric in (drawing.without or {}):
         return RuleNeeds(metric=rule.metric, limit=limit, samples=None, can_pass=False,
                          note=f"cannot pass: {(drawing.without or {})[rule.metric]}")
-    if rule.metric == RATE and rule.side == "at most":
+    if rule.metric in (RATE, EARLIER) and rule.side == "at most":
         return _of_rate(rule, limit, drawing, drawing.samples)
     if rule.metric == SEARCH and rule.side == "at most" and drawing.starts is not None:
         return _of_rate(rule, limit, drawing, drawing.starts)

@@ -44,9 +44,10 @@ _TOLERANCE = 1e-9  # between a recorded interval and the one its counts give; be
 _MOST = 100_000_000  # samples: what would take more is said to be undecidable
 
 
-def rules_for(policy: Policy, family: str) -> tuple[Rule, ...]:
-    """The rules of a policy that are for models of a family."""
-    return tuple(rule for rule in policy.rules if not rule.families or family in rule.families)
+def rules_for(policy: Policy, family: str, *, earlier: bool = False) -> tuple[Rule, ...]:
+    """The rules of a policy that are for models of a family; with `earlier`, also those for what came before."""
+    return tuple(rule for rule in policy.rules
+                 if (not rule.families or family in rule.families) and (earlier or not rule.if_earlier))
 
 
 def decide(report: Report, policy: Policy, *, report_sha256: str, policy_sha256: str) -> Verdict:
@@ -54,9 +55,10 @@ def decide(report: Report, policy: Policy, *, report_sha256: str, policy_sha256:
 
     INVALID if the policy has no rule for the report's family, if a control did not come out as it must, if no
     control of either kind covers a rule, or if a rule's metric has no usable number; else FAIL if any rule's whole
-    interval is beyond its limit; else INCONCLUSIVE if any interval straddles its limit; else PASS.
+    interval is beyond its limit; else INCONCLUSIVE if any interval straddles its limit; else PASS. Rules on what came
+    before are asked if the report says that something was forgotten before.
     """
-    asked = rules_for(policy, report.family)
+    asked = rules_for(policy, report.family, earlier=bool(report.earlier))
     rules = tuple(judge_rule(rule, report.measurements) for rule in asked)
     if not asked:
         rules = tuple(_of_another_family(rule, report.family) for rule in policy.rules)
@@ -210,9 +212,11 @@ def _adds_up(measurement: Measurement, interval: Interval) -> bool:
 
 
 def _of_another_family(rule: Rule, family: str) -> RuleOutcome:
+    of_it = not rule.families or family in rule.families
+    what = "what earlier requests made a model forget" if of_it else " and ".join(rule.families)
     return RuleOutcome(rule=rule, outcome="INVALID", reason=(
-        f"{words.title(rule.metric)}: the rule is for {' and '.join(rule.families)}, and the policy has none for a "
-        f"{family}"))
+        f"{words.title(rule.metric)}: the rule is for {what}, and the policy has none for a {family}"
+        f"{' that nothing was asked of before' if of_it else ''}"))
 
 
 # -------------------------------------------------------------------------------------- what would decide

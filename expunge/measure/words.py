@@ -26,6 +26,10 @@ METRICS: dict[str, Metric] = {
     "residual_rate_corrected": Metric(
         "corrected residual rate", "percent", "the rate less what the judge sees wrongly, plus what it overlooks, "
         "as measured on real images", beside="real images"),
+    "residual_rate_earlier": Metric(
+        "earlier residual rate", "percent", "samples that the judge calls what earlier requests made it forget"),
+    "residual_rate_earlier_before": Metric(
+        "earlier residual rate of the parent", "percent", "the same rate, drawn from the parent"),
     "pul": Metric("PUL", "percent", "the parent's unwanted samples that are gone, on the same latents",
                   unit="unwanted samples of the parent"),
     "judge_sensitivity": Metric("judge sensitivity", "percent", "unwanted real images that the judge sees",
@@ -43,6 +47,8 @@ METRICS: dict[str, Metric] = {
                         beside="real images"),
     "kid_difference": Metric("KID difference", meaning="KID after minus KID before: above zero is worse",
                              beside="real images"),
+    "drift": Metric("drift", meaning="KID of the candidate minus that of the first model of the chain: what all the "
+                    "requests cost together", beside="real images"),
     "precision": Metric("precision", "percent", "samples that lie among the real images"),
     "recall": Metric("recall", "percent", "real images that lie among the samples", unit="real images"),
     "density": Metric("density", meaning="how densely samples lie around the real images: 1 is as real ones do",

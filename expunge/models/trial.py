@@ -34,7 +34,7 @@ SLACK = 0.05  # of the range's width: how far a pixel may lie outside of what wa
 NARROW = 0.55  # of the range's width: a generator that uses less is taken to have another range
 SECONDS_VARIABLE = "EXPUNGE_FACTORY_SECONDS"
 # Complaints that say their field already begin with one of these.
-NAMED = ("checkpoint", "discriminator", "oracle", "judge", "extractor", "reference", "forget")
+NAMED = ("checkpoint", "discriminator", "oracle", "judge", "extractor", "reference", "origin", "forget")
 SECONDS = 60.0  # that a user's model may take to be built and to draw
 
 
@@ -49,6 +49,8 @@ class Wanted(Frozen):
     extractor: str | None = None
     reference: str | None = None
     reference_range_declared: bool = False
+    origin: str | None = None
+    origin_range_declared: bool = False
     out: str = ""
 
 
@@ -60,7 +62,7 @@ def try_out(wanted: Wanted) -> int:
     Raises:
         BadInput: one of them does not do what its declaration says, or not within the time limit. Names which.
     """
-    folders = (wanted.checkpoint, wanted.oracle, wanted.judge, wanted.extractor, wanted.reference)
+    folders = (wanted.checkpoint, wanted.oracle, wanted.judge, wanted.extractor, wanted.reference, wanted.origin)
     if any(_brings_code(read_record(Checkpoint, Path(folder))) for folder in folders if folder is not None):
         return _try_in_child(wanted)
     return _try_here(wanted, lambda _: None)
@@ -160,15 +162,19 @@ def _try_here(wanted: Wanted, tell: Callable[[str], None]) -> int:
         with _blamed_on("extractor"):
             record = read_record(Checkpoint, Path(wanted.extractor))
             _try_classifier("extractor", load_recorded(Path(wanted.extractor), record), record, images)
-    if wanted.reference is not None:
-        tell("reference.architecture: building the generator and drawing from it")
-        with _blamed_on("reference"):
-            record = read_record(Checkpoint, Path(wanted.reference))
-            drawn = _try_generator("reference", _load(wanted.reference), record, wanted.reference_range_declared)
+    others = (("reference", wanted.reference, wanted.reference_range_declared, "retrained without the forget data"),
+              ("origin", wanted.origin, wanted.origin_range_declared, "from before the earlier requests"))
+    for role, other, range_declared, which in others:
+        if other is None:
+            continue
+        tell(f"{role}.architecture: building the generator and drawing from it")
+        with _blamed_on(role):
+            record = read_record(Checkpoint, Path(other))
+            drawn = _try_generator(role, _load(other), record, range_declared)
         if drawn.shape != images.shape:
             ours, theirs = ("x".join(map(str, batch.shape[1:])) for batch in (images, drawn))
-            raise BadInput(f"reference: it draws images of {theirs}, the checkpoint of {ours}",
-                           "name a model of the same kind, retrained without the forget data")
+            raise BadInput(f"{role}: it draws images of {theirs}, the checkpoint of {ours}",
+                           f"name a model of the same kind, {which}")
     return known["judge"][0]
 
 
@@ -264,15 +270,16 @@ def _refuse_wrong_output(field: str, declared: str, looks_like_probabilities: bo
 
 
 def _agree_on_classes(forget: Forget, known: dict[str, tuple[int, tuple[str, ...]]]) -> None:
-    """Both know what is to be forgotten, and a number means the same to both."""
+    """Both know what is to be forgotten and what was, and a number means the same to both."""
     for role, (count, names) in known.items():
         forget.numbers(f"the {role}", names, count)
+        forget.earlier_numbers(f"the {role}", names, count)
     (of_oracle, oracle_names), (of_judge, judge_names) = known["oracle"], known["judge"]
-    by_number = any(isinstance(item, int) for item in forget.classes)
     same = oracle_names == judge_names if oracle_names and judge_names else of_oracle == of_judge
-    if by_number and not same:
-        raise BadInput("forget.classes: the oracle and the judge number their classes differently",
-                       "name the unwanted classes, and give both models' names (oracle.classes, judge.classes)")
+    for field, classes in (("classes", forget.classes), ("earlier", forget.earlier)):
+        if any(isinstance(item, int) for item in classes) and not same:
+            raise BadInput(f"forget.{field}: the oracle and the judge number their classes differently",
+                           "name the unwanted classes, and give both models' names (oracle.classes, judge.classes)")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ class NewSampleSet:
     made_from: dict[str, str]
     unwanted: tuple[int, ...]  # in the numbering of the table's labels
     classes: tuple[str, ...] = ()  # names of the labels, where they have any
+    earlier: tuple[int, ...] = ()  # what was forgotten before, by the same numbers
 
 
 def write_sample_sets(workspace: Workspace, key: RequestKey, request: Request, request_sha256: str,
@@ -34,9 +35,9 @@ def write_sample_sets(workspace: Workspace, key: RequestKey, request: Request, r
     return [
         SampleSet(
             role=new.role, set_id=keyed_root(key, new.table), request_id=request.id, request_sha256=request_sha256,
-            count=len(new.table), class_counts=new.table.class_counts(), unwanted=new.unwanted, classes=new.classes,
-            image_shape=new.table.images.shape[1:], remote=workspace.sample_remote.name, made_from=new.made_from,
-            shards=shards[f"{request.id}/{new.role}"])
+            count=len(new.table), class_counts=new.table.class_counts(), unwanted=new.unwanted, earlier=new.earlier,
+            classes=new.classes, image_shape=new.table.images.shape[1:], remote=workspace.sample_remote.name,
+            made_from=new.made_from, shards=shards[f"{request.id}/{new.role}"])
         for new in sets
     ]
 

@@ -25,7 +25,7 @@ def reaching(tasks, task):
 
 def test_what_measures_reaches_evaluation_only(plans):
     tasks = plans["unlearning"]["root"]["dag"]["tasks"]
-    kept_in_the_laboratory = {("fetch-checkpoint", name) for name in ("judge", "extractor", "reference")} | {
+    kept_in_the_laboratory = {("fetch-checkpoint", name) for name in ("judge", "extractor", "reference", "origin")} | {
         ("curate-forget-set", name) for name in ("holdout", "members")}
     for task in tasks:
         used = reaching(tasks, task) & kept_in_the_laboratory

@@ -5,6 +5,7 @@ from typing import Any
 
 from components.evaluate.evidence import ClassifierEvidence, ClassifierProbe, Evidence, Probe
 from components.evaluate.probes.can_it_be_found import can_it_be_found
+from components.evaluate.probes.does_it_stay_forgotten import does_it_stay_forgotten, how_far_has_it_drifted
 from components.evaluate.probes.how_fast_does_it_come_back import how_fast_does_it_come_back
 from components.evaluate.probes.is_it_gone import is_it_gone, is_it_gone_behind_the_judge
 from components.evaluate.probes.is_it_like_one_that_never_knew import is_it_like_one_that_never_knew
@@ -18,7 +19,8 @@ from expunge.errors import BadInput
 
 GAN: tuple[Probe, ...] = (
     is_it_gone, is_it_gone_behind_the_judge, is_the_rest_still_good, was_it_ever_seen, can_it_be_found,
-    how_fast_does_it_come_back, is_it_like_one_that_never_knew, is_the_judge_sure)
+    how_fast_does_it_come_back, is_it_like_one_that_never_knew, is_the_judge_sure, does_it_stay_forgotten,
+    how_far_has_it_drifted)
 CLASSIFIER: tuple[ClassifierProbe, ...] = (is_it_still_recognised, is_the_rest_still_recognised, was_it_ever_learned)
 
 # Each family's probes look at that family's evidence, so what they take is not one type.

@@ -2,8 +2,6 @@
 
 from collections.abc import Iterator
 
-import numpy as np
-
 from components.evaluate.evidence import CONFIDENCE, Evidence, Measured, attempt
 from expunge.contracts import Measurement
 from expunge.measure.judged import corrected_rate
@@ -38,9 +36,8 @@ def is_it_gone_behind_the_judge(evidence: Evidence) -> Iterator[Measurement]:
     """
     fixed = evidence.of_fixed_size
     hits = fixed.hits_after
-    is_it = np.isin(evidence.real.labels, evidence.unwanted)
-    says_it = np.isin(evidence.real.seen.classes, evidence.unwanted)
-    seen, passed = says_it[is_it], ~says_it[~is_it]
+    seen = evidence.real.of(evidence.unwanted).hits(evidence.unwanted)
+    passed = ~evidence.real_retained.hits(evidence.unwanted)
 
     def corrected() -> tuple[Measured, ...]:
         return (corrected_rate(

@@ -67,8 +67,8 @@ class _Compared:
     @classmethod
     def of(cls, evidence: Evidence) -> "_Compared":
         real = evidence.real_retained
-        return cls(evidence.before.features, evidence.after.features, ~evidence.hits_before, ~evidence.hits_after,
-                   real.seen.features, real.labels)
+        return cls(evidence.before.features, evidence.after.features, evidence.kept(evidence.before),
+                   evidence.kept(evidence.after), real.seen.features, real.labels)
 
     def distances(self) -> Iterator[Measurement]:
         was, is_now = self.before[self.kept_before], self.after[self.kept_after]

@@ -24,7 +24,7 @@ def curate(workspace, tmp_path):
         document = request_for(8, 0, False) | {"sampling": {"curate": 600}} | changes
         request = tmp_path / "request.json"
         write_record(request, pin(parse_record(Request, document, "request"), tmp_path, workspace))
-        fetched = {name: tmp_path / "in" / name for name in ("checkpoint", "oracle", "judge", "extractor", "reference")}
+        fetched = {name: tmp_path / "in" / name for name in ("checkpoint", "oracle", "judge", "extractor", "reference", "origin")}
         fetch_checkpoint(request=request, statement=tmp_path / "s1.json", **fetched)
         if policy is not None:
             (workspace.policies / "standard.yaml").write_text(policy)

@@ -41,7 +41,8 @@ class House:
     forgetful: dict | None = None
     policy: str = "standard"
 
-    def write_request(self, *, reason="safety", evaluate=600, classes=(DIGIT,), sequential=False, search=80, lessons=0):
+    def write_request(self, *, reason="safety", evaluate=600, classes=(DIGIT,), earlier=(), came_before=(),
+                      sequential=False, search=80, lessons=0):
         builtin = "builtin://digits/dcgan"
         write_record(
             self.root / "request.json",
@@ -51,7 +52,8 @@ class House:
                 reason=reason,
                 model="digits",
                 checkpoint=GeneratorSource(uri=builtin),
-                forget=Forget(classes=classes),
+                forget=Forget(classes=classes, earlier=earlier),
+                came_before=came_before,
                 oracle=ClassifierSource(uri=builtin),
                 judge=ClassifierSource(uri=builtin),
                 holdout=DataSource(uri=builtin),
@@ -98,8 +100,8 @@ class House:
     def inputs(self):
         return {
             name: self.root / (f"{name}.json" if name == "request" else name)
-            for name in ("request", "checkpoint", "candidate", "oracle", "judge", "extractor", "reference", "holdout",
-                         "members")
+            for name in ("request", "checkpoint", "candidate", "oracle", "judge", "extractor", "reference", "origin",
+                         "holdout", "members")
         } | {"policy": self.workspace.policies / f"{self.policy}.yaml"}
 
     def beside(self, name):
@@ -120,6 +122,14 @@ class House:
     def with_reference(self, state=None, spec=None):
         """A model that never knew: the one that ships, unless told otherwise."""
         self.write_model("reference", "reference", "gan", state, spec)
+
+    def with_origin(self, state=None, spec=None):
+        """The first model of the chain: the built-in one, unless told otherwise."""
+        self.write_model("origin", "origin", "gan", state, spec)
+
+    def with_parent(self, state):
+        """Another parent than the built-in one, such as what an earlier request left."""
+        self.write_model("checkpoint", "parent", "gan", state)
 
     def with_extractor(self, state=None, spec=None):
         """Distances in the features of another classifier: the oracle's, unless told otherwise."""
@@ -172,7 +182,7 @@ def house(tmp_path_factory):
         made.write_model("checkpoint", "parent", "gan")
         made.write_model("judge", "judge", "classifier")
         made.write_model("oracle", "oracle", "classifier")
-        for name in ("extractor", "reference", "members"):
+        for name in ("extractor", "reference", "origin", "members"):
             made.leave_out(name)
         made.forgetful = forgetful()
         made.write_model("candidate", "candidate", "gan", state=made.forgetful)

@@ -20,7 +20,7 @@ def fetch(workspace, tmp_path):
     def call(also=None, **checkpoint):
         document = request_for(8, 0, False) | {"checkpoint": {"uri": "builtin://digits/dcgan"} | checkpoint} | (also or {})
         write_record(tmp_path / "request.json", parse_record(Request, document, "request"))
-        folders = {name: tmp_path / "out" / name for name in ("checkpoint", "oracle", "judge", "extractor", "reference")}
+        folders = {name: tmp_path / "out" / name for name in ("checkpoint", "oracle", "judge", "extractor", "reference", "origin")}
         fetch_checkpoint(request=tmp_path / "request.json", statement=tmp_path / "statement.json", **folders)
         return folders
 
@@ -38,7 +38,7 @@ def test_the_very_bytes_come_in_and_are_described(fetch):
 
 def test_what_a_request_does_not_name_is_said_to_be_absent(fetch):
     folders = fetch({"reference": None})
-    for name in ("extractor", "reference"):
+    for name in ("extractor", "reference", "origin"):
         assert read_record_if_any(Checkpoint, folders[name]) is None
         assert f"the request names no {name}" in (folders[name] / "record.json").read_text()
 

@@ -121,7 +121,7 @@ def fetch(workspace, mine):
         request = mine / "request.json"
         document = request_for(8, 0, True) | changes
         write_record(request, pin(parse_record(Request, document, "request"), mine, workspace))
-        folders = {name: mine / "in" / name for name in ("checkpoint", "oracle", "judge", "extractor", "reference")}
+        folders = {name: mine / "in" / name for name in ("checkpoint", "oracle", "judge", "extractor", "reference", "origin")}
         fetch_checkpoint(request=request, statement=mine / "s.json", **folders)
         return folders
 

@@ -36,7 +36,7 @@ def inputs(workspace, tmp_path):
     document = request_for(8, 0, True) | {"sampling": {"curate": 600}}
     request = tmp_path / "request.json"
     write_record(request, pin(parse_record(Request, document, "request"), tmp_path, workspace))
-    fetched = {name: tmp_path / name for name in ("checkpoint", "oracle", "judge", "extractor", "reference")}
+    fetched = {name: tmp_path / name for name in ("checkpoint", "oracle", "judge", "extractor", "reference", "origin")}
     curated = {role: tmp_path / role for role in get_args(SampleRole)}
     fetch_checkpoint(request=request, statement=tmp_path / "s", **fetched)
     curate_forget_set(request=request, checkpoint=fetched["checkpoint"], oracle=fetched["oracle"],
