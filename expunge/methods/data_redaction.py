@@ -24,8 +24,8 @@ data may not be enough. All else here is **our reading**:
     oracle, where there is one, also sorts the real side; all settings.
 
 lambda = 1 is the same game without redaction: training continued on what is wanted (deletion), the baseline.
-Where the request names no training images, the parent's own wanted samples stand in for real ones; what follows can
-then not become better than the parent.
+Where the request names no training images, the parent's own wanted samples stand in for real ones. Nothing in training
+then knows better than the parent: what it draws wrongly is taught as right.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ from expunge.models.adversarial import generator_loss
 
 LEAST = 1e-6  # a guided probability below this counts as this: its logarithm stays finite
 STAND_INS = (
-    "data_redaction: the request names no training images, so the parent's own wanted samples stand in for real ones; "
-    "the candidate's quality cannot exceed the parent's"
+    "data_redaction: the request names no training images, so the parent's own wanted samples stand in for real ones, "
+    "and nothing in training knows better than the parent"
 )
 TRIED = 4096  # samples at most by which an oracle shows that it tells anything apart
 
@@ -68,7 +68,7 @@ TRIED = 4096  # samples at most by which an oracle shows that it tells anything 
 class Params(GameParams):
     """Settings: rates are Adam's, counts are of images or steps.
 
-    The defaults were found on digits 2, 3 and 5 of the built-in generator; nothing is set per class.
+    The defaults were found on digit 3 of the built-in generator; nothing is set per class.
     """
 
     model_config = ConfigDict(validate_default=True)  # a limit may depend on another setting

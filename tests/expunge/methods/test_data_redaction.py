@@ -14,7 +14,7 @@ from expunge.methods import find
 from expunge.methods.data_redaction import Guided, Params, Pool, guide, guided, objective
 from expunge.methods.game import Game
 from expunge.methods.training import ClassifierOracle, Material, Samples, Session, in_parts
-from expunge.models import Gan, load
+from expunge.models import Gan, build, load
 from expunge.models.discriminator import fresh_discriminator
 
 METHOD = find("data_redaction", "gan")
@@ -82,6 +82,22 @@ def test_a_fresh_discriminator_is_warmed_up_by_the_edited_game():
     assert same(before, lone.state_dict()), "the parent is left as it was"
     assert same(first, run(params_of(steps=2, warm_up_steps=3), problem=(lone, material)))
     assert not same(first, run(params_of(steps=2, warm_up_steps=4), problem=(lone, material)))
+
+
+def test_a_stylegan2_is_redacted_the_way_it_was_trained():
+    torch.manual_seed(0)
+    parent = build("stylegan2", size=8, latent_dim=8, mapping=2, channels=1, widths=[8, 8])
+    images = in_parts(parent, parent.draw_latents(60, torch.Generator().manual_seed(1)))
+    brightness = images.mean(dim=(1, 2, 3))
+    oracle = Bright(brightness.quantile(0.75))
+    bright = brightness > oracle.threshold
+    problem = (parent, Material(negative=Samples(images[bright]), positive=Samples(images[~bright]), oracle=oracle))
+    params = METHOD.parameters("stylegan2", {"variant": "validity", "steps": 6, "batch": 8, "refresh_samples": 16})
+    candidate = run(params, problem=problem)
+    assert same(candidate, run(params, problem=problem))
+    assert not same(candidate, parent.state_dict())
+    plain = params.model_copy(update={"path_length_weight": 0.0})
+    assert not same(candidate, run(plain, problem=problem)), "the penalty is felt"
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step():
