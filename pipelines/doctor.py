@@ -26,10 +26,11 @@ from rich.filesize import decimal as in_bytes
 from expunge import __version__
 from expunge.contracts import Frozen
 from expunge.digests import files_below
-from expunge.errors import ExpungeError
+from expunge.errors import DoesNotVerify, ExpungeError
 from expunge.evidence.coherence import read_policy
 from expunge.evidence.keys import OPERATOR, Keyring, SigningKey, private_key_file
 from expunge.evidence.ledger import Ledger
+from expunge.evidence.policies import is_shipped, signature_beside, signer_of
 from expunge.samples.encryption import RequestKey
 from expunge.settings import IMAGE_VARIABLE, ROOTS_VARIABLE, Workspace, allowed_roots, image_digest
 from expunge.stores.addresses import shown
@@ -264,11 +265,32 @@ def _policies(workspace: Workspace) -> Checks:
     sound = []
     for file in files:
         try:
-            sound.append(read_policy(file).name)
+            name = read_policy(file).name
         except ExpungeError as error:
             yield Check(name="policies", level="fail", found=f"{file.name}: {error.problem}", remedy=error.remedy)
+            continue
+        why_not = _not_standing(workspace, file)
+        if why_not:
+            yield Check(name="policies", level="warn", found=f"{name} {why_not}: no run can be judged by it",
+                        remedy=f"expunge policies sign {file.stem} --as ADMIN")
+        else:
+            sound.append(name)
     if sound:
         yield Check(name="policies", level="ok", found=", ".join(sound))
+
+
+def _not_standing(workspace: Workspace, policy: Path) -> str:
+    """Why a policy's file does not count; empty if it does. That its signer is the requester is for a run to find."""
+    data, signature = policy.read_bytes(), signature_beside(policy)
+    if is_shipped(data):
+        return ""
+    if signature is None:
+        return "does not ship with expunge, and no admin has signed it"
+    try:
+        signer_of(data, signature, Keyring.load(workspace))
+    except DoesNotVerify as error:
+        return f"has a signature that does not verify ({error.problem})"
+    return ""
 
 
 def _ledger(workspace: Workspace) -> Checks:

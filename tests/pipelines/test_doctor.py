@@ -11,6 +11,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
+from expunge.evidence import policies
+from expunge.evidence.keys import create_key
+from expunge.measure.policy import preset_bytes
 from expunge.settings import Workspace
 from pipelines.doctor import examine
 from pipelines.runs import Run
@@ -188,6 +191,24 @@ def test_a_finished_workspace_is_healthy_and_knows_what_a_run_takes(demo):
     assert "the largest run here took" in only(checks, "disk").found
     assert "1 of 1" in only(checks, "request keys").found
     assert "3 objects" in only(checks, "sample sets").found
+
+
+def test_a_policy_of_ones_own_that_no_admin_has_signed_is_a_warning(workspace):
+    file = workspace.policies / "mild.yaml"
+    file.write_bytes(preset_bytes("standard").replace(b"name: standard", b"name: mild"))
+    unsigned, sound = of(examine(workspace), "policies")
+    assert (unsigned.level, unsigned.remedy) == ("warn", "expunge policies sign mild --as ADMIN")
+    assert unsigned.found == "mild does not ship with expunge, and no admin has signed it: no run can be judged by it"
+    assert sound.found == "debug, standard, strict"
+
+    create_key(workspace, "olga", ["admin"])
+    policies.sign(workspace, "mild", "olga")
+    assert only(examine(workspace), "policies").found == "debug, mild, standard, strict"
+
+    file.write_bytes(file.read_bytes() + b"# milder still\n")
+    changed = of(examine(workspace), "policies")[0]
+    assert changed.level == "warn"
+    assert "has a signature that does not verify (the policy is not the one that was signed)" in changed.found
 
 
 def test_a_lost_request_key_and_a_run_that_was_cut_off_are_named(waiting):
