@@ -21,14 +21,14 @@ import numpy as np
 from coverage_distances import features_of
 from numpy.typing import NDArray
 from recording import record
-from scipy.stats import binom, norm, rankdata
+from scipy.stats import binom, multinomial, norm, rankdata
 from threadpoolctl import threadpool_limits
 
 from expunge.contracts import Interval
 from expunge.measure.distances import compare_kid
 from expunge.measure.judged import corrected_rate
 from expunge.measure.medians import fewest, median_interval
-from expunge.measure.proportions import Bounds, PairedCounts, Sides, exact_bounds, paired_ratio
+from expunge.measure.proportions import Bounds, PairedCounts, Sides, exact_bounds, paired_difference, paired_ratio
 from expunge.measure.ranks import auc
 from expunge.measure.sequential import decided_at, sequence_bounds
 from expunge.measure.shares import kept_shares
@@ -163,6 +163,26 @@ def paired(quick: bool) -> Iterator[Row]:
                     truths.append(truth)
                 cells.append(cell(f"ratio {np.mean(truths):.3g} ({gain:.2%} new)", 0.0, ends))
         yield row("paired Clopper-Pearson (PUL)", f"n = {n:,}, {share:.0%} before", cells, runs)
+
+
+def differences(quick: bool) -> Iterator[Row]:
+    """After minus before of a rate on the same samples: every outcome of each size, gained and lost."""
+    true = [0.0, 0.001, 0.01, 0.05, 0.3] if quick else [0.0, *np.geomspace(0.0005, 0.4, 12)]
+    for n in (20, 100) if quick else (20, 100, 500):
+        gained, lost = (side.ravel() for side in np.indices((n + 1, n + 1)))
+        gained, lost = (side[gained + lost <= n] for side in (gained, lost))
+        outcomes = np.stack([gained, lost, n - gained - lost], axis=1)
+        found = np.array([(found.lower, found.upper) for found in (
+            paired_difference(PairedCounts(0, left, came, n - came - left), CONFIDENCE).interval
+            for came, left in zip(gained.tolist(), lost.tolist(), strict=True))])
+        cells = []
+        for gain in true:
+            for loss in true:
+                chance = multinomial.pmf(outcomes, n, [gain, loss, 1 - gain - loss])
+                low, high = found[:, 1] < gain - loss - 1e-12, found[:, 0] > gain - loss + 1e-12
+                below, above = float(chance[low].sum()), float(chance[high].sum())
+                cells.append(Cell(f"{gain:.2%} gained, {loss:.2%} lost", 1 - below - above, below, above))
+        yield row("paired difference, Bonferroni", f"n = {n}, up to {true[-1]:.0%} gained and lost", cells)
 
 
 def shares(quick: bool) -> Iterator[Row]:
@@ -363,8 +383,8 @@ def kid_of_normals(shift: float, d: int) -> float:
 # ------------------------------------------------------------------------------------------------ the table
 
 QUESTIONS: dict[str, Callable[[bool], Iterator[Row]]] = {
-    "exact": exact, "sequence": sequence, "paired": paired, "shares": shares, "judged": judged, "ranks": ranks,
-    "medians": medians, "kernels": kernels,
+    "exact": exact, "sequence": sequence, "paired": paired, "differences": differences, "shares": shares,
+    "judged": judged, "ranks": ranks, "medians": medians, "kernels": kernels,
 }
 
 
