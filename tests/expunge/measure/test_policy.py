@@ -5,7 +5,7 @@ import pytest
 
 from expunge.contracts import Control, Interval, Measurement, Policy, Report, Rule
 from expunge.errors import BadInput
-from expunge.measure.distances import SUBSAMPLING
+from expunge.measure.distances import JACKKNIFE, SUBSAMPLING
 from expunge.measure.judged import corrected_rate
 from expunge.measure.medians import median_interval
 from expunge.measure.policy import (
@@ -251,9 +251,10 @@ def test_a_preset_there_is_not():
         preset("../standard")
 
 
-def test_a_kid_interval_needs_more_of_both_sides():
-    wide = number("kid_difference", 0.0, 0.03, n=900, method=SUBSAMPLING)
-    reason = judge_rule(rule("kid_difference", limit=0.02), (wide,)).reason
+@pytest.mark.parametrize(("metric", "method"), [("kid_difference", SUBSAMPLING), ("fid_excess", JACKKNIFE)])
+def test_an_interval_over_two_sets_needs_more_of_both(metric, method):
+    wide = number(metric, 0.0, 0.03, n=900, method=method)
+    reason = judge_rule(rule(metric, limit=0.02), (wide,)).reason
     assert reason.endswith("about 9 times as many samples (8,100 in all), and real images, would decide")
 
 
@@ -440,6 +441,7 @@ def test_each_metric_says_what_it_lacks_in_its_own_units():
         (BAND[1], member, "and images of the same classes that are none, would decide"),
         (rule("relearning_ratio", "at least", 0.5), number("relearning_ratio", 0.4, 0.9, n=6), "more lessons like these 6"),
         (rule("search_rate", limit=0.05), rate(4, 200, "search_rate"), "more starts at the same rate would decide"),
+        (rule("recall", "at least", 0.5), number("recall", 0.45, 0.6, n=400), "more real images like these 400"),
         (rule("pul", "at least", 0.95), number("pul", 0.94, 1.0, n=400), "more unwanted samples of the parent"),
     ):
         found = judge_rule(one, (measured,))
