@@ -25,6 +25,7 @@ from recording import RESULTS, circumstances, record
 
 from components.evaluate.controls import controls_for
 from components.evaluate.drawing import draw, latents_of
+from components.evaluate.effort import nobody
 from components.evaluate.evidence import Evidence, Real, Seen
 from components.evaluate.judging import Judge, joined
 from components.evaluate.probes.can_it_be_found import can_it_be_found
@@ -66,7 +67,7 @@ def run(digit: int, seed: int) -> Row:
     def keep(before: Seen, after: Seen) -> None:
         batches.append((before, after, time.perf_counter() - began))
 
-    drawn = draw((parent, candidate), judge, latent_seed, PLANNED, False, lambda done, planned: None, keep)
+    drawn = draw((parent, candidate), judge, latent_seed, PLANNED, False, nobody, keep)
     ended = time.perf_counter() - began
     guide = Guide(oracle.requires_grad_(False), (digit,))
     starts = torch.cat(list(latents_of(parent, latent_seed, STARTS, "search")))

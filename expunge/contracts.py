@@ -548,6 +548,9 @@ class Report(Record):
     origin_sha256: Digest | None = None  # the first model of the chain, if requests came before this one
     holdout_id: Digest
     members_id: Digest | None = None
+    forget_id: Digest | None = None  # of real images that training could read, as the candidate names them
+    retain_id: Digest | None = None
+    holdout_lacks: tuple[int, ...] = ()  # retained classes of which there is something, but no real image
     latent_seed: Digest  # H(candidate digest || request digest)
     unwanted: tuple[int, ...]  # by the judge's numbers
     earlier: tuple[int, ...] = ()  # what was forgotten before, by the same numbers

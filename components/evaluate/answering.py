@@ -1,4 +1,4 @@
-"""A classifier at work: what it answers to images whose classes are known, and which of its losses may be compared."""
+"""A classifier at work: what it answers to images whose classes are known, and what its losses say of members."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -9,16 +9,12 @@ from numpy.typing import NDArray
 from components.evaluate.evidence import Answers, Membership
 from components.evaluate.judging import BATCH
 from expunge.errors import BadInput
-from expunge.measure.shares import hold_shares
 from expunge.samples import SampleTable
 
 if TYPE_CHECKING:
     import torch
 
     from expunge.models import Classifier
-
-FEWEST = 2  # images on either side, or ranks say nothing
-Rows = NDArray[np.intp]
 
 
 def count_classes(name: str, model: "Classifier", image_shape: tuple[int, ...], device: "torch.device") -> int:
@@ -71,32 +67,6 @@ def read_off(logits: NDArray[np.float64], labels: NDArray[np.int64], unwanted: t
     others = np.where(silent, -1, kept[logs[:, kept].argmax(axis=1)]) if len(kept) else np.full(len(logits), -1)
     losses = np.where(silent, np.nan, -logs[np.arange(len(labels)), labels])
     return choices.astype(np.int64), others.astype(np.int64), losses
-
-
-def comparable(members: Answers, others: Answers, unwanted: tuple[int, ...], name: Callable[[int], str],
-               ) -> tuple[Rows, Rows]:
-    """Which members may be held against which others: rows of either.
-
-    Both are of the unwanted classes, and of each class in the same proportion: an attack that only tells one class
-    from another says nothing of membership. The members' proportion holds; of the others, the first of each class
-    are taken.
-
-    Raises:
-        BadInput: there are too few, or none of a class that members are of.
-    """
-    ours, theirs = (np.flatnonzero(np.isin(side.labels, unwanted)) for side in (members, others))
-    for label in np.setdiff1d(members.labels[ours], others.labels[theirs]):
-        raise BadInput(f"holdout: it has no image of class {name(int(label))}, of which members are",
-                       "hold out some: members can only be held against others of the same class")
-    if len(ours):
-        counts = np.bincount(members.labels[ours])
-        theirs = theirs[hold_shares(others.labels[theirs], np.pad(counts, (0, int(others.labels.max()))), unwanted)]
-    for field, rows in (("members", ours), ("holdout", theirs)):
-        if len(rows) < FEWEST:
-            raise BadInput(f"{field}: {len(rows)} images of the unwanted classes",
-                           "at least two on either side are needed to tell members from others, and some tens of each "
-                           "for the answer to mean anything")
-    return ours, theirs
 
 
 def by_loss(members: Answers, others: Answers) -> Membership:

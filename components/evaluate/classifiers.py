@@ -4,11 +4,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.evaluate.answering import answers, by_loss, comparable, count_classes
+from components.evaluate.answering import answers, by_loss, count_classes
 from components.evaluate.controls import controls_for_classifier
 from components.evaluate.evidence import Answers, ClassifierEvidence, called
 from components.evaluate.given import Given, StoredAs
 from components.evaluate.judging import as_classifier
+from components.evaluate.membership import comparable
 from components.evaluate.probes import ask
 from components.evaluate.tables import write_classifier_tables
 from expunge.contracts import Report, SampleSet, StoredFile
@@ -47,14 +48,10 @@ def evaluate_classifier(entered: Entered, given: Given, folder: Path) -> Report:
     for more in (questions.with_reference, questions.with_members):
         evidence = more(given, evidence)
     write_classifier_tables(folder, evidence)
-    family = given.candidate.record.family
     return Report(
-        family=family, request_sha256=given.request_sha256, parent_sha256=given.parent.sha256,
-        candidate_sha256=given.candidate.sha256, judge_sha256=given.judge.sha256,
-        reference_sha256=given.reference.sha256 if given.reference else None,
-        holdout_id=given.holdout.set_id, members_id=given.members.set_id if given.members else None,
-        latent_seed=given.latent_seed, unwanted=questions.unwanted, classes=questions.names,
-        measurements=ask(family, evidence), controls=controls_for_classifier(evidence), shares={},
+        **given.named, unwanted=questions.unwanted, classes=questions.names, holdout_lacks=questions.lacking,
+        shares={}, measurements=ask(given.candidate.record.family, evidence),
+        controls=controls_for_classifier(evidence),
         files=tuple(StoredFile.of(file) for file in sorted(folder.iterdir())))
 
 
@@ -102,6 +99,12 @@ class _Questions:
         return cls(numbered(held_out, given.holdout), members, classes, names, unwanted, device,
                    _Done(progress, total))
 
+    @property
+    def lacking(self) -> tuple[int, ...]:
+        """The retained classes of which no image was held out."""
+        there = {*self.unwanted, *self.holdout.labels.tolist()}
+        return tuple(label for label in range(self.classes) if label not in there)
+
     def about_holdout(self, name: str, stored: StoredAs) -> Answers:
         """What a model answers to the held-out images."""
         return self._ask(name, stored, self.holdout)
@@ -112,7 +115,8 @@ class _Questions:
             return evidence
         found = self._ask("candidate", given.candidate, self.members)
         try:
-            ours, theirs = comparable(found, evidence.after, self.unwanted, lambda label: called(self.names, label))
+            ours, theirs = comparable(found.labels, evidence.after.labels, self.unwanted,
+                                      lambda label: called(self.names, label))
         except BadInput as error:
             return replace(evidence, not_compared=str(error))
         evidence = replace(evidence, membership=by_loss(found[ours], evidence.after[theirs]))

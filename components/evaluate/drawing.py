@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from components.evaluate.effort import Share
 from components.evaluate.evidence import Seen
 from components.evaluate.judging import BATCH, Judge, joined
 from components.evaluate.pictures import Pictures
@@ -35,7 +36,7 @@ def draw(
     seed: str,
     count: int,
     show_before: bool,
-    progress: Callable[[int, int], None],
+    done: Share,
     enough: Enough | None = None,
 ) -> Drawn:
     """Parent's and candidate's samples on `count` latents, or on as many as it takes until `enough`."""
@@ -50,7 +51,7 @@ def draw(
         images = was.cpu().numpy(), is_now.cpu().numpy()
         pictures.consider(first, images, (before[-1].classes, after[-1].classes))
         first += len(latents)
-        progress(first, count)
+        done(first / count)
         if enough is not None and first < count:
             decided = enough(before[-1], after[-1])
             if decided is not None:

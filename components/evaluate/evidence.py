@@ -94,7 +94,8 @@ class Evidence:
     real: Real  # held out
     fixed: int | None = None  # how many latents were to be drawn in any case, if drawing stopped by what was seen
     names: tuple[str, ...] = ()  # of the classes, where they have any
-    membership: Membership | None = None  # absent: the request names no members
+    membership: Membership | None = None  # absent: see `not_compared`, or the request names no members
+    not_compared: str = ""  # why members could not be held against others
     reference: Seen | None = None  # samples of a model that never knew
     search: Search | None = None
     search_before: Search | None = None

@@ -4,20 +4,21 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from components.evaluate.controls import controls_for
 from components.evaluate.drawing import Drawn, draw, images_of, latents_of
+from components.evaluate.effort import Effort
 from components.evaluate.evidence import Evidence, Real, Relearning, Search, Seen
 from components.evaluate.given import Given, StoredAs
 from components.evaluate.judging import Judge, joined
 from components.evaluate.membership import nearness
 from components.evaluate.pictures import may_show_before
 from components.evaluate.probes import ask
-from components.evaluate.relearning import lessons, relearn
-from components.evaluate.searching import Guide, search
+from components.evaluate.relearning import IMAGES_OF_A_LESSON, lessons, relearn
+from components.evaluate.searching import STEPS, Guide, search
 from components.evaluate.tables import write_tables
 from components.evaluate.verdict_so_far import Watch
 from expunge.contracts import Candidate, Curve, Report, SampleSet, Stopping, StoredFile
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 # Of the samples planned, what sequential sampling draws in any case: with a quarter, ten digits came to the same
 # verdicts as with all (benchmarks/sequential_digits.py).
 FIXED_SHARE = 0.25
+DRAWING, LESSONS = "drawing", "lessons"  # parts of the work
 
 
 def evaluate_generator(entered: Entered, given: Given, folder: Path) -> Report:
@@ -51,39 +53,38 @@ def evaluate_generator(entered: Entered, given: Given, folder: Path) -> Report:
     _refuse_other_shapes(parent.image_shape, {"candidate": candidate, "reference": reference, "origin": origin},
                          held_out.images.shape[1:])
     judge = Judge.open(given, parent.image_shape, device)
+    effort = _effort(entered, given)
     names = given.judge.record.interface.classes
     watch = (Watch(read_policy(given.policy), given.candidate.record.family, _fixed(request.sampling.evaluate),
                    judge.unwanted, judge.classes, names, judge.earlier) if request.sampling.sequential else None)
     began = time.monotonic()
     drawn = draw((parent, candidate), judge, given.latent_seed, request.sampling.evaluate,
-                 may_show_before(request.reason, request.show_before), entered.progress, watch)
+                 may_show_before(request.reason, request.show_before), effort.of(DRAWING), watch)
     seconds = time.monotonic() - began
+    effort.of(DRAWING)(1.0)
     drawn.pictures.save(folder)
     half = float(np.isin(drawn.before.classes, judge.unwanted).mean()) / 2
-    weights = _Weights(given, judge, parent, candidate, reference)
+    weights = _Weights(given, judge.alone, parent, candidate, reference, effort)
+    compared = watch.fixed if watch else len(drawn.after.classes)  # what distances use, whatever was drawn
     evidence = Evidence(
         judge.unwanted, judge.classes, drawn.before, drawn.after,
         real=_real(entered.workspace, given, given.holdout, judge),
         fixed=watch.fixed if watch else None, names=names,
-        reference=_views(reference, judge, given.latent_seed, len(drawn.after.classes)) if reference else None,
-        search=weights.searched(candidate), search_before=weights.searched(parent),
+        reference=_views(reference, judge, given.latent_seed, compared) if reference else None,
+        search=weights.searched("candidate"), search_before=weights.searched("parent"),
         relearnings=tuple(weights.relearned(entered, half)), not_taught=weights.not_taught, earlier=judge.earlier,
         origin=_first_of(origin, parent, judge, given.latent_seed, request.sampling.evaluate,
                          watch.fixed if watch else request.sampling.evaluate) if origin else None)
     if given.members is not None:
-        evidence = replace(evidence, membership=nearness(
-            evidence, _real(entered.workspace, given, given.members, judge)))
+        evidence = _with_members(evidence, _real(entered.workspace, given, given.members, judge))
     write_tables(folder, evidence)
     shares = [class_shares(seen.classes, judge.classes) for seen in (drawn.before, drawn.after)]
+    there = set(evidence.real.labels.tolist())
     return Report(
-        family=given.candidate.record.family, request_sha256=given.request_sha256, parent_sha256=given.parent.sha256,
-        candidate_sha256=given.candidate.sha256, judge_sha256=given.judge.sha256,
-        extractor_sha256=given.extractor.sha256 if given.extractor else given.judge.sha256,
-        reference_sha256=given.reference.sha256 if given.reference else None,
-        origin_sha256=given.origin.sha256 if given.origin else None,
-        holdout_id=given.holdout.set_id, members_id=given.members.set_id if given.members else None,
-        latent_seed=given.latent_seed, unwanted=judge.unwanted, classes=names, earlier=judge.earlier,
-        came_before=request.came_before,
+        **given.named, extractor_sha256=given.extractor.sha256 if given.extractor else given.judge.sha256,
+        origin_sha256=given.origin.sha256 if given.origin else None, came_before=request.came_before,
+        unwanted=judge.unwanted, earlier=judge.earlier, classes=names, holdout_lacks=tuple(
+            label for label in evidence.retained if shares[0][label] and label not in there),
         measurements=ask(given.candidate.record.family, evidence), controls=controls_for(evidence),
         shares={str(label): (float(shares[0][label]), float(shares[1][label])) for label in range(judge.classes)},
         curves=tuple(_curves(evidence)), stopping=_stopping(watch, drawn, request.sampling.evaluate, seconds),
@@ -99,16 +100,19 @@ class _Weights:
     parent: "Gan"
     candidate: "Gan"
     reference: "Gan | None"
+    effort: Effort
     not_taught: str = ""  # why nobody was taught, or why there is nobody to compare with
 
-    def searched(self, model: "Gan") -> Search | None:
+    def searched(self, name: Literal["candidate", "parent"]) -> Search | None:
         import torch
 
         count = self.given.request.sampling.search
         if not count:
             return None
+        model = self.candidate if name == "candidate" else self.parent
         starts = torch.cat(list(latents_of(model, self.given.latent_seed, count, "search")))
-        return search(model, Guide.open(self.given, model.image_shape, self.judge.device), self.judge, starts)
+        return search(model, Guide.open(self.given, model.image_shape, self.judge.device), self.judge, starts,
+                      self.effort.of(f"search {name}"))
 
     def relearned(self, entered: Entered, wanted_rate: float) -> Iterator[Relearning]:
         """The candidate, the parent and, if there is one, a model that never knew, from the same lessons."""
@@ -138,6 +142,16 @@ class _Weights:
                 return
             yield from came
             entered.note(f"taught again from {len(lesson.images)} samples, {number + 1} of {len(found)}")
+            self.effort.of(LESSONS)((number + 1) / len(found))
+
+
+def _effort(entered: Entered, given: Given) -> Effort:
+    """What is going to be done, by the images that it takes; a gradient is counted as another image."""
+    sampling, models = given.request.sampling, 3 if given.reference else 2
+    taught = (models - 1) * sampling.lessons  # the parent still draws it
+    return Effort(entered.progress, {
+        DRAWING: 2 * sampling.evaluate, "search candidate": 2 * STEPS * sampling.search,
+        "search parent": 2 * STEPS * sampling.search, LESSONS: taught * IMAGES_OF_A_LESSON})
 
 
 def _generator(stored: StoredAs, device: "torch.device") -> "Gan":
@@ -167,6 +181,13 @@ def _real(workspace: Workspace, given: Given, images: SampleSet, judge: Judge) -
     labels = as_known_to_judge(
         table.labels, images.classes, given.judge.record.interface.classes, judge.classes, images.role)
     return Real(judge.sees_all(table.images), labels)
+
+
+def _with_members(evidence: Evidence, members: Real) -> Evidence:
+    try:
+        return replace(evidence, membership=nearness(evidence, members))
+    except BadInput as error:
+        return replace(evidence, not_compared=str(error))
 
 
 def _views(model: "Gan", judge: Judge, seed: str, count: int) -> Seen:

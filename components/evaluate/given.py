@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from expunge.contracts import (
     Candidate,
@@ -82,6 +82,18 @@ class Given:
             raise BadInput("candidate: it was made from another parent than the checkpoint given",
                            "evaluate a candidate beside its own parent")
         return given
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """What a report of any family says of all that was given, by the report's fields."""
+        made = self.candidate.record
+        assert isinstance(made, Candidate)  # `open` read no other
+        return {
+            "family": made.family, "request_sha256": self.request_sha256, "parent_sha256": self.parent.sha256,
+            "candidate_sha256": self.candidate.sha256, "judge_sha256": self.judge.sha256,
+            "reference_sha256": self.reference.sha256 if self.reference else None,
+            "holdout_id": self.holdout.set_id, "members_id": self.members.set_id if self.members else None,
+            "forget_id": made.forget_id, "retain_id": made.retain_id, "latent_seed": self.latent_seed}
 
     @property
     def latent_seed(self) -> str:

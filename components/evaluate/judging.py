@@ -1,7 +1,7 @@
 """The judge at work: what it sees in images, and in which space they are compared."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -50,6 +50,11 @@ class Judge:
             extractor = as_classifier("extractor", given.extractor.load(device))
             _refuse_other_size("extractor", extractor, image_shape, device)
         return cls(model, extractor, classes, unwanted, device, forget.earlier_numbers("the judge", names, classes))
+
+    @property
+    def alone(self) -> "Judge":
+        """The same judge without the extractor, where nobody compares features: that is a pass less per image."""
+        return replace(self, extractor=None)
 
     def sees(self, images: "torch.Tensor") -> Seen:
         """Its view of a batch [b, C, H, W] in [-1, 1]. BadInput if it has none, for its numbers are not finite."""

@@ -249,6 +249,19 @@ def _not_shown(report: Report, pictures: dict[str, Any]) -> list[str]:
             + (left_out if pictures["withheld"] else "")
         )
     found += _missing(report.measurements)
+    if report.holdout_lacks:
+        named = [_name(report, label) for label in report.holdout_lacks]
+        more = len(named) - CLASSES_SHOWN
+        lacking = "class " + _listed(named[:CLASSES_SHOWN] + ([f"{more} more"] if more > 0 else []))
+        found.append(
+            f"Real images of {lacking}: none was held out. What is compared with real images says nothing of how these "
+            "look, and takes samples of them for strange ones." if report.shares else
+            f"Held-out images of {lacking}: there is none, so nothing says how well these are still recognised.")
+    if report.forget_id or report.retain_id:
+        could = _listed(what for what, there in (("what was to be forgotten", report.forget_id),
+                                                 ("what was to stay", report.retain_id)) if there)
+        found.append(f"How much of the quality is the parent's: training could read real images of {could}, so it is "
+                     "not bounded by what the parent draws.")
     measured = {measurement.name for measurement in report.measurements if measurement.missing is None}
     if measured.isdisjoint(("search_rate", "relearning_steps")):
         found.append("Whether the weights still hold it: nothing in this report looked at more than outputs.")

@@ -30,6 +30,7 @@ SEEK = 100  # steps towards a sample's latent
 SEEK_RATE = 0.1  # of Adam, in units of a latent whose numbers have unit variance
 RATE = 1e-4  # of Adam, on the generator's weights
 CHECKS = (1, 2, 3, 4, 6, 8, 11, 16, 23, 32, 45, 64, 91, 128)  # steps after which it is looked at once more
+IMAGES_OF_A_LESSON = SEEK * SAMPLES + len(CHECKS) * FRESH  # about as many are drawn to teach one model
 
 
 @dataclass(frozen=True)

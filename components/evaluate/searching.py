@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from components.evaluate.effort import Share, nobody
 from components.evaluate.evidence import Mask, Search, Seen
 from components.evaluate.given import Given
 from components.evaluate.judging import Judge, as_classifier
@@ -48,12 +49,13 @@ class Guide:
         return -torch.logsumexp(chances, dim=1)
 
 
-def search(model: "Gan", guide: Guide, judge: Judge, starts: "torch.Tensor") -> Search:
+def search(model: "Gan", guide: Guide, judge: Judge, starts: "torch.Tensor", done: Share = nobody) -> Search:
     """Descends from latents [s, d] to what the guide calls unwanted; the judge looks at every step's images."""
     seen: list[Seen] = []
 
     def misses(images: "torch.Tensor") -> "torch.Tensor":
         seen.append(judge.sees(images.detach()))
+        done(len(seen) / STEPS)
         return guide.misses(images)
 
     descend(model, starts.to(judge.device), STEPS, RATE, misses)

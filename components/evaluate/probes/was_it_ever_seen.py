@@ -6,7 +6,6 @@ from components.evaluate.evidence import (
     CONFIDENCE,
     ClassifierEvidence,
     Evidence,
-    Membership,
     absent,
     attempt,
     not_applicable,
@@ -21,27 +20,25 @@ def was_it_ever_seen(evidence: Evidence) -> Iterator[Measurement]:
     One half is what a model that never saw either would give. Above it the members are still there; far below it
     the model shuns them more than an honest stranger would, which is over-unlearning.
     """
-    if evidence.membership is None:
-        yield from not_applicable(
-            ("membership_auc",),
-            "the samples to be forgotten are the generator's own and were never members of its training set; "
-            "name its training images of the class (members) to ask about those")
-        return
-    yield from _told_apart(evidence.membership)
+    yield from _asked(
+        evidence, "the samples to be forgotten are the generator's own and were never members of its training set; "
+        "name its training images of the class (members) to ask about those")
 
 
 def was_it_ever_learned(evidence: ClassifierEvidence) -> Iterator[Measurement]:
     """`membership_auc` of a classifier, by its losses; it reads as a generator's does."""
-    if evidence.membership is not None:
-        yield from _told_apart(evidence.membership)
+    yield from _asked(
+        evidence, "the request names no members, images of the unwanted classes that the parent was trained on: there "
+        "is nobody to ask about")
+
+
+def _asked(evidence: Evidence | ClassifierEvidence, without: str) -> Iterator[Measurement]:
+    """The AUC, why there is none, or `without`, why none was asked for."""
+    found = evidence.membership
+    if found is not None:
+        yield from attempt(
+            ("membership_auc",), lambda: (auc(found.members, found.others, CONFIDENCE),), len(found.members))
     elif evidence.not_compared:
         yield from absent(("membership_auc",), evidence.not_compared)
     else:
-        yield from not_applicable(
-            ("membership_auc",),
-            "the request names no members, images of the unwanted classes that the parent was trained on: there is "
-            "nobody to ask about")
-
-
-def _told_apart(found: Membership) -> Iterator[Measurement]:
-    yield from attempt(("membership_auc",), lambda: (auc(found.members, found.others, CONFIDENCE),), len(found.members))
+        yield from not_applicable(("membership_auc",), without)

@@ -100,6 +100,16 @@ def test_a_holdout_without_the_unwanted_says_what_cannot_be_known_of_the_judge(h
     assert report.measurement("kid_difference").estimate is not None
 
 
+def test_a_holdout_without_one_of_the_retained_classes_says_which(house):
+    report = held_out(house, "no-three", lambda labels: (labels != 3) & (labels != 7))
+    assert report.holdout_lacks == (3, 7)
+    assert report.measurement("kid_difference").estimate is not None
+    page = (house.root / "beside" / "no-three" / "report" / "page.html").read_text()
+    assert "Real images of class 3 and 7: none was held out." in page
+    assert held_out(house, "all-there", lambda labels: labels >= 0).holdout_lacks == ()
+    assert "none was held out" not in (house.root / "beside" / "all-there" / "report" / "page.html").read_text()
+
+
 def test_one_real_image_is_not_enough_for_any_distance(house):
     report = held_out(house, "one-real", lambda labels: np.flatnonzero(labels == 3)[:1])
     for name in DISTANCES:

@@ -128,6 +128,58 @@ def test_the_same_bytes_give_the_same_report(house, measured, monkeypatch):
     assert (again / "record.json").read_bytes() == (measured[0] / "record.json").read_bytes()
 
 
+def test_one_bar_goes_from_the_first_sample_to_the_last_lesson(house, monkeypatch):
+    monkeypatch.setenv("EXPUNGE_KEYS", str(house.root / "keys"))
+    for name, value in {"SAMPLES": 4, "FRESH": 100, "SEEK": 2, "CHECKS": (1, 2)}.items():
+        monkeypatch.setattr(f"components.evaluate.relearning.{name}", value)
+    from components.evaluate import step
+
+    other = house.beside("bar")
+    other.write_request(evaluate=600, search=20, lessons=2)
+    told, notes = [], []
+
+    class Entered:
+        workspace = house.workspace
+        progress = staticmethod(lambda step, total: told.append((step, total)))
+        note = staticmethod(notes.append)
+
+    (other.root / "report").mkdir()
+    step.evaluate.__wrapped__(Entered, **other.inputs(), report=other.root / "report")
+    steps, totals = zip(*told, strict=True)
+    assert steps == tuple(sorted(steps))
+    assert {*totals} == {steps[-1]}
+    drawn = steps.index(1_200)  # both models' images of all latents
+    assert len([step for step in steps[drawn + 1 :] if step < 1_200 + 2 * 2 * 40 * 20]) >= 40  # each step of the search
+    assert len(notes) == 2
+
+
+def test_the_extractor_looks_at_what_is_compared_and_at_nothing_else(house, monkeypatch):
+    monkeypatch.setenv("EXPUNGE_KEYS", str(house.root / "keys"))
+    from components.evaluate import step
+    from expunge.models.classifiers import LeNet
+
+    other, looked = house.beside("counted"), []
+    other.write_request(evaluate=600, search=20)
+    other.with_extractor()  # the oracle's network: a LeNet, as which the judge is no
+    keep = LeNet.features
+
+    def counted(self, images):
+        if not images.requires_grad:
+            looked.append(len(images))
+        return keep(self, images)
+
+    monkeypatch.setattr(LeNet, "features", counted)
+
+    class Entered:
+        workspace = house.workspace
+        progress = staticmethod(lambda step, total: None)
+
+    (other.root / "report").mkdir()
+    step.evaluate.__wrapped__(Entered, **other.inputs(), report=other.root / "report")
+    held_out = len(pq.read_table(other.root / "report" / "real.parquet"))
+    assert sum(looked) <= 2 * 600 + held_out + 5  # and a few zeros, to see whether it can
+
+
 def test_show_gives_the_engine_the_page_and_finite_numbers(measured, tmp_path):
     numbers = show(measured[0], tmp_path / "page.html")
     assert (tmp_path / "page.html").read_bytes() == (measured[0] / "page.html").read_bytes()

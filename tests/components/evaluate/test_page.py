@@ -118,6 +118,19 @@ def test_one_file_no_network_no_script(which, request):
     assert len(page) < 3_000_000
 
 
+@pytest.mark.parametrize(("read", "what"), [
+    ({"forget_id": "a" * 64, "retain_id": "b" * 64}, "what was to be forgotten and what was to stay"),
+    ({"retain_id": "b" * 64}, "what was to stay"), ({}, None)])
+def test_what_training_could_read_of_real_images_is_said(folder, tmp_path, read, what):
+    shutil.copytree(folder, tmp_path / "report")
+    write_record(tmp_path / "report", read_record(Report, folder).model_copy(update=read))
+    page = text_of(render_page(tmp_path / "report"))
+    assert (what is None) == ("training could read" not in page)
+    if what:
+        assert f"training could read real images of {what}, so it is not bounded by what the parent draws." in page
+        assert "b" * 64 in page
+
+
 def test_without_a_verdict_it_says_who_decides(folder):
     page = (folder / "page.html").read_text()
     assert "decided by the gate" in page
