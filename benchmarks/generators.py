@@ -97,6 +97,15 @@ RECIPES = {
         {"side": SIDE, "width": 32, "discriminator_width": 32},
         {"steps": 8_000, "batch": 64, "r1_weight": 0.2, "r1_every": 16, "ema_decay": 0.999, "cooling": 0.4},
     ),
+    # Lazy regularisation, style mixing, fresh noise and path lengths as in the paper; a small network, and the gradient
+    # penalty that a small image needs.
+    "stylegan2-32": Recipe(
+        "stylegan2",
+        {"size": SIDE, "latent_dim": 64, "mapping": 4, "channels": 1, "widths": [64, 64, 32, 16]},
+        {"steps": 6_000, "batch": 32, "generator_rate": 0.002, "discriminator_rate": 0.002, "r1_weight": 0.5,
+         "r1_every": 16, "path_length_weight": 2.0, "path_length_every": 8, "style_mixing": 0.9, "fresh_noise": True,
+         "ema_decay": 0.998, "cooling": 0.4},
+    ),
 }
 
 

@@ -70,6 +70,7 @@ def run(bench: Bench, row: str, unwanted: int, seed: int) -> Row:
         gan, facts = bench.candidate(ARMS[row], unwanted, seed)
     else:
         gan, facts = bench.reference(unwanted) if row == "retrain" else bench.parent()
+    bench.classifier("oracle")
     bench.test_seen()
     bench.drawn(gan, facts, FEATURED)
     if row == "rejection sampling":
@@ -216,9 +217,11 @@ def main() -> None:
         print(json.dumps(run(Bench.of(asked, asked.dataset), row, int(unwanted), int(seed))))
         return
 
+    bench = Bench.of(asked, asked.dataset, looks=True)
+
     def kept(key: tuple[str, int, int]) -> bool:
         try:
-            figures(Bench.of(asked, asked.dataset, looks=True), *key)
+            run(bench, *key)
         except NotThere:
             return False
         return True
@@ -230,7 +233,7 @@ def main() -> None:
             pass
         for _ in each_in_its_process([key for key in wanted if key[0] != "parent"], asked.jobs, asked.threads):
             pass
-    bench, rows = Bench.of(asked, asked.dataset, looks=True), []
+    rows = []
     for seed in asked.seeds:
         for unwanted in asked.classes:
             for name in ROWS:

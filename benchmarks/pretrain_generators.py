@@ -3,8 +3,8 @@
 python benchmarks/pretrain_generators.py FOLDER --kept FOLDER
 python benchmarks/pretrain_generators.py FOLDER --kept FOLDER --recipe stylegan2-32 --datasets mnist
 
-Trains, on the train split only, an oracle, a judge and the recipe's generator for either data set, each data set in a
-process of its own, and keeps them for the other benchmarks. What was stopped goes on from where it was.
+Trains, on the train split only, the recipe's generator, a judge and an oracle for either data set, each in a process of
+its own, and keeps them for the other benchmarks. A generator that was stopped goes on from where it was.
 
 FID is measured on the judge's features, 10,000 generated images against the 10,000 of the test split; the floor is that
 of as many images of the train split that the judge has not learned on, against the same. An image is doubtful when the
@@ -27,8 +27,14 @@ from expunge.models.supervised import Labelled
 DOUBTFUL = 0.9
 
 
-def run(bench: Bench) -> Row:
-    """Trains what is not there yet, and measures it."""
+def train(bench: Bench, what: str) -> Row:
+    """Trains one of the three, if it is not there yet."""
+    _, facts = bench.parent() if what == "parent" else bench.classifier("judge" if what == "judge" else "oracle")
+    return {"seconds": facts["seconds"]}
+
+
+def measure(bench: Bench) -> Row:
+    """What the three are worth."""
     judge, judge_facts = bench.classifier("judge")
     oracle, oracle_facts = bench.classifier("oracle")
     parent, facts = bench.parent()
@@ -77,9 +83,15 @@ def main() -> None:
     parser.add_argument("--datasets", nargs="+", choices=CLASSES, default=list(CLASSES))
     asked = parser.parse_args()
     if asked.one:
-        print(json.dumps(run(Bench.of(asked, asked.one[0]))))
+        dataset, what = asked.one
+        bench = Bench.of(asked, dataset)
+        print(json.dumps(measure(bench) if what == "measure" else train(bench, what)))
         return
-    rows = [row for _, row in each_in_its_process([(name,) for name in asked.datasets], asked.jobs, asked.threads)]
+    trainings = [(dataset, what) for dataset in asked.datasets for what in ("parent", "judge", "oracle")]
+    for _ in each_in_its_process(trainings, asked.jobs, asked.threads):
+        pass
+    rows = [row for _, row in each_in_its_process([(dataset, "measure") for dataset in asked.datasets], asked.jobs,
+                                                  asked.threads)]
     rows.sort(key=lambda row: asked.datasets.index(row["dataset"]))
     recipe = RECIPES[asked.recipe]
     told = [f"- recipe: {asked.recipe} ({recipe.architecture} {recipe.config})", f"- training: {recipe.training}",
