@@ -1,13 +1,23 @@
 """`expunge methods`: the list, and one method explained; for people and for machines."""
 
 import json
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+import yaml
 from tests_support import call
 
+from expunge.contracts import Request, parse_record
 from expunge.methods import available
+from expunge.methods.choosing import decided
 from pipelines.cli import carry_out
+from pipelines.demo import request_for
 from pipelines.explaining import explain, explain_all
+
+PAGE = (Path(__file__).parent.parent.parent / "docs" / "methods" / "README.md").read_text()
 
 
 def said(capsys, *arguments):
@@ -68,3 +78,40 @@ def test_an_unknown_method_is_one_line_with_those_that_are_known(tmp_path):
     assert done.code == done.json["exit_code"] == 2
     assert done.err.startswith("expunge: method 'forget_me' is not known: use one of ")
     assert len(done.err.splitlines()) == 1
+
+
+def test_the_page_has_a_row_for_every_method_with_what_it_claims():
+    rows = {name: row for row in PAGE.splitlines() for name in re.findall(r"^\| \[?`(\w+)`", row)}
+    for name, method in available().items():
+        assert method.claim in rows[name], name
+        assert ("`training`: " in rows[name]) == bool({"forget", "retain"} & set(method.needs)), name
+        assert (PAGE.index("Baselines are methods") < PAGE.index(rows[name])) == method.baseline, name
+
+
+def test_the_page_says_what_auto_comes_to():
+    said = re.search(r"a generator gets\s+`(\w+)` without\s+`training`, and\s+`(\w+)` with it", PAGE)
+    for name, training in zip(said.groups(), (None, {"uri": "builtin://digits/train"}), strict=True):
+        request = parse_record(Request, request_for(8, 0, False) | {"method": "auto", "training": training}, "request")
+        assert decided(request, "gan").name == name
+    assert f"says nothing of a method gets\n`{Request.model_fields['method'].default.name}`" in PAGE
+
+
+@pytest.mark.slow
+def test_the_method_on_the_page_can_be_installed_is_explained_and_makes_a_generator_forget(tmp_path):
+    source, package = tmp_path / "source", tmp_path / "installed"
+    source.mkdir()
+    for name, language in (("gentle.py", "python"), ("pyproject.toml", "toml")):
+        block, = re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
+        (source / name).write_text(block)
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-build-isolation",
+                    "--no-deps", "--target", package, source], check=True)
+    explained = call(tmp_path, "methods", "gentle", "--json", PYTHONPATH=str(package))
+    assert explained.code == 0, explained.err
+    assert explained.json["built_in"] is False
+    (tmp_path / "request.yaml").write_text(yaml.safe_dump(
+        request_for(4, 0, True) | {"method": {"name": "gentle", "preset": "debug"}}))
+    assert call(tmp_path, "init").code == 0
+    done = call(tmp_path, "run", "request.yaml", "--json", PYTHONPATH=str(package))
+    assert done.code == 10, done.err
+    assert done.json["method"]["name"] == "gentle"
+    assert done.json["pul"]["lower"] > 0.5
