@@ -3,9 +3,10 @@
 Stage 1, `adapt`: theta_N = arg min max  L_adv(negatives) + lambda/2 sum_i F_i (theta_i - theta_G,i)^2
 Stage 2, `unlearn`: theta_P = arg min max  L_adv(positives) + gamma L_repulsion(theta, theta_N)
 
-All images are the parent's own: no training data is read. The preset `paper` is these two lines. Fine-tuning
-on a generator's own samples costs it quality everywhere; the additions change what a latent draws only where it
-has to change. Each is a term of its own, off in `paper`:
+All images are the parent's own: no training data is read. The preset `paper` is these two lines, at sizes that suit
+small generators; `paper_code` follows the authors' code, for a StyleGAN2. Fine-tuning on a generator's own samples
+costs it quality everywhere; the additions change what a latent draws only where it has to change. Each is a term of
+its own, off in both of these presets:
 
     redaction     D also sees the negatives as fakes (Kong and Chaudhuri 2023)
     guidance      G is charged for what the oracle still calls unwanted
@@ -132,8 +133,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     # R1, path lengths, style mixing, averaging, 5 models of 300 negatives (CelebA-HQ, AFHQ), EWC and where it holds,
     # and of MNIST's scripts both stages' lengths, the form of repulsion and gamma = 1. Not confirmed: the paper's own
     # gamma per task, which its code moves between 0.1 and 100. Our reading, where a checkpoint is not theirs: both
-    # stages begin with what it holds, the averaged generator, and with fresh optimizers; each penalty is added to
-    # the loss of its step, where the code takes a step of its own; one batch of fakes serves both players.
+    # stages begin with what it holds, the averaged generator, and with fresh optimizers; in stage 2 one batch of fakes
+    # serves both players.
     "paper_code": {
         **PUBLISHED,
         **AS_STYLEGAN2,
@@ -190,9 +191,9 @@ def adapt(parent: Gan, material: Material, params: Params, session: Session) -> 
         losses = {
             "adversarial": game.fooled(game.paint(latents, random)),
             "elastic": params.ewc_weight * elastic(game.gan.generator),
-            **game.even_paths(inner, random),
         }
         game.draw(losses)
+        losses |= game.even_paths(inner, random)
         if inner == params.adapt_steps - 1:
             adapted.tensors |= {f"{k}.{name}": theta for name, theta in learned(game.gan.generator).items()}
         return {"discriminator": told, **losses}
@@ -276,8 +277,8 @@ def unlearn(parent: Gan, adaptation: Weights, material: Material, params: Params
         shunned = pick(unwanted, params.batch // 4, random)
         told = game.teach(step, pick(wanted, params.batch, random), fake.detach(), shunned, params.redaction_weight)
         losses["adversarial"] = params.adversarial_weight * game.fooled(fake)
-        losses |= game.even_paths(step, random)
         game.draw(losses)
+        losses |= game.even_paths(step, random)
         average.update(game.gan.generator, step)
         return {"discriminator": told, **losses}
 

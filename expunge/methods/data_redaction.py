@@ -195,8 +195,9 @@ def unlearn(parent: Gan, adaptation: Weights, material: Material, params: Params
         edit.look_again(game.gan, step, random)
         fake = game.paint(original.draw_latents(params.batch, random).to(session.device), random)
         told = lesson(game, step, fake.detach(), random)
-        losses = edit.charge(game, fake) | game.even_paths(step, random)
+        losses = edit.charge(game, fake)
         game.draw(losses)
+        losses |= game.even_paths(step, random)
         average.update(game.gan.generator, step)
         return {"discriminator": told, **losses}
 

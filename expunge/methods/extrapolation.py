@@ -3,7 +3,8 @@
     theta(g) = theta_G + g (mean_k theta_N,k - theta_G),   g < 0
 
 The observation that Adapt-then-Unlearn starts from (Tiwary et al., TMLR 2025): it suppresses what is unwanted, and
-quality collapses where |g| is large. Stage 1 is that method's. The discriminator stays the parent's.
+quality collapses where |g| is large; their code tries -1.9 to 1.0. Stage 1 is that method's. The discriminator stays
+the parent's.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from expunge.models import Gan
 class Params(AdaptParams):
     """Settings of stage 1, and how far to go."""
 
-    extrapolation: float = setting(-0.5, "how far (g), in distances from the parent to theta_N; 0 is the parent", le=0)
+    extrapolation: float = setting(-1.0, "how far (g), in ways from the parent to theta_N; 0 is the parent", le=0)
 
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
-    "debug": {"warm_up_steps": 10, "adapt_steps": 4, "batch": 32, "extrapolation": -1.0},
+    "debug": {"warm_up_steps": 10, "adapt_steps": 4, "batch": 32},
 }
 
 

@@ -67,10 +67,11 @@ def unlearn(parent: Gan, adaptation: Weights, material: Material, params: Params
         game.cool(step / params.steps)
         fake = game.paint(original.draw_latents(params.batch, random).to(session.device), random)
         told = game.teach(step, pick(wanted, params.batch, random), fake.detach())
-        losses = {"adversarial": game.fooled(fake), **game.even_paths(step, random)}
+        losses = {"adversarial": game.fooled(fake)}
         if elastic is not None:
             losses["elastic"] = params.ewc_weight * elastic(game.gan.generator)
         game.draw(losses)
+        losses |= game.even_paths(step, random)
         average.update(game.gan.generator, step)
         return {"discriminator": told, **losses}
 

@@ -28,6 +28,7 @@ class TrainingParams(BaseModel):
     discriminator_rate: float = setting(1e-3, "peak learning rate of D; as in pre-training", gt=0)
     r1_weight: float = setting(0.2, "gradient penalty on D (gamma of Mescheder et al. 2018)", ge=0)
     r1_every: int = setting(8, "steps between gradient penalties (lazy regularisation)", ge=1)
+    r1_apart: bool = setting(False, "take a step of its own by the gradient penalty, as StyleGAN2's public code does")
     generator_beta2: float = setting(0.99, "Adam's beta2 for G; its beta1 is 0", ge=0, lt=1)
     discriminator_beta2: float = setting(0.99, "Adam's beta2 for D; its beta1 is 0", ge=0, lt=1)
     ema_decay: float = setting(0.99, "averaging of G over steps; 0 keeps the last weights", ge=0, lt=1)
@@ -42,8 +43,7 @@ class TrainingParams(BaseModel):
 
 LAZY_G, LAZY_D = 4 / 5, 16 / 17  # what Karras et al. 2020, appendix B, do to Adam for penalties every 4 and 16 steps
 
-# A StyleGAN2 is trained so, by Karras et al. 2020 in the public PyTorch implementation, whose authors' rate is 0.002.
-# Each penalty takes a step of its own there; here it is added to the loss of its step.
+# A StyleGAN2 (Karras et al. 2020) is trained so by the public PyTorch implementation, at a rate of 0.002.
 AS_STYLEGAN2: dict[str, Any] = {
     "batch": 16,
     "generator_rate": 0.002 * LAZY_G,
@@ -52,6 +52,7 @@ AS_STYLEGAN2: dict[str, Any] = {
     "discriminator_beta2": 0.99**LAZY_D,
     "r1_weight": 10.0,
     "r1_every": 16,
+    "r1_apart": True,
     "path_length_weight": 2.0,
     "path_length_every": 4,
     "style_mixing": 0.9,
@@ -96,27 +97,37 @@ class Game:
 
     def paint(self, latents: Tensor, random: torch.Generator) -> Tensor:
         """G's images for latents [B, latent_dim], as training shows them: with noise and second latents if asked."""
-        generator, params = self.gan.generator, self.params
+        generator = self.gan.generator
         if not isinstance(generator, Stylegan2Generator):
             return self.gan(latents)
-        second, crossover = None, None
-        if params.style_mixing and torch.rand((), generator=random).item() < params.style_mixing:
-            second = self.original.draw_latents(len(latents), random).to(latents.device)
-            crossover = int(torch.randint(1, generator.layers, (), generator=random))
-        return generator(latents, second, crossover, noise=random if params.fresh_noise else None,
-                         bounded=not params.fresh_noise)
+        w = self._styles(generator, latents, random)
+        return generator(w, in_w=True, noise=self._noise(random), bounded=not self.params.fresh_noise)
 
     def even_paths(self, step: int, random: torch.Generator) -> Weights:
-        """G's path-length penalty on half a batch, as one loss; none on the steps between."""
+        """One more update of G, by the path lengths of half a batch, where it is due; the loss, or none."""
         generator, params = self.gan.generator, self.params
         if not params.path_length_weight or step % params.path_length_every:
             return {}
         assert isinstance(generator, Stylegan2Generator)
-        device = next(generator.parameters()).device
-        w = generator.per_layer(generator.style(self.original.draw_latents(params.batch // 2, random).to(device)))
-        noise = random if params.fresh_noise else None
-        penalty = self.paths(lambda styles: generator.synthesise(styles, noise), w, random)
-        return {"path length": params.path_length_weight * params.path_length_every * penalty}
+        latents = self.original.draw_latents(params.batch // 2, random).to(next(generator.parameters()).device)
+        w = self._styles(generator, latents, random)
+        penalty = self.paths(lambda styles: generator.synthesise(styles, self._noise(random)), w, random)
+        loss = {"path length": params.path_length_weight * params.path_length_every * penalty}
+        self.draw(loss)
+        return loss
+
+    def _styles(self, generator: Stylegan2Generator, latents: Tensor, random: torch.Generator) -> Tensor:
+        """Latents in W, [B, layers, latent_dim], by chance those of two latents each."""
+        w = generator.per_layer(generator.style(latents))
+        mixing = self.params.style_mixing
+        if not mixing or torch.rand((), generator=random).item() >= mixing:
+            return w
+        second = self.original.draw_latents(len(latents), random).to(latents.device)
+        crossover = int(torch.randint(1, generator.layers, (), generator=random))
+        return torch.cat([w[:, :crossover], generator.per_layer(generator.style(second))[:, crossover:]], dim=1)
+
+    def _noise(self, random: torch.Generator) -> torch.Generator | None:
+        return random if self.params.fresh_noise else None
 
     def average(self) -> Average:
         """An average of G that begins here."""
@@ -153,12 +164,22 @@ class Game:
         """One update of D by a method's own loss, and by the gradient penalty at `real` where it is due."""
         discriminator = self.gan.discriminator.requires_grad_(True)
         loss = loss_of(discriminator)
-        if step % self.params.r1_every == 0:
-            loss = loss + self.params.r1_weight * self.params.r1_every * r1_penalty(discriminator, real)
-        self.teller.zero_grad()
-        loss.backward()
-        self.teller.step()
+        due = step % self.params.r1_every == 0
+        if due and not self.params.r1_apart:
+            loss = loss + self._r1(real)
+        self._learn(self.teller, loss)
+        if due and self.params.r1_apart:
+            self._learn(self.teller, self._r1(real))
         return loss.detach()
+
+    def _r1(self, real: Tensor) -> Tensor:
+        return self.params.r1_weight * self.params.r1_every * r1_penalty(self.gan.discriminator, real)
+
+    @staticmethod
+    def _learn(optimizer: torch.optim.Adam, loss: Tensor) -> None:
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
 
     def fooled(self, fake: Tensor) -> Tensor:
         """G's adversarial loss, with D held still."""
@@ -166,9 +187,7 @@ class Game:
 
     def draw(self, losses: Weights) -> None:
         """One update of G by the sum of the losses."""
-        self.painter.zero_grad()
-        torch.stack(list(losses.values())).sum().backward()
-        self.painter.step()
+        self._learn(self.painter, torch.stack(list(losses.values())).sum())
 
     def parts(self) -> dict[str, Any]:
         """What must be saved to continue."""

@@ -130,8 +130,9 @@ def from_scratch(gan: Gan, real: Samples, params: Params, session: Session, rand
             return told + F.cross_entropy(scores, labels[chosen])
 
         told = game.teach_by(step, shown, loss)
-        losses = {"adversarial": game.fooled(drawn()), **game.even_paths(step, random)}
+        losses = {"adversarial": game.fooled(drawn())}
         game.draw(losses)
+        losses |= game.even_paths(step, random)
         average.update(game.gan.generator, step)
         return {"discriminator": told, **losses}
 

@@ -62,6 +62,27 @@ def test_fresh_noise_is_another_every_time_and_pixels_are_not_cut():
     assert first.max() > 1
 
 
+def test_path_lengths_move_g_in_a_step_of_their_own():
+    playing = game("stylegan2", path_length_weight=2.0)
+    before = playing.gan.generator.convs[0].conv.weight.detach().clone()
+    playing.even_paths(0, random())
+    after = playing.gan.generator.convs[0].conv.weight.detach().clone()
+    assert not torch.equal(before, after)
+    playing.even_paths(1, random())
+    assert torch.equal(playing.gan.generator.convs[0].conv.weight, after), "none is due"
+
+
+def test_the_gradient_penalty_takes_a_step_of_its_own_if_asked():
+    real = torch.rand(8, 1, 16, 16, generator=random()) * 2 - 1
+    together, apart = (game("dcgan", r1_apart=own) for own in (False, True))
+    for playing in (together, apart):
+        for step in range(2):
+            playing.teach(step, real, -real)
+    steps = [next(iter(playing.teller.state.values()))["step"].item() for playing in (together, apart)]
+    assert steps == [2, 3]
+    assert not torch.equal(together.gan.discriminator.look.weight, apart.gan.discriminator.look.weight)
+
+
 def test_path_lengths_are_penalised_as_much_more_as_they_are_rarer():
     often, rarely = (game("stylegan2", path_length_weight=2.0, path_length_every=every) for every in (1, 4))
     once = often.even_paths(0, random())["path length"]
