@@ -18,7 +18,9 @@ from expunge.errors import BadInput
 from expunge.models.classifiers import Classifier
 from expunge.models.discriminator import fresh_discriminator
 from expunge.models.gan import Gan
+from expunge.models.stylegan2 import Stylegan2Generator
 
+OURS = (-1.0, 1.0)  # the range of our models' pixels
 LUMA = (0.299, 0.587, 0.114)  # grey from red, green, blue (ITU-R BT.601)
 SURE = 1e-6  # a probability this near to 0 or 1 is taken as that, so that its logit stays finite
 
@@ -68,7 +70,9 @@ def as_gan(module: nn.Module, interface: Interface, discriminator: tuple[nn.Modu
     if latent is None:
         raise BadInput("checkpoint.latent: the shape of a latent is not known",
                        "say it: 'latent: 100' for vectors, 'latent: [100, 1, 1]' for transposed convolutions")
-    generator = Painter(module.generator if together else module, latent, interface)  # type: ignore[arg-type]
+    generator: nn.Module = module
+    if not (isinstance(module, Stylegan2Generator) and latent == (module.latent_dim,) and interface.range == OURS):
+        generator = Painter(module.generator if together else module, latent, interface)  # type: ignore[arg-type]
     shape = _shape_of_an_image(generator, prod(latent))
     if together:
         critic: nn.Module = Critic(module.discriminator, interface)  # type: ignore[arg-type]
@@ -132,7 +136,7 @@ class Painter(nn.Module):
         """Images in our range."""
         low, high = self.interface.range
         images: Tensor = self.inner(z.view(-1, *self.latent))
-        return images if (low, high) == (-1, 1) else (images - low) * (2 / (high - low)) - 1
+        return images if (low, high) == OURS else (images - low) * (2 / (high - low)) - 1
 
 
 def to_guest(images: Tensor, interface: Interface) -> Tensor:
@@ -142,7 +146,7 @@ def to_guest(images: Tensor, interface: Interface) -> Tensor:
     elif interface.channels == 1 and images.shape[1] == 3:
         images = (images * images.new_tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
     low, high = interface.range
-    return images if (low, high) == (-1, 1) else (images + 1) * ((high - low) / 2) + low
+    return images if (low, high) == OURS else (images + 1) * ((high - low) / 2) + low
 
 
 class Critic(nn.Module):

@@ -266,19 +266,23 @@ class Paper:
     def to_rgb(self, name, x, w):
         return self.modulated(f"{name}.conv", x, w, demodulate=False) + self.state[f"{name}.bias"][0]
 
-    def image(self, z, levels):
+    def style(self, z):
         w = z / np.sqrt((z**2).mean() + 1e-8)
         layer = 1
         while f"style.{layer}.weight" in self.state:
             w = leaky(0.01 * (self.scaled(f"style.{layer}.weight") @ w + self.state[f"style.{layer}.bias"]))
             layer += 1
-        x = self.styled("conv1", self.state["input.input"][0], w, 0)
-        image = self.to_rgb("to_rgb1", x, w)
+        return w
+
+    def image(self, w, levels):
+        """Of one style per layer: each convolution has its own, and painting shares the next convolution's."""
+        x = self.styled("conv1", self.state["input.input"][0], w[0], 0)
+        image = self.to_rgb("to_rgb1", x, w[1])
         for level in range(levels):
-            x = self.styled(f"convs.{2 * level}", x, w, 2 * level + 1)
-            x = self.styled(f"convs.{2 * level + 1}", x, w, 2 * level + 2)
+            x = self.styled(f"convs.{2 * level}", x, w[2 * level + 1], 2 * level + 1)
+            x = self.styled(f"convs.{2 * level + 1}", x, w[2 * level + 2], 2 * level + 2)
             image = filtered(image, self.state[f"to_rgbs.{level}.upsample.kernel"], up=2, pad=(2, 1))
-            image = image + self.to_rgb(f"to_rgbs.{level}", x, w)
+            image = image + self.to_rgb(f"to_rgbs.{level}", x, w[2 * level + 3])
         return image
 
     def activated(self, name, x):
@@ -310,9 +314,17 @@ class Paper:
 
 def test_the_generator_draws_what_the_paper_and_the_layout_define():
     gan, z = tiny(), drawn(3, 5)
-    by_hand = np.stack([Paper(gan.generator.state_dict()).image(latent, 2) for latent in z.numpy()])
+    paper = Paper(gan.generator.state_dict())
+    by_hand = np.stack([paper.image([paper.style(latent)] * 6, 2) for latent in z.numpy()])
     with torch.no_grad():
         np.testing.assert_allclose(gan.generator(z, bounded=False).numpy(), by_hand, atol=1e-9)
+
+
+def test_each_layer_takes_the_style_that_the_layout_gives_it():
+    gan, w = tiny(), drawn(1, 6, 5)
+    by_hand = Paper(gan.generator.state_dict()).image(w[0].numpy(), 2)
+    with torch.no_grad():
+        np.testing.assert_allclose(gan.generator(w, in_w=True, bounded=False)[0].numpy(), by_hand, atol=1e-9)
 
 
 def test_the_discriminator_scores_as_the_paper_and_the_layout_define():
@@ -640,7 +652,7 @@ def fetch(workspace, tmp_path):
         document = request_for(8, 0, False) | {"checkpoint": {"range": [-1, 1]} | checkpoint, "reference": None} | (
             {"discriminator": discriminator} if discriminator else {})
         write_record(tmp_path / "request.json", parse_record(Request, document, "request"))
-        folders = {name: tmp_path / "out" / name for name in ("checkpoint", "oracle", "judge", "extractor", "reference")}
+        folders = {name: tmp_path / "out" / name for name in ("checkpoint", "oracle", "judge", "extractor", "reference", "origin")}
         fetch_checkpoint(request=tmp_path / "request.json", statement=tmp_path / "statement.json", **folders)
         folder = folders["checkpoint"]
         return folder, models.load_recorded(folder, read_record(Checkpoint, folder))
@@ -680,6 +692,7 @@ def test_a_generator_alone_gets_a_fresh_discriminator_and_keeps_its_names(fetch,
     folder, parent = fetch(uri=str(file))
     assert read_record(Checkpoint, folder).config["part"] == "generator"
     assert parent.fresh_discriminator
+    assert parent.generator.state_dict().keys() == alone.keys(), "so that methods find its layers by name"
     z = gan.draw_latents(3, torch.Generator().manual_seed(0))
     assert torch.equal(parent(z), gan(z))
     assert parent.as_in_file(parent.state_dict()).keys() == alone.keys()
