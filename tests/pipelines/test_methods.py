@@ -10,9 +10,12 @@ import pytest
 import yaml
 from tests_support import call
 
-from expunge.contracts import Request, parse_record
+from components.fetch_checkpoint.step import fetch_checkpoint
+from expunge.contracts import Request, parse_record, read_record, write_record
+from expunge.errors import BadInput
 from expunge.methods import available
 from expunge.methods.choosing import decided
+from expunge.stores.sources import pin
 from pipelines.cli import carry_out
 from pipelines.demo import request_for
 from pipelines.explaining import explain, explain_all
@@ -78,6 +81,49 @@ def test_an_unknown_method_is_one_line_with_those_that_are_known(tmp_path):
     assert done.code == done.json["exit_code"] == 2
     assert done.err.startswith("expunge: method 'forget_me' is not known: use one of ")
     assert len(done.err.splitlines()) == 1
+
+
+REFUSED = {
+    "a method without its data": ({"method": "retrain"}, "training: method 'retrain' needs real images of what is to stay"),
+    "parameters for nobody": ({"method": {"name": "auto", "params": {"steps": 1}}}, "'method' has params, and 'auto' has"),
+    "a preset of another method": ({"method": {"name": "auto", "preset": "ewc"}}, "has no preset 'ewc'"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_done_is_refused_in_the_plan_and_in_the_first_room(name, workspace, tmp_path, capsys):
+    changes, said = REFUSED[name]
+    file = tmp_path / "request.yaml"
+    file.write_text(yaml.safe_dump(request_for(8, 0, True) | changes))
+    assert carry_out(["run", str(file), "--plan"]) == 2
+    line, = capsys.readouterr().err.splitlines()
+    assert said in line
+    if "params" in said:
+        return  # no room gets a request that is none
+    pinned = pin(read_record(Request, file), tmp_path, workspace)
+    write_record(tmp_path / "request.json", pinned)
+    outputs = {name: tmp_path / name for name in ("checkpoint", "oracle", "judge", "extractor", "reference", "origin")}
+    with pytest.raises(BadInput) as refused:
+        fetch_checkpoint(request=tmp_path / "request.json", statement=tmp_path / "statement.json", **outputs)
+    assert str(refused.value) in line
+
+
+def test_the_first_room_says_what_auto_chose_and_takes_no_reason_but_its_own(workspace, tmp_path, capsys):
+    asked = parse_record(Request, request_for(8, 0, True) | {"method": "auto"}, "request")
+    pinned = pin(asked, tmp_path, workspace)
+    outputs = {name: tmp_path / name for name in ("checkpoint", "oracle", "judge", "extractor", "reference", "origin")}
+
+    def fetch(method):
+        write_record(tmp_path / "request.json", pinned.model_copy(update={"method": method}))
+        fetch_checkpoint(request=tmp_path / "request.json", statement=tmp_path / "statement.json", **outputs)
+
+    with pytest.raises(BadInput, match="'auto' is still open"):
+        fetch(asked.method)
+    with pytest.raises(BadInput, match=r"method\.chosen: 'auto' comes to something else here"):
+        fetch(pinned.method.model_copy(update={"chosen": "it is the best there is"}))
+    fetch(pinned.method)
+    notes = [json.loads(line).get("text") for line in capsys.readouterr().out.splitlines()]
+    assert f"auto chose {pinned.method.name}, {pinned.method.chosen}" in notes
 
 
 def test_the_page_has_a_row_for_every_method_with_what_it_claims():
