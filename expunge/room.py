@@ -313,7 +313,8 @@ def code_digest(module: str, params: dict[str, Any]) -> str:
     A method is chosen by name at run time, so a parameter called `method` adds that method's file, or all Python
     files of the package that brings it.
     """
-    pending, sources = [module], {}
+    pending = [module]
+    sources: dict[str, str] = {}
     if isinstance(params.get("method"), str):
         built_in = f"{METHODS}.{params['method']}"
         pending.append(built_in)

@@ -156,18 +156,16 @@ def plan(workspace: Workspace, request: Request, named: Request, again: bool = F
 
 
 def _method(request: Request, named: Request) -> MethodPlan:
-    from expunge import methods
     from expunge.methods import choosing
 
     choice, family = request.method, FAMILIES["parent"]
     method = choosing.suited(request, family)
-    fitting = [other.name for other in methods.available().values() if other.family == family]
     if choice.chosen is not None:
         why = f"chosen by auto, {choice.chosen}"
     elif "method" in named.model_fields_set and "name" in named.method.model_fields_set:
         why = "the request names it"
     else:
-        why = "the default" if len(fitting) > 1 else f"the default, and the only one for a {family}"
+        why = "the default"
     return MethodPlan(name=method.name, preset=choice.preset, changed=choice.params, family=family,
                       claim=method.claim, paper=method.paper, why=why, may_read=choosing.may_read(request))
 
