@@ -175,10 +175,10 @@ def _read_torch(source: Path) -> dict[str, Tensor]:
         ) from error
     public = stylegan2_files.from_public(state)
     if public is not None:
-        return public
+        return stylegan2_files.with_noise(public)
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise BadInput(f"checkpoint {source} is not a flat state_dict of tensors", "save model.state_dict()")
-    return {str(name): value for name, value in state.items()}
+    return stylegan2_files.with_noise({str(name): value for name, value in state.items()})
 
 
 def load_recorded(folder: Path, record: Checkpoint | Candidate) -> Gan | Classifier:

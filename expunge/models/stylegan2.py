@@ -226,6 +226,11 @@ class FixedNoise(nn.Module):
                 for noise in fixed]
 
 
+def noise_sides(resolutions: int) -> list[int]:
+    """The side of each layer's noise: one layer at 4x4, two at every further resolution."""
+    return [GRID * 2 ** ((layer + 1) // 2) for layer in range(2 * resolutions - 1)]
+
+
 class Bounded(torch.autograd.Function):
     """Pixels cut to [-1, 1]. What would bring a cut pixel back has a gradient; what would push it on has none.
 
@@ -267,7 +272,7 @@ class Stylegan2Generator(nn.Module):
             self.convs.append(StyledLayer(inputs, outputs, latent_dim, enlarge=True))
             self.convs.append(StyledLayer(outputs, outputs, latent_dim))
             self.to_rgbs.append(ToImage(outputs, channels, latent_dim))
-        self.noises = FixedNoise([GRID * 2 ** ((layer + 1) // 2) for layer in range(self.layers - 1)])
+        self.noises = FixedNoise(noise_sides(len(widths)))
 
     def forward(
         self,

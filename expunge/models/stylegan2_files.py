@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeGuard
 
+import torch
 from torch import Tensor
 
 from expunge.errors import BadInput
-from expunge.models.stylegan2 import GRID, public_widths
+from expunge.models.stylegan2 import GRID, noise_sides, public_widths
 
 GENERATOR, DISCRIMINATOR = "generator.", "discriminator."
 State = Mapping[str, Tensor]
@@ -34,6 +35,22 @@ def from_public(content: object) -> dict[str, Tensor] | None:
         return dict(generator)
     return ({f"{GENERATOR}{name}": tensor for name, tensor in generator.items()}
             | {f"{DISCRIMINATOR}{name}": tensor for name, tensor in discriminator.items()})
+
+
+def with_noise(state: State) -> dict[str, Tensor]:
+    """A state with the fixed noise that older public files lack; any other state as it is.
+
+    A generator was trained on noise drawn anew each time, so that none is more right than another. This is the same
+    every time, and what was there in part is left for the fitting of the weights to complain of.
+    """
+    generator, _ = _parts(state)
+    if not {"input.input", "to_rgb1.conv.weight"} <= generator.keys() or _numbered(generator, "noises.noise_"):
+        return dict(state)
+    prefix = GENERATOR if f"{GENERATOR}input.input" in state else ""
+    random = torch.Generator().manual_seed(0)
+    return dict(state) | {
+        f"{prefix}noises.noise_{layer}": torch.randn(1, 1, side, side, generator=random)
+        for layer, side in enumerate(noise_sides(1 + _numbered(generator, "to_rgbs.")))}
 
 
 def _is_state(value: object) -> TypeGuard[State]:

@@ -573,6 +573,19 @@ def test_without_an_average_the_last_generator_is_taken(tmp_path):
     assert all(not tensor.any() for name, tensor in models.read(file)[0].items() if name.startswith("generator."))
 
 
+@pytest.mark.parametrize("alone", [False, True])
+def test_an_older_file_without_noise_is_given_some_that_is_always_the_same(tmp_path, alone):
+    file, gan = public_file(tmp_path, without=("d",) if alone else ())
+    changed(file, lambda content: [content["g_ema"].pop(f"noises.noise_{layer}") for layer in range(5)])
+    one, other = models.load(file), models.load(file)
+    z = torch.randn(3, 5)
+    assert torch.equal(one(z), other(z))
+    generator = one if alone else one.generator
+    assert {name: tuple(noise.shape) for name, noise in generator.noises.named_buffers()} == {
+        name: tuple(noise.shape) for name, noise in gan.generator.noises.named_buffers()}
+    assert all(0.5 < noise.std() < 1.5 for noise in generator.noises.buffers())
+
+
 @pytest.mark.parametrize(("given", "complaint"), [
     ({"size": 32}, r"config\.size: 32 does not suit the weights, which have 16: leave it out"),
     ({"channels": 3}, r"config\.channels: 3 does not suit the weights, which have 1"),
