@@ -17,6 +17,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
 from expunge import models
+from components.evaluate.probes.does_it_stay_forgotten import NOTHING_BEFORE
 from expunge.assets import digits
 from expunge.contracts import Report, read_record
 
@@ -451,10 +452,12 @@ def test_what_the_files_give_is_what_the_report_says(stored, check):
 
 
 def test_no_number_of_the_report_goes_unchecked(stored):
-    measured = [found.name for found in stored.report.measurements]
+    # What only a second request is asked is recomputed in test_one_after_the_other.py.
+    asked = [found for found in stored.report.measurements if found.missing != NOTHING_BEFORE]
+    measured = [found.name for found in asked]
     assert len(measured) == len(set(measured))
     assert set(measured) == set().union(*CHECKS.values())
-    assert [found.name for found in stored.report.measurements if found.estimate is None] == []
+    assert [found.name for found in asked if found.estimate is None] == []
 
 
 BOUNDS_NOT_RECOMPUTED = {"share_distance"}  # of bootstrap draws
