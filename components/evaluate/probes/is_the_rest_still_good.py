@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,15 +73,16 @@ class _Compared:
 
     def distances(self) -> Iterator[Measurement]:
         was, is_now = self.before[self.kept_before], self.after[self.kept_after]
+        # Of features as many as InceptionV3's, each takes seconds: asked for again, it is not computed again.
+        fid_before, fid_after = (cache(lambda side=side: fid(side, self.real)) for side in (was, is_now))
 
         def ratio() -> tuple[Measured, ...]:
-            first = fid(was, self.real)
-            if first == 0:
+            if fid_before() == 0:
                 raise BadInput("fid_before: it is zero, so there is no ratio", "check the holdout")
-            return (fid(is_now, self.real) / first,)
+            return (fid_after() / fid_before(),)
 
-        yield from attempt(("fid_before",), lambda: (fid(was, self.real),), len(was))
-        yield from attempt(("fid_after",), lambda: (fid(is_now, self.real),), len(is_now))
+        yield from attempt(("fid_before",), lambda: (fid_before(),), len(was))
+        yield from attempt(("fid_after",), lambda: (fid_after(),), len(is_now))
         yield from attempt(("fid_floor",), lambda: (fid_floor(self.real),), len(self.real) // 2)
         yield from attempt(("fid_excess",), lambda: (
             fid_excess(is_now, self.real, real_strata=self.strata, confidence=CONFIDENCE),), len(is_now))
