@@ -17,7 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 from recording import record
@@ -59,7 +59,7 @@ class Candidate:
         """The true PUL."""
         return 1 - self.residual / self.share
 
-    @property
+    @cached_property
     def rules(self) -> tuple[Rule, ...]:
         """The preset's rules that it is held to."""
         return tuple(rule for rule in rules_for(preset(self.preset), FAMILY) if rule.metric in self.metrics)

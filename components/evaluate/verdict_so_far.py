@@ -38,7 +38,8 @@ class Watch:
         if sum(map(len, self._before)) < self.fixed or not self._rules:
             return None
         so_far = self._evidence()
-        measured = (*is_it_gone(so_far), *does_it_stay_forgotten(so_far), *shares_kept(so_far))
+        kept = shares_kept(so_far) if any(rule.metric == "kept_share" for rule in self._rules) else ()
+        measured = (*is_it_gone(so_far), *does_it_stay_forgotten(so_far), *kept)
         outcomes = [judge_rule(rule, measured) for rule in self._rules]
         failed = next((found for found in outcomes if found.outcome == "FAIL"), None)
         if failed is not None:
