@@ -92,6 +92,17 @@ class Scaled(nn.Linear):
         return (super().forward(z) * self.gain).view(-1, 1, 16, 16)
 
 
+class Remembering(nn.Linear):
+    """Keeps what it has seen in a tensor that is no parameter."""
+
+    def __init__(self):
+        super().__init__(4, 256)
+        self.register_buffer("seen", torch.ones(256))
+
+    def forward(self, z):
+        return (super().forward(z) * self.seen).view(-1, 1, 16, 16)
+
+
 class Bare(nn.Module):
     """Has a weight, and no way to draw a new one."""
 
@@ -103,7 +114,8 @@ class Bare(nn.Module):
         return (z @ self.weight).view(-1, 1, 16, 16)
 
 
-@pytest.mark.parametrize(("generator", "left"), [(Scaled, r"generator\.gain"), (Bare, r"generator\.weight")])
+@pytest.mark.parametrize(("generator", "left"), [
+    (Scaled, r"generator\.gain"), (Remembering, r"generator\.seen"), (Bare, r"generator\.weight")])
 def test_a_layer_that_would_keep_what_it_learned_is_refused_by_name(generator, left):
     gan = Gan(generator(), fresh_discriminator((1, 16, 16)), 4, (1, 16, 16))
     with pytest.raises(BadInput, match=rf"cannot initialise {left} anew: {generator.__name__} does not.*reference"):
