@@ -3,7 +3,6 @@
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -62,15 +61,9 @@ def test_what_is_bold_is_forgotten_by_an_oracle_that_only_scores(folder):
 def test_an_oracle_that_flags_everything_or_nothing_is_refused_with_what_to_check(folder, always, said):
     save_file({"1.weight": torch.tensor([[0.1]]), "1.bias": torch.tensor([50.0 if always else -50.0])},
               folder / "oracle.safetensors")
-    write(folder)
+    write(folder, method="adapt_then_unlearn")
     done = call(folder, "run", "request.yaml")
     assert done.code == 2
     line, = done.err.splitlines()
     assert re.search(said, line)
     assert line.endswith("bring another oracle, or check forget.classes, oracle.range and oracle.classes")
-
-
-def test_the_example_is_prepared_by_code_that_stands_alone(tmp_path):
-    source = (ROOT / "examples" / "feature" / "bold.py").read_text()
-    assert "expunge" not in source
-    assert subprocess.run([sys.executable, "-c", source], cwd=tmp_path, check=False).returncode == 0
