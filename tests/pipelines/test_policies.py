@@ -287,6 +287,19 @@ def test_the_plan_asks_the_rules_for_the_models_family_only(workspace):
         rule.metric for rule in rules_for(preset("standard"), "gan")}
 
 
+def test_the_plan_of_a_second_request_asks_for_what_came_before_and_says_what_is_lacking(workspace):
+    from pipelines import planning
+
+    asked = request_for("standard")
+    asked = asked.model_copy(update={"forget": Forget(classes=(3,), earlier=(8,))})
+    found = planning.plan(workspace, asked, asked)
+    rules = {rule.metric: rule for rule in found.samples.rules}
+    assert found.earlier == (8,)
+    assert rules["residual_rate_earlier"].samples == rules["residual_rate"].samples
+    assert rules["drift"].can_pass is False
+    assert "names no origin" in rules["drift"].note
+
+
 def test_the_plan_says_that_strict_needs_a_reference(workspace):
     found = planned(workspace, "strict")
     taught = next(rule for rule in found.samples.rules if rule.metric == "relearning_ratio")

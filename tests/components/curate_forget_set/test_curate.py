@@ -59,6 +59,15 @@ def test_several_classes_can_be_unwanted_at_once(curate):
     assert not {"3", "8"} & set(records["positive"].class_counts)
 
 
+def test_what_was_forgotten_before_is_in_neither_set(curate, workspace):
+    records = curate(forget={"classes": [3], "earlier": [8]}, training={"uri": "builtin://digits/train"})
+    assert set(records["negative"].class_counts) == set(records["forget"].class_counts) == {"3"}
+    for kept in ("positive", "retain"):
+        assert set(records[kept].class_counts) == set("01245679"), kept
+    assert (records["negative"].unwanted, records["negative"].earlier) == ((3,), (8,))
+    assert "8" in records["holdout"].class_counts, "evaluation has to see it come back"
+
+
 def test_a_persons_labels_stand_in_for_the_oracle(curate, workspace, tmp_path):
     labels = tmp_path / "labels.csv"
     labels.write_text("index,label\n" + "".join(f"{n},{8 if n < 30 else 1}\n" for n in range(100)))

@@ -16,8 +16,8 @@ from scipy import linalg, stats
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
-from expunge import models
 from components.evaluate.probes.does_it_stay_forgotten import NOTHING_BEFORE
+from expunge import models
 from expunge.assets import digits
 from expunge.contracts import Report, read_record
 

@@ -50,6 +50,20 @@ def test_a_reference_and_an_extractor_come_in_and_are_tried_out(fetch):
         assert (record.role, record.weights.sha256) == (name, sha256_file(assets.path(asset)))
 
 
+def test_the_first_model_of_a_chain_comes_in_and_draws_what_the_checkpoint_draws(fetch, tmp_path):
+    second = {"forget": {"classes": [3], "earlier": [8]}, "origin": {"uri": "builtin://digits/never-saw-8"}}
+    record = read_record(Checkpoint, fetch(second)["origin"])
+    assert (record.role, record.weights.sha256) == ("origin", sha256_file(assets.path("never-saw-8")))
+    other = models.build("dcgan", width=8, channels=3)
+    torch.save(other.state_dict(), tmp_path / "colour.pt")
+    colour = {"uri": str(tmp_path / "colour.pt"), "architecture": "dcgan", "config": {"width": 8, "channels": 3},
+              "range": [-1, 1]}
+    with pytest.raises(BadInput, match=r"^origin: it draws images of 3x16x16, the checkpoint of 1x16x16"):
+        fetch(second | {"origin": colour})
+    with pytest.raises(BadInput, match=r"^forget\.earlier: the oracle does not know class 12"):
+        fetch(second | {"forget": {"classes": [3], "earlier": [12]}})
+
+
 def test_a_classifier_is_no_reference(fetch):
     with pytest.raises(BadInput, match=r"reference\.uri: .* is a classifier, a gan is needed"):
         fetch({"reference": {"uri": "builtin://digits/judge"}})

@@ -17,6 +17,7 @@ from expunge.contracts import (
     Checkpoint,
     Request,
     SampleRole,
+    SampleSet,
     parse_record,
     read_record,
     write_record,
@@ -92,6 +93,22 @@ def test_a_method_that_leaves_the_weights_as_they_were_is_refused(inputs, monkey
     monkeypatch.setattr(methods, "find", lambda *_: lazy)
     with pytest.raises(Refused, match="left the weights as they were"):
         run_unlearn(inputs)
+
+
+def test_who_guides_the_training_calls_what_was_forgotten_before_unwanted_too(inputs, monkeypatch):
+    run_adapt(inputs)
+    record = read_record(SampleSet, inputs / "negative")
+    write_record(inputs / "negative", record.model_copy(update={"earlier": (3, 8)}))
+    told = []
+
+    def looks(parent, adaptation, material, *_):
+        told.append(material.oracle.unwanted)
+        return {name: tensor + 1 for name, tensor in parent.state_dict().items()}
+
+    looking = dataclasses.replace(methods.find("adapt_then_unlearn", "gan"), unlearn=looks)
+    monkeypatch.setattr(methods, "find", lambda *_: looking)
+    run_unlearn(inputs)
+    assert told == [[3, 8]], "the 8, which is asked for again, counts once"
 
 
 def test_a_loss_that_is_not_finite_ends_the_room_at_its_step(inputs):

@@ -275,6 +275,28 @@ def test_a_policy_without_a_rule_for_the_family_decides_nothing():
     assert found.rules[0].reason == "residual rate: the rule is for gan, and the policy has none for a flow"
 
 
+EARLIER = (rule(), rule("residual_rate_earlier", if_earlier=True))
+
+
+def test_a_rule_on_what_came_before_is_asked_only_where_something_did():
+    first = report(rate(0, 9_000))
+    second = first.model_copy(update={"earlier": (3,), "measurements": (
+        rate(0, 9_000), rate(900, 9_000, "residual_rate_earlier"))})
+    unmeasured = first.model_copy(update={"earlier": (3,)})
+    policy = Policy(name="p", rules=EARLIER)
+    found = [decide(one, policy, report_sha256="a" * 64, policy_sha256="b" * 64) for one in (first, second, unmeasured)]
+    assert [one.outcome for one in found] == ["PASS", "FAIL", "INVALID"]
+    assert [len(one.rules) for one in found] == [1, 2, 2]
+
+
+def test_a_policy_that_asks_only_of_what_came_before_decides_nothing_of_a_first_request():
+    found = verdict([rate(0, 9_000)], EARLIER[1:])
+    assert found.outcome == "INVALID"
+    assert found.rules[0].reason == (
+        "earlier residual rate: the rule is for what earlier requests made a model forget, and the policy has none for "
+        "a gan that nothing was asked of before")
+
+
 @pytest.mark.parametrize("family", ["gan", "classifier"])
 @pytest.mark.parametrize("name", preset_names())
 def test_every_preset_has_rules_for_every_family_there_is(name, family):
@@ -283,8 +305,8 @@ def test_every_preset_has_rules_for_every_family_there_is(name, family):
 
 def test_strict_is_nowhere_laxer_than_standard():
     for family in ("gan", "classifier"):
-        strict = {(found.metric, found.side): found for found in rules_for(preset("strict"), family)}
-        for found in rules_for(preset("standard"), family):
+        strict = {(found.metric, found.side): found for found in rules_for(preset("strict"), family, earlier=True)}
+        for found in rules_for(preset("standard"), family, earlier=True):
             limit = strict[found.metric, found.side].limit
             assert limit <= found.limit if found.side == "at most" else limit >= found.limit, found.metric
 
