@@ -69,7 +69,11 @@ def _default() -> dict[str, Any]:
 def table(results: Row) -> str:
     """Per arm what its digits and seeds came to, and below every run with its intervals."""
     rows = results["rows"]
+    done = {row["arm"] for row in rows}
+    missing = [name for name in (*arms(), *levels()) if name not in done]
     lines = ["# Which addition does what", "", *(f"- {name}: {value}" for name, value in results["setting"].items())]
+    if missing:
+        lines += ["", f"**Not run yet**, and done by the same command: {'; '.join(missing)}."]
     for title, names in (("Arms", arms()), ("Levels, on one digit", levels())):
         lines += ["", f"## {title}", "",
                   "| arm | runs | PUL, mean (worst) | residual rate, mean | FID ratio, mean (worst) |"
