@@ -21,7 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -79,11 +79,19 @@ class Arm:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A named generator: its architecture, and how it is trained from scratch (the params of `retrain`)."""
+    """A named generator.
+
+    Attributes:
+        architecture: a built-in name.
+        config: of its builder.
+        training: how it is trained from scratch, as params of `retrain`.
+        goes_on: which of these hold for unlearning too; rates are each method's own.
+    """
 
     architecture: str
     config: dict[str, Any]
     training: dict[str, Any]
+    goes_on: tuple[str, ...] = ()
 
     @property
     def samples(self) -> int:
@@ -102,9 +110,10 @@ RECIPES = {
     "stylegan2-32": Recipe(
         "stylegan2",
         {"size": SIDE, "latent_dim": 64, "mapping": 4, "channels": 1, "widths": [64, 64, 32, 16]},
-        {"steps": 6_000, "batch": 32, "generator_rate": 0.002, "discriminator_rate": 0.002, "r1_weight": 0.5,
+        {"steps": 6_000, "batch": 32, "generator_rate": 0.002, "discriminator_rate": 0.002, "r1_weight": 1.0,
          "r1_every": 16, "path_length_weight": 2.0, "path_length_every": 8, "style_mixing": 0.9, "fresh_noise": True,
          "ema_decay": 0.998, "cooling": 0.4},
+        goes_on=("r1_weight", "r1_every", "path_length_weight", "path_length_every", "style_mixing", "fresh_noise"),
     ),
 }
 
@@ -212,7 +221,8 @@ class Bench:
             state = method.unlearn(blank, {}, Material(retain=self.real(without)), params, session)
             return state, self.gan_spec(), {"samples": recipe.samples}
 
-        made_from = {**asdict(recipe), "without": without}
+        made_from = {"architecture": recipe.architecture, "config": recipe.config, "training": recipe.training,
+                     "without": without}
         model, facts = self.keep(name, made_from, seed, make)
         assert isinstance(model, Gan)
         return channels_last(model), facts
@@ -227,11 +237,13 @@ class Bench:
         """The parent after an arm's unlearning of a class, and the facts of it: seconds, samples seen, images drawn."""
         parent, parent_facts = self.parent()
         method = find(arm.method, "gan")
+        recipe = RECIPES[self.recipe]
         brief = max(4, (self.steps or 0) // 10)
         short = {} if self.steps is None else {"steps": brief, "adapt_steps": brief, "rounds": 1, "pool": 64}
         known = method.params.model_fields
         params = method.parameters(
-            arm.preset, {**arm.changed, **{key: value for key, value in short.items() if key in known}})
+            arm.preset, {**{key: recipe.training[key] for key in recipe.goes_on if key in known}, **arm.changed,
+                         **{key: value for key, value in short.items() if key in known}})
 
         def make(session: Watched) -> Made:
             material = self.material(parent, unwanted, seed, arm.given)

@@ -42,13 +42,18 @@ from expunge.measure.proportions import PairedCounts, paired_difference
 
 RIVALS = ("EWC", "EL2")
 RATE_MARGIN, SAMPLES_SHARE, CHEAPER = 0.002, 0.01, 50.0
-LATENTS = 50_000  # for the rates: at 10,000 the interval of a difference is as wide as the margin
+LATENTS = 30_000  # for the rates: at 10,000 the interval of a difference is as wide as the margin
 SEED = 0
 
 
 def arms(preset: str) -> dict[str, Arm]:
     """The setting and its rivals."""
     return {"setting": Arm("adapt_then_unlearn", preset), **{name: ARMS[name] for name in RIVALS}}
+
+
+def latents(bench: Bench) -> int:
+    """On how many latents rates are measured; fewer when the command is only tried out."""
+    return LATENTS if bench.steps is None else FEATURED
 
 
 def run(bench: Bench, preset: str, row: str, unwanted: int) -> Row:
@@ -59,19 +64,19 @@ def run(bench: Bench, preset: str, row: str, unwanted: int) -> Row:
         gan, facts = bench.candidate(arms(preset)[row], unwanted, SEED)
     bench.classifier("oracle")
     bench.test_seen()
-    bench.drawn(gan, facts, LATENTS)
+    bench.drawn(gan, facts, latents(bench))
     return {"seconds": facts["seconds"]}
 
 
 def figures(bench: Bench, preset: str, unwanted: int) -> Row:
     """What a class came to; NotThere if one of its runs has not been done."""
     reference, reference_facts = bench.reference(unwanted)
-    retrained = bench.drawn(reference, reference_facts, LATENTS)
+    retrained = bench.drawn(reference, reference_facts, latents(bench))
     rows = {}
     for name, arm in arms(preset).items():
         gan, facts = bench.candidate(arm, unwanted, SEED)
-        rows[name] = (bench.drawn(gan, facts, LATENTS), facts)
-    parent = bench.drawn(*bench.parent(), LATENTS)
+        rows[name] = (bench.drawn(gan, facts, latents(bench)), facts)
+    parent = bench.drawn(*bench.parent(), latents(bench))
     labels = bench.test.labels
     real, strata = bench.test_seen().features[labels != unwanted], labels[labels != unwanted]
     mine, facts = rows["setting"]

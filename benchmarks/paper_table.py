@@ -176,7 +176,7 @@ def line(name: str, rows: list[Row]) -> str:
     def hull(key: str, digits: int, times: float = 1.0) -> str:
         given = [row[key] for row in rows if row[key] is not None]
         if not given:
-            return "–"
+            return ""
         return (f"({times * min(each['lower'] for each in given):.{digits}f} to"
                 f" {times * max(each['upper'] for each in given):.{digits}f})")
 
