@@ -169,8 +169,8 @@ def main() -> None:
     rows = [row for row in found.values() if row is not None]
     missing = [f"{dataset} {CLASSES[dataset][unwanted]}" for (dataset, unwanted), row in found.items() if row is None]
     told = [f"- setting: adapt_then_unlearn, preset {asked.preset}; parent: {asked.recipe}; one seed ({SEED})",
-            f"- latents: {LATENTS:,} for rates, the first {FEATURED:,} of them for FID, seed {MEASURE_SEED};"
-            f" threads: {asked.threads} each, {asked.jobs} runs at a time",
+            f"- latents: {latents(benches[asked.datasets[0]]):,} for rates, the first {FEATURED:,} for FID;"
+            f" seed {MEASURE_SEED}; threads: {asked.threads} each, {asked.jobs} runs at a time",
             *([f"- **cut to {asked.steps} steps, to try the command out**"] if asked.steps else [])]
     text = "\n".join([*told, "", table(rows, missing)])
     if asked.steps:
