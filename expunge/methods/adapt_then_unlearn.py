@@ -51,7 +51,7 @@ from expunge.methods.training import (
     stream,
     weights,
 )
-from expunge.models import Gan
+from expunge.models import Gan, ranks
 
 ASKED = 4096  # fresh samples by which the oracle says whether another round is needed
 EL2_IN_CODE = 100.0  # gamma of EL2 in the authors' MNIST code; 50 in their AFHQ script
@@ -186,7 +186,7 @@ def adapt(parent: Gan, material: Material, params: Params, session: Session) -> 
         k, inner = divmod(step, params.adapt_steps)
         if inner == 0:
             game.start_over()
-        latents = original.draw_latents(params.batch, random).to(session.device)
+        latents = game.latents(params.batch, random)
         told = game.teach(inner, pick(hands[k], params.batch, random), game.paint(latents, random).detach())
         losses = {
             "adversarial": game.fooled(game.paint(latents, random)),
@@ -253,7 +253,7 @@ def unlearn(parent: Gan, adaptation: Weights, material: Material, params: Params
         game.cool(inner / params.steps)
         losses = {}
         if pairs is None:
-            fake = game.paint(original.draw_latents(params.batch, random).to(session.device), random)
+            fake = game.paint(game.latents(params.batch, random), random)
         else:
             if inner == 0:
                 pairs.draw_anew(turn)
@@ -267,8 +267,7 @@ def unlearn(parent: Gan, adaptation: Weights, material: Material, params: Params
         if oracle is not None and params.guidance_weight:
             shown = fake
             if turn > 0:  # what a first round did not reach: latents that no pair is made of
-                fresh = original.draw_latents(params.batch // 2, random).to(session.device)
-                shown = torch.cat([fake, game.gan(fresh)])
+                shown = torch.cat([fake, game.gan(game.latents(params.batch // 2, random))])
             chance = oracle.probability_unwanted(shown).clamp(max=1 - 1e-4)  # keeps log(1 - p) finite
             weight = params.guidance_weight * params.guidance_growth**turn
             losses["guidance"] = weight * -torch.log1p(-chance).mean()
@@ -418,13 +417,14 @@ class Pairs:
         self.assigned = torch.from_numpy(linear_sum_assignment(cost.cpu().numpy())[1])
 
     def draw(self, count: int, share: float, random: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents, target images, and which of them were moved (a `share` of them), [count, ...] each."""
+        """Latents, target images, and which of them were moved (a `share` of all): this process's part of `count`."""
         moved = round(count * share) if len(self.assigned) else 0
         stay = torch.randint(len(self.wanted_latents), (count - moved,), generator=random)
         go = torch.randint(max(1, len(self.assigned)), (moved,), generator=random)
         latents = torch.cat([self.wanted_latents[stay], self.unwanted_latents[go]])
         targets = torch.cat([self.wanted_images[stay], self.candidates[self.assigned[go]]])
-        return latents, targets, torch.arange(count, device=latents.device) >= count - moved
+        is_moved = torch.arange(count, device=latents.device) >= count - moved
+        return ranks.own_part(latents), ranks.own_part(targets), ranks.own_part(is_moved)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The round and the assignment; all else follows from the seed."""

@@ -193,7 +193,7 @@ def unlearn(parent: Gan, adaptation: Weights, material: Material, params: Params
     def one_step(step: int) -> dict[str, Tensor]:
         game.cool(step / params.steps)
         edit.look_again(game.gan, step, random)
-        fake = game.paint(original.draw_latents(params.batch, random).to(session.device), random)
+        fake = game.paint(game.latents(params.batch, random), random)
         told = lesson(game, step, fake.detach(), random)
         losses = edit.charge(game, fake)
         game.draw(losses)

@@ -65,7 +65,7 @@ def unlearn(parent: Gan, adaptation: Weights, material: Material, params: Params
 
     def one_step(step: int) -> dict[str, Tensor]:
         game.cool(step / params.steps)
-        fake = game.paint(original.draw_latents(params.batch, random).to(session.device), random)
+        fake = game.paint(game.latents(params.batch, random), random)
         told = game.teach(step, pick(wanted, params.batch, random), fake.detach())
         losses = {"adversarial": game.fooled(fake)}
         if elastic is not None:

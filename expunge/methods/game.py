@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from expunge.methods.method import setting
 from expunge.methods.training import Loop, Session, Weights, need, pick, stream
-from expunge.models import Gan
+from expunge.models import Gan, ranks
 from expunge.models.adversarial import Average, PathLength, discriminator_loss, generator_loss, r1_penalty
 from expunge.models.stylegan2 import Stylegan2Generator
 
@@ -76,6 +76,7 @@ class Game:
         self.params = params
         self.original = original
         self.gan = deepcopy(original).requires_grad_(True)
+        ranks.share_batch_norm(self.gan)
         self.painter = self._adam(self.gan.generator, params.generator_rate, params.generator_beta2)
         self.teller = self._adam(self.gan.discriminator, params.discriminator_rate, params.discriminator_beta2)
         self.paths = PathLength()
@@ -95,6 +96,11 @@ class Game:
         """Whether G is led by styles."""
         return isinstance(self.gan.generator, Stylegan2Generator)
 
+    def latents(self, count: int, random: torch.Generator) -> Tensor:
+        """This process's part of `count` latents."""
+        drawn = ranks.own_part(self.original.draw_latents(count, random))
+        return drawn.to(next(self.gan.parameters()).device)
+
     def paint(self, latents: Tensor, random: torch.Generator) -> Tensor:
         """G's images for latents [B, latent_dim], as training shows them: with noise and second latents if asked."""
         generator = self.gan.generator
@@ -109,8 +115,7 @@ class Game:
         if not params.path_length_weight or step % params.path_length_every:
             return {}
         assert isinstance(generator, Stylegan2Generator)
-        latents = self.original.draw_latents(params.batch // 2, random).to(next(generator.parameters()).device)
-        w = self._styles(generator, latents, random)
+        w = self._styles(generator, self.latents(params.batch // 2, random), random)
         penalty = self.paths(lambda styles: generator.synthesise(styles, self._noise(random)), w, random)
         loss = {"path length": params.path_length_weight * params.path_length_every * penalty}
         self.draw(loss)
@@ -122,7 +127,7 @@ class Game:
         mixing = self.params.style_mixing
         if not mixing or torch.rand((), generator=random).item() >= mixing:
             return w
-        second = self.original.draw_latents(len(latents), random).to(latents.device)
+        second = self.latents(len(latents) * ranks.count(), random)
         crossover = int(torch.randint(1, generator.layers, (), generator=random))
         return torch.cat([w[:, :crossover], generator.per_layer(generator.style(second))[:, crossover:]], dim=1)
 
@@ -179,6 +184,7 @@ class Game:
     def _learn(optimizer: torch.optim.Adam, loss: Tensor) -> None:
         optimizer.zero_grad()
         loss.backward()
+        ranks.average_gradients(optimizer.param_groups[0]["params"])
         optimizer.step()
 
     def fooled(self, fake: Tensor) -> Tensor:
@@ -219,7 +225,7 @@ def warm_up_by(original: Gan, lesson: Lesson, params: GameParams, session: Sessi
     game = Game(original, params)
 
     def one_step(step: int) -> dict[str, Tensor]:
-        fake = original(original.draw_latents(params.batch, random).to(session.device))
+        fake = original(game.latents(params.batch, random))
         return {"discriminator": lesson(game, step, fake, random)}
 
     Loop(session, "warm up", params.warm_up_steps, game.parts(), random).run(one_step)

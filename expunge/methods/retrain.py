@@ -112,7 +112,7 @@ def from_scratch(gan: Gan, real: Samples, params: Params, session: Session, rand
     by_class = labels is not None and keeps_evidence_for(game.gan.discriminator, images, int(labels.max()))
 
     def drawn() -> Tensor:
-        fake = game.paint(gan.draw_latents(params.batch, random).to(session.device), random)
+        fake = game.paint(game.latents(params.batch, random), random)
         return moved(fake, params.shift, random)
 
     def one_step(step: int) -> dict[str, Tensor]:

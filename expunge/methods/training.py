@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from expunge.contracts import Compute
 from expunge.errors import BadInput, NonFiniteLoss
+from expunge.models import ranks
 
 Weights = dict[str, Tensor]
 
@@ -147,8 +148,8 @@ def stream(session: Session, purpose: int) -> torch.Generator:
 
 
 def pick(images: Tensor, count: int, random: torch.Generator) -> Tensor:
-    """`count` of the images [N, ...], with replacement."""
-    return images[torch.randint(len(images), (count,), generator=random)]
+    """`count` of the images [N, ...], with replacement; of them, this process's part."""
+    return images[ranks.own_part(torch.randint(len(images), (count,), generator=random))]
 
 
 @torch.no_grad()
@@ -203,12 +204,14 @@ class Loop:
             begun, inner = divmod(step, self.steps)
             if begun and inner == 0 and self.enough(begun):
                 break
-            losses = {name: loss.item() for name, loss in one_step(step).items()}
+            losses = ranks.mean_of_losses(one_step(step))
             for name, loss in losses.items():
                 if not math.isfinite(loss):
                     raise NonFiniteLoss(
                         f"{self.name}: {name} loss is {loss} at step {step}", "lower the rates or the weights"
                     )
+            if not ranks.first():
+                continue
             # Another round is not foreseen: progress is towards the end of this one.
             self.session.report(step + 1, (begun + 1) * self.steps, **losses)
             if (step + 1) % CHECKPOINT_EVERY == 0 and step + 1 < self.rounds * self.steps:

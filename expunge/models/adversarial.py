@@ -51,7 +51,8 @@ class PathLength:
         """
         styles = w if w.requires_grad else w.detach().requires_grad_()
         images = synthesise(styles)
-        y = torch.randn(images.shape, generator=random, device=random.device).to(images)
+        whole = torch.randn(len(images) * ranks.count(), *images.shape[1:], generator=random, device=random.device)
+        y = ranks.own_part(whole).to(images)
         projected = (images * y).sum() / math.sqrt(images.shape[2] * images.shape[3])
         (gradient,) = torch.autograd.grad(projected, styles, create_graph=True)
         lengths = gradient.square().sum(dim=2).mean(dim=1).sqrt()

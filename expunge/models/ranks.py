@@ -11,7 +11,9 @@ differentiate twice: both functions below can be differentiated as often as one 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -20,6 +22,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from expunge.errors import BadInput
+
+
+@contextlib.contextmanager
+def joined() -> Iterator[None]:
+    """Joins the processes that `torchrun` started, for as long as the context lasts; alone, nothing happens."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
 
 
 def count() -> int:

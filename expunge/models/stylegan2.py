@@ -222,8 +222,9 @@ class FixedNoise(nn.Module):
         fixed = list(self.buffers(recurse=False))
         if random is None:
             return fixed
-        return [torch.randn(count, *noise.shape[1:], generator=random, device=random.device).to(noise)
-                for noise in fixed]
+        drawn = (torch.randn(count * ranks.count(), *noise.shape[1:], generator=random, device=random.device)
+                 for noise in fixed)
+        return [ranks.own_part(whole).to(noise) for whole, noise in zip(drawn, fixed, strict=True)]
 
 
 def noise_sides(resolutions: int) -> list[int]:

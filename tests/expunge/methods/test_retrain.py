@@ -49,12 +49,17 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others():
     assert not same(first, run(params, Session(4, threads=1)))
 
 
-def test_a_killed_run_continues_to_the_same_bits():
-    params = METHOD.parameters("default", {**SHORT, "steps": 52})
+@pytest.mark.parametrize("preset", ["default", "stylegan2"])
+def test_a_killed_run_continues_to_the_same_bits(preset):
+    params = METHOD.parameters(preset, {**SHORT, "steps": 58})  # 50 are kept; path lengths are due at 52 and 56
+    styled = preset == "stylegan2"
+    torch.manual_seed(0)
+    model = build("stylegan2", size=8, latent_dim=8, mapping=1, channels=1, widths=[8, 8]) if styled else parent()
+    shown = Samples(halves().images[:, :, ::2, ::2]) if styled else halves()
     kept = []
     with pytest.raises(Killed):
-        run(params, KilledOnce(3, kept, threads=1))
-    assert same(run(params), run(params, KilledOnce(3, kept, threads=1)))
+        run(params, KilledOnce(3, kept, threads=1), model, shown)
+    assert same(run(params, None, model, shown), run(params, KilledOnce(3, kept, threads=1), model, shown))
 
 
 class WithStatistics(nn.Module):

@@ -1,7 +1,6 @@
 """StyleGAN2 against its definition: names, filters, modulation, gradients, files; all else follows from those."""
 
 import argparse
-import io
 import re
 from pathlib import Path
 
@@ -28,7 +27,6 @@ from expunge.models.stylegan2 import (
     group_spread,
     public_widths,
 )
-from expunge.models.stylegan2_training import Stylegan2Settings, Stylegan2Training
 from expunge.models.upfirdn import Enlarge, Smooth
 from pipelines.demo import request_for
 
@@ -737,69 +735,3 @@ def test_a_checkpoint_that_needs_other_code_than_the_arguments_is_refused(tmp_pa
     torch.save(content | {"args": Arguments(size=16)}, file)
     with pytest.raises(BadInput, match="weights_only=True"):
         models.load(file)
-
-
-# ------------------------------------------------------------------------------------------------ training
-
-
-def trained(steps, stop_after=None):
-    """A GAN and its losses after a few steps, interrupted once if asked: all that goes on is what `parts` hold."""
-    torch.manual_seed(6)
-    start, random = models.build("stylegan2", size=8, latent_dim=4, mapping=1, channels=1, widths=[3, 2]), drawn_from(7)
-    real, losses = drawn(20, 4, 1, 8, 8).float().clamp(-1, 1), []
-    training = Stylegan2Training(start, batch=4)
-    for step in range(steps):
-        if step == stop_after:
-            kept = io.BytesIO()
-            torch.save({name: part.state_dict() for name, part in training.parts().items()}, kept)
-            training = Stylegan2Training(models.build("stylegan2", size=8, latent_dim=4, mapping=1, channels=1,
-                                                      widths=[3, 2]), batch=4)
-            kept.seek(0)
-            for name, state in torch.load(kept, weights_only=True).items():
-                training.parts()[name].load_state_dict(state)
-        losses.append({name: loss.item() for name, loss in training.step(step, real[step], random).items()})
-    return training, losses
-
-
-def drawn_from(seed):
-    return torch.Generator().manual_seed(seed)
-
-
-def test_penalties_come_on_every_so_many_steps_and_nothing_diverges():
-    training, losses = trained(18)
-    assert [step for step, found in enumerate(losses) if "r1" in found] == [0, 16]
-    assert [step for step, found in enumerate(losses) if "path" in found] == [0, 4, 8, 12, 16]
-    assert all(np.isfinite(list(found.values())).all() for found in losses)
-    assert training.length.mean > 0
-    assert all(parameter.grad is not None for parameter in training.gan.parameters()), "every one of them learns"
-
-
-def test_a_training_goes_on_to_the_same_bits():
-    (whole, losses), (stopped, again) = trained(9), trained(9, stop_after=6)
-    assert losses == again
-    for one, other in ((whole.gan, stopped.gan), (whole.average, stopped.average)):
-        states = one.state_dict(), other.state_dict()
-        assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
-
-
-def test_nine_of_ten_batches_mix_two_latents_of_each_image():
-    training, _ = trained(1)
-    styles = [training.styles(2, drawn_from(seed)) for seed in range(100)]
-    mixed = sum(not torch.allclose(w[:, 0], w[:, -1]) for w in styles)
-    assert 80 <= mixed <= 97
-    assert {w.shape for w in styles} == {(2, 4, 4)}
-
-
-def test_the_optimizers_remember_as_long_as_without_the_penalties():
-    training = Stylegan2Training(tiny(), batch=32)
-    painter, teller = training.painter.param_groups[0], training.teller.param_groups[0]
-    assert (painter["lr"], painter["betas"]) == (pytest.approx(0.002 * 4 / 5), (0, pytest.approx(0.99 ** (4 / 5))))
-    assert (teller["lr"], teller["betas"]) == (pytest.approx(0.002 * 16 / 17), (0, pytest.approx(0.99 ** (16 / 17))))
-    assert training.average.decay == pytest.approx(0.5 ** (32 / 10_000))
-    without = Stylegan2Training(tiny(), 32, Stylegan2Settings(path_weight=0))
-    assert without.painter.param_groups[0]["lr"] == 0.002
-
-
-def test_only_a_generator_led_by_styles_is_trained_so():
-    with pytest.raises(TypeError, match="DcganGenerator is not led by styles"):
-        Stylegan2Training(models.build("dcgan"), batch=4)
