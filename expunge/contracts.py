@@ -533,6 +533,16 @@ class Stopping(Frozen):
     seconds_saved: Annotated[float, Field(ge=0)]  # at the pace of what was drawn
 
 
+class MadeBy(Frozen):
+    """By which method a candidate was made, and what it may say of itself."""
+
+    method: str
+    preset: str
+    changed: dict[str, Any]  # parameters that differ from the preset
+    chosen: str | None  # why this method, where the request left the choice to us
+    claim: Claim
+
+
 class Report(Record):
     """What evaluation found: every number with its interval, and the files that hold the per-sample scores."""
 
@@ -542,6 +552,7 @@ class Report(Record):
     request_sha256: Digest
     parent_sha256: Digest
     candidate_sha256: Digest
+    made_by: MadeBy | None = None  # absent in reports of version 0.1
     judge_sha256: Digest
     extractor_sha256: Digest | None = None  # whose features were compared; of no extractor but the judge if absent
     reference_sha256: Digest | None = None  # the model that never knew, if there was one

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from expunge.contracts import (
     Candidate,
     Checkpoint,
+    MadeBy,
     Request,
     SampleSet,
     read_record,
@@ -88,9 +89,13 @@ class Given:
         """What a report of any family says of all that was given, by the report's fields."""
         made = self.candidate.record
         assert isinstance(made, Candidate)  # `open` read no other
+        choice = self.request.method
         return {
             "family": made.family, "request_sha256": self.request_sha256, "parent_sha256": self.parent.sha256,
-            "candidate_sha256": self.candidate.sha256, "judge_sha256": self.judge.sha256,
+            "candidate_sha256": self.candidate.sha256,
+            "made_by": MadeBy(method=made.method, preset=choice.preset, changed=choice.params, chosen=choice.chosen,
+                              claim=made.claim),
+            "judge_sha256": self.judge.sha256,
             "reference_sha256": self.reference.sha256 if self.reference else None,
             "holdout_id": self.holdout.set_id, "members_id": self.members.set_id if self.members else None,
             "forget_id": made.forget_id, "retain_id": made.retain_id, "latent_seed": self.latent_seed}

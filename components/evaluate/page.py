@@ -71,6 +71,7 @@ def render_page(
     pictures = _pictures(report, record, policy is None or reason is None or reason in policy.show_before)
     return environment.get_template("report.html.j2").render(
         report=record,
+        made_by=record.made_by,
         verdict=verdict,
         attempt=attempt,
         attempts=max(attempt, attempts),

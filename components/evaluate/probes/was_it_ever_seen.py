@@ -21,8 +21,8 @@ def was_it_ever_seen(evidence: Evidence) -> Iterator[Measurement]:
     the model shuns them more than an honest stranger would, which is over-unlearning.
     """
     yield from _asked(
-        evidence, "the samples to be forgotten are the generator's own and were never members of its training set; "
-        "name its training images of the class (members) to ask about those")
+        evidence, "the generator's own samples to be forgotten were never members of its training set; name its "
+        "training images of the class (members) to ask about those")
 
 
 def was_it_ever_learned(evidence: ClassifierEvidence) -> Iterator[Measurement]:

@@ -131,6 +131,18 @@ def test_what_training_could_read_of_real_images_is_said(folder, tmp_path, read,
         assert "b" * 64 in page
 
 
+def test_the_method_its_parameters_and_what_is_claimed_stand_at_the_top(folder, tmp_path, old):
+    shutil.copytree(folder, tmp_path / "report")
+    record = read_record(Report, folder)
+    made = record.made_by.model_copy(update={"preset": "debug", "changed": {"steps": 3}, "chosen": "it needs nothing"})
+    write_record(tmp_path / "report", record.model_copy(update={"made_by": made}))
+    page = text_of(render_page(tmp_path / "report"))
+    assert ("Made by m, preset debug with steps 3; auto took it: it needs nothing. What is claimed: approximate removal."
+            in page)
+    assert "Made by m, preset default. What is claimed: approximate removal." in text_of(render_page(folder))
+    assert "Made by" not in text_of(render_page(old))
+
+
 def test_without_a_verdict_it_says_who_decides(folder):
     page = (folder / "page.html").read_text()
     assert "decided by the gate" in page
