@@ -16,6 +16,7 @@ each with 95 % intervals of one run on the chance of latents and images: exact f
 what it exceeds the value of perfect images at the same counts (its floor) by. Mean and standard deviation are over the
 seeds of unlearning; parent and reference have one seed. Samples seen are the images that stand for real ones in the
 steps taken, repetitions counted, as for training from scratch; what a method draws to choose from is in its seconds.
+Not every row is given the same: the redactions and retraining read real training images, all others the parent's own.
 Rejection sampling leaves the model as it is and drops what the oracle calls the class: no candidate, but what a
 candidate is worth is to be seen beside it.
 """
