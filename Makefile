@@ -6,10 +6,10 @@ BIN := .venv/bin
 DIGIT ?= 8
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench images compile clean
+.PHONY: help setup demo test test-thorough check bench images compile clean
 
 help:  ## list the verbs
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # The environment is made anew only when what it is made of has changed.
 .venv/.ready: pyproject.toml constraints.txt
@@ -24,8 +24,11 @@ setup: .venv/.ready  ## make .venv from the pinned constraints
 demo: .venv/.ready  ## forget a handwritten digit end to end (DIGIT=8)
 	$(BIN)/expunge demo --digit $(DIGIT)
 
-test: .venv/.ready  ## all tests
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+test: .venv/.ready  ## all tests but the thorough ones
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile -m 'not thorough'
+
+test-thorough: .venv/.ready  ## what takes minutes: ten thousand odd requests, full disks, whole documents
+	$(BIN)/python -m pytest --numprocesses auto --dist load -m thorough
 
 check: .venv/.ready  ## style, types, and the direction of imports
 	$(BIN)/ruff check .

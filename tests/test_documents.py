@@ -28,7 +28,7 @@ def test_the_first_screen_has_two_commands_and_both_are_verbs_of_the_makefile():
         assert re.search(rf"^{verb}:", makefile, re.MULTILINE)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_next_three_things_work_as_the_readme_says(tmp_path):
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     written = [*blocks(README, "bash")[1:], *blocks((ROOT / "docs" / "evidence.md").read_text(), "bash")]

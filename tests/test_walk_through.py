@@ -38,7 +38,7 @@ def test_the_request_on_the_page_is_the_examples():
     assert set(shown[1]) == {"discriminator"}
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_page_can_be_followed_line_by_line(tmp_path):
     for file in EXAMPLE.iterdir():
         if file.is_file():

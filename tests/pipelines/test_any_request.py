@@ -104,9 +104,22 @@ def check(ask, capsys, data, name):
         assert len(err.splitlines()) == 1, err
 
 
-@pytest.mark.slow
-@given(data=TEXTS, name=st.sampled_from(["r.yaml", "r.json"]))
-@settings(max_examples=10_000, deadline=None, suppress_health_check=list(HealthCheck))
+ANY = given(data=TEXTS, name=st.sampled_from(["r.yaml", "r.json"]))
+
+
+def examples(count):
+    return settings(max_examples=count, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@ANY
+@examples(500)
+def test_requests_end_in_a_plan_or_in_one_line(ask, capsys, data, name):
+    check(ask, capsys, data, name)
+
+
+@pytest.mark.thorough
+@ANY
+@examples(10_000)
 def test_ten_thousand_requests_end_in_a_plan_or_in_one_line(ask, capsys, data, name):
     check(ask, capsys, data, name)
 
@@ -117,7 +130,7 @@ def test_the_sound_request_is_planned(ask, capsys):
 
 @pytest.mark.parametrize("odd", range(len(ODD)))
 def test_an_odd_value_anywhere_is_understood_or_refused(ask, capsys, odd):
-    for *way, last in sorted(places(FULL))[odd % 3 :: 3]:  # the ten thousand above go everywhere
+    for *way, last in sorted(places(FULL))[odd % 3 :: 3]:  # those above go everywhere
         document = copy.deepcopy(FULL)
         inner = document
         for key in way:

@@ -75,7 +75,7 @@ def stopped(line):
     return "the command" if room.startswith("no space") else room
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_run_on_a_full_disk_stops_in_one_line_and_goes_on_when_there_is_space(disk, demo):
     folder = disk.folder
     request = shutil.copyfile(demo[0] / REQUEST, folder.parent / REQUEST)
