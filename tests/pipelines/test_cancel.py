@@ -97,7 +97,7 @@ def test_a_released_model_is_withdrawn_not_cancelled(demo, expunge):
     assert "'expunge withdraw' takes the model out of service" in refused.err
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_only_runs_that_came_to_a_verdict_count_as_attempts(waiting, expunge):
     kept = (waiting / REQUEST).read_text()
     broken(waiting)

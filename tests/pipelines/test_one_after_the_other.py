@@ -30,7 +30,7 @@ def test_the_models_past_can_be_said_as_the_document_writes_it():
     assert isinstance(request.holdout, DataSource)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_second_request_knows_of_the_first_without_being_told(copy_of_demo, workspace_of, expunge):
     first, *rest = blocks("bash")
     assert first == "expunge demo --debug-size --digit 8 --folder shop\ncd shop\n"  # that is what the fixture has done

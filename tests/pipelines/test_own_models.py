@@ -31,8 +31,8 @@ def folder(tmp_path):
     return tmp_path
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("checkpoint", "factory"), [(PAINTER, "painter"), (DENSE, "DenseGan")])
+@pytest.mark.parametrize(("checkpoint", "factory"), [
+    pytest.param(PAINTER, "painter", marks=pytest.mark.slow), pytest.param(DENSE, "DenseGan", marks=pytest.mark.thorough)])
 def test_a_users_own_generator_is_made_to_forget_and_comes_home(folder, checkpoint, factory):
     (folder / "jobs").mkdir()
     paths = {key: f"../{value}" if key in ("uri", "architecture") else value for key, value in checkpoint.items()}
