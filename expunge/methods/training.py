@@ -17,6 +17,7 @@ from expunge.models import ranks
 
 Weights = dict[str, Tensor]
 
+ANOTHER = "choose a method that does not: 'expunge methods' says what each needs"
 CHECKPOINT_EVERY = 50  # steps between offers of resumable state; the room may throttle further
 
 
@@ -81,22 +82,16 @@ class Material:
         """The set of that role; BadInput if there is none."""
         found: Samples | None = getattr(self, role)
         if found is None:
-            raise BadInput(*lacking(role))
+            real = role in ("forget", "retain")
+            raise BadInput(f"method: it needs {role} samples" + (", which are real images" if real else ""),
+                           "name them in the request: training" if real else ANOTHER)
         return found
 
     def judged_by(self) -> Oracle:
         """The oracle; BadInput if there is none."""
         if self.oracle is None:
-            raise BadInput(*lacking("oracle"))
+            raise BadInput("method: it needs an oracle", ANOTHER)
         return self.oracle
-
-
-def lacking(need: str) -> tuple[str, str]:
-    """What to say of something that a method cannot do without: the problem, and the remedy."""
-    if need in ("forget", "retain"):
-        return f"method: it needs real images ({need})", "name them in the request: training"
-    return f"method: it needs {need} samples" if need != "oracle" else "method: it needs an oracle", (
-        "choose a method that does not; 'expunge methods' says what each needs")
 
 
 class Session:

@@ -186,5 +186,5 @@ def test_images_are_moved_on_black_by_at_most_so_many_pixels():
 
 
 def test_the_real_images_it_needs_are_asked_for():
-    with pytest.raises(BadInput, match=r"real images \(retain\): name them in the request: training"):
+    with pytest.raises(BadInput, match=r"it needs retain samples, which are real images: name them in the request: training"):
         METHOD.unlearn(parent(), {}, Material(), METHOD.parameters("debug"), Session(3, threads=1))

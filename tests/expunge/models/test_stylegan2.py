@@ -553,6 +553,12 @@ def public_file(folder, without=(), **changes):
     return file, gan
 
 
+def contents(file):
+    """What a checkpoint in the public layout holds."""
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        return torch.load(file, weights_only=True)
+
+
 def test_a_public_checkpoint_loads_by_itself(tmp_path):
     file, gan = public_file(tmp_path)
     state, spec = models.read(file)
@@ -604,7 +610,7 @@ def test_a_config_that_agrees_with_the_weights_is_taken(tmp_path):
 
 
 def changed(file, change):
-    content = torch.load(file, weights_only=False)
+    content = contents(file)
     change(content)
     torch.save(content, file)
 
@@ -630,7 +636,7 @@ def test_two_networks_that_were_not_trained_against_each_other_are_refused(tmp_p
     file, _ = public_file(tmp_path)
     (tmp_path / "other").mkdir()
     other, _ = public_file(tmp_path / "other", size=8, widths=[4, 3], discriminator_widths=None)
-    theirs = torch.load(other, weights_only=False)["d"]
+    theirs = contents(other)["d"]
     changed(file, lambda content: content.update(d=theirs))
     with pytest.raises(BadInput, match=r"generator draws images of size 16, the discriminator is made for 8"):
         models.load(file)
@@ -685,7 +691,7 @@ def test_a_public_checkpoint_comes_in_and_goes_back_to_the_public_layout_as_docu
     snippet, = re.findall(r"```py\n(.*?)```", PAGE.read_text(), re.DOTALL)
     monkeypatch.chdir(tmp_path)
     exec(snippet, {})
-    before = torch.load(file, weights_only=False)
+    before = contents(file)
     for name, state in torch.load(tmp_path / "unlearned.pt", weights_only=True).items():
         assert state.keys() == before[name].keys()
         assert all(torch.equal(tensor, before[name][key]) for key, tensor in state.items())
@@ -729,7 +735,7 @@ def test_a_checkpoint_that_needs_other_code_than_the_arguments_is_refused(tmp_pa
         pass
 
     file, _ = public_file(tmp_path)
-    content = torch.load(file, weights_only=False)
+    content = contents(file)
     Arguments.__module__, Arguments.__qualname__ = __name__, "Arguments"
     globals()["Arguments"] = Arguments
     torch.save(content | {"args": Arguments(size=16)}, file)
