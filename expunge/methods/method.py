@@ -88,5 +88,7 @@ class Method:
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "params"
-            known = ", ".join(self.params.model_fields)
-            raise BadInput(f"method.params.{where}: {first['msg']}", f"the parameters are {known}") from error
+            field = self.params.model_fields.get(where)
+            remedy = (f"the parameters are {', '.join(self.params.model_fields)}" if field is None
+                      else f"it is {field.default!r} by default: {field.description}")
+            raise BadInput(f"method.params.{where}: {first['msg']}", remedy) from error
