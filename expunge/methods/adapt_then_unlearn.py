@@ -87,7 +87,9 @@ class Params(AdaptParams):
     repulsion_limit: float = setting(10.0, "relative distance beyond which NL2 stops pushing", gt=1)
     redaction_weight: float = setting(0.5, "weight of negatives as fakes (1 - lambda of redaction)", ge=0)
     adversarial_weight: float = setting(0.3, "weight of G's adversarial loss; 1 in the paper", ge=0)
-    guidance_weight: float = setting(1.0, "weight of -log(1 - p_unwanted)", ge=0)
+    guidance_weight: float = setting(1.0, "weight of -log(1 - p_unwanted^power)", ge=0)
+    guidance_power: float = setting(1.0, "below 1, what is hardly unwanted any more is still pushed away", gt=0, le=1)
+    guides: Literal["all", "moved"] = setting("all", "which of a step's images are guided: all, or those moved")
     guidance_growth: float = setting(3.0, "factor on guidance_weight from round to round", ge=1)
     preservation_weight: float = setting(50.0, "weight of the squared pixel distance to G_0(z)", ge=0)
     redirection_weight: float = setting(5.0, "weight of the squared pixel distance to G_0(z')", ge=0)
@@ -96,6 +98,7 @@ class Params(AdaptParams):
     margin_shrinks: float = setting(5.0, "divisor of margin from round to round", ge=1)
     moved_share: float = setting(0.5, "part of a batch that is moved, if there are pairs", ge=0, lt=1)
     assign_every: int = setting(50, "steps between assignments of moved latents to wanted images", ge=1)
+    focus: float = setting(0.0, "how much oftener a latent is moved whose image is still unwanted; 0: all alike", ge=0)
 
     @property
     def paired(self) -> bool:
@@ -250,7 +253,7 @@ def unlearn(parent: Gan, adaptation: Weights, material: Material, params: Params
 
     def one_step(step: int) -> dict[str, Tensor]:
         turn, inner = divmod(step, params.steps)
-        game.cool(inner / params.steps)
+        game.pace(inner, params.steps)
         losses = {}
         if pairs is None:
             fake = game.paint(game.latents(params.batch, random), random)
@@ -265,21 +268,23 @@ def unlearn(parent: Gan, adaptation: Weights, material: Material, params: Params
             losses["preservation"] = params.preservation_weight * (distance * ~moved).mean()
             losses["redirection"] = params.redirection_weight * (distance * moved).mean()
         if oracle is not None and params.guidance_weight:
-            shown = fake
+            shown = fake[moved] if pairs is not None and params.guides == "moved" else fake
             if turn > 0:  # what a first round did not reach: latents that no pair is made of
                 shown = torch.cat([fake, game.gan(game.latents(params.batch // 2, random))])
-            chance = oracle.probability_unwanted(shown).clamp(max=1 - 1e-4)  # keeps log(1 - p) finite
             weight = params.guidance_weight * params.guidance_growth**turn
-            losses["guidance"] = weight * -torch.log1p(-chance).mean()
+            losses["guidance"] = weight * guidance(oracle.probability_unwanted(shown), params.guidance_power)
         losses["repulsion"] = repulsion(game.gan.generator)
-        # A quarter as many negatives as fakes: enough to remind D, at a quarter of the time.
-        shunned = pick(unwanted, params.batch // 4, random)
-        told = game.teach(step, pick(wanted, params.batch, random), fake.detach(), shunned, params.redaction_weight)
-        losses["adversarial"] = params.adversarial_weight * game.fooled(fake)
+        told = {}
+        if params.adversarial_weight:
+            # A quarter as many negatives as fakes: enough to remind D, at a quarter of the time.
+            shunned = pick(unwanted, params.batch // 4, random)
+            real = pick(wanted, params.batch, random)
+            told["discriminator"] = game.teach(step, real, fake.detach(), shunned, params.redaction_weight)
+            losses["adversarial"] = params.adversarial_weight * game.fooled(fake)
         game.draw(losses)
         losses |= game.even_paths(step, random)
         average.update(game.gan.generator, step)
-        return {"discriminator": told, **losses}
+        return told | losses
 
     def enough(rounds: int) -> bool:
         if oracle is None:
@@ -294,6 +299,18 @@ def unlearn(parent: Gan, adaptation: Weights, material: Material, params: Params
     Loop(session, "unlearn", params.steps, parts, random, params.rounds, enough).run(one_step)
     average.put_into(game.gan.generator)
     return weights(game.gan, device="cpu")
+
+
+def guidance(chance: Tensor, power: float = 1.0) -> Tensor:
+    """Mean of -log(1 - p^power) over probabilities p [B] of being unwanted.
+
+    Its slope by the oracle's logit is p at power 1: what the oracle hardly calls unwanted any more is let be. At a
+    lower power it is about power * p^power, so that such images too are pushed on, away from where a judge differs.
+    """
+    chance = chance.clamp(max=1 - 1e-4)  # keeps the logarithm finite
+    if power < 1:
+        chance = chance.clamp(min=1e-6) ** power  # and the power's slope
+    return -torch.log1p(-chance).mean()
 
 
 class Repulsion:
@@ -408,32 +425,37 @@ class Pairs:
         if turn > 0:  # the first ones are the given ones, which an earlier round has had
             places = places[torch.randperm(len(places), generator=random)]
         self.unwanted_latents, self.candidates = latents[places[:moved]], candidates[:moved]
-        self.assigned = torch.arange(moved)
+        self.assigned, self.odds = torch.arange(moved), torch.ones(moved)
 
     def assign(self, generator: nn.Module) -> None:
         """Sends each unwanted latent to the wanted image that suits what the generator draws for it."""
-        drawn = in_parts(generator, self.unwanted_latents).flatten(1)
-        cost = torch.cdist(drawn, self.candidates.flatten(1)).square()
+        drawn = in_parts(generator, self.unwanted_latents)
+        cost = torch.cdist(drawn.flatten(1), self.candidates.flatten(1)).square()
         self.assigned = torch.from_numpy(linear_sum_assignment(cost.cpu().numpy())[1])
+        if self.oracle is not None and self.params.focus:
+            self.odds = 1 + self.params.focus * in_parts(self.oracle.probability_unwanted, drawn).cpu()
 
     def draw(self, count: int, share: float, random: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Latents, target images, and which of them were moved (a `share` of all): this process's part of `count`."""
         moved = round(count * share) if len(self.assigned) else 0
         stay = torch.randint(len(self.wanted_latents), (count - moved,), generator=random)
-        go = torch.randint(max(1, len(self.assigned)), (moved,), generator=random)
+        if moved and self.params.focus:
+            go = torch.multinomial(self.odds, moved, replacement=True, generator=random)
+        else:
+            go = torch.randint(max(1, len(self.assigned)), (moved,), generator=random)
         latents = torch.cat([self.wanted_latents[stay], self.unwanted_latents[go]])
         targets = torch.cat([self.wanted_images[stay], self.candidates[self.assigned[go]]])
         is_moved = torch.arange(count, device=latents.device) >= count - moved
         return ranks.own_part(latents), ranks.own_part(targets), ranks.own_part(is_moved)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The round and the assignment; all else follows from the seed."""
-        return {"turn": torch.tensor(self.turn), "assigned": self.assigned}
+        """The round, the assignment and what it was drawn by; all else follows from the seed."""
+        return {"turn": torch.tensor(self.turn), "assigned": self.assigned, "odds": self.odds}
 
     def load_state_dict(self, state: Weights) -> None:
         """Continues from a saved round and assignment."""
         self.draw_anew(int(state["turn"]))
-        self.assigned = state["assigned"].cpu()
+        self.assigned, self.odds = state["assigned"].cpu(), state["odds"].cpu()
 
 
 METHOD = Method(

@@ -191,7 +191,7 @@ def unlearn(parent: Gan, adaptation: Weights, material: Material, params: Params
     average = game.average()
 
     def one_step(step: int) -> dict[str, Tensor]:
-        game.cool(step / params.steps)
+        game.pace(step, params.steps)
         edit.look_again(game.gan, step, random)
         fake = game.paint(game.latents(params.batch, random), random)
         told = lesson(game, step, fake.detach(), random)

@@ -64,7 +64,7 @@ def unlearn(parent: Gan, adaptation: Weights, material: Material, params: Params
     average = game.average()
 
     def one_step(step: int) -> dict[str, Tensor]:
-        game.cool(step / params.steps)
+        game.pace(step, params.steps)
         fake = game.paint(game.latents(params.batch, random), random)
         told = game.teach(step, pick(wanted, params.batch, random), fake.detach())
         losses = {"adversarial": game.fooled(fake)}

@@ -33,6 +33,7 @@ class TrainingParams(BaseModel):
     discriminator_beta2: float = setting(0.99, "Adam's beta2 for D; its beta1 is 0", ge=0, lt=1)
     ema_decay: float = setting(0.99, "averaging of G over steps; 0 keeps the last weights", ge=0, lt=1)
     ema_warm_up: bool = setting(True, "average over fewer steps at first, so that the parent fades sooner")
+    warming: float = setting(0.0, "first part of the steps, over which both rates rise; 0: they start high", ge=0, le=1)
     cooling: float = setting(0.5, "last part of the steps, over which both rates fall to 0; 0: they stay", ge=0, le=1)
     fresh_noise: bool = setting(
         False, "StyleGAN2 only: noise drawn anew per image, and pixels not cut to their range in training")
@@ -145,12 +146,13 @@ class Game:
         self.teller.state.clear()
         self.paths.load_state_dict(PathLength().state_dict())
 
-    def cool(self, progress: float) -> None:
-        """Lowers both rates linearly over the last part (`cooling`) of the steps, so that the average settles."""
-        cooling = self.params.cooling
-        part = min(1.0, (1 - progress) / cooling) if cooling else 1.0
-        self.painter.param_groups[0]["lr"] = self.params.generator_rate * part
-        self.teller.param_groups[0]["lr"] = self.params.discriminator_rate * part
+    def pace(self, step: int, steps: int) -> None:
+        """Sets both rates for one of `steps`: they rise over the first part (`warming`) and fall over the last one."""
+        warming, cooling = self.params.warming, self.params.cooling
+        risen = min(1.0, (step + 1) / steps / warming) if warming else 1.0
+        left = min(1.0, (1 - step / steps) / cooling) if cooling else 1.0
+        self.painter.param_groups[0]["lr"] = self.params.generator_rate * min(risen, left)
+        self.teller.param_groups[0]["lr"] = self.params.discriminator_rate * min(risen, left)
 
     def teach(
         self, step: int, real: Tensor, fake: Tensor, shunned: Tensor | None = None, weight: float = 0.0

@@ -116,7 +116,7 @@ def from_scratch(gan: Gan, real: Samples, params: Params, session: Session, rand
         return moved(fake, params.shift, random)
 
     def one_step(step: int) -> dict[str, Tensor]:
-        game.cool(step / params.steps)
+        game.pace(step, params.steps)
         chosen = torch.randint(len(images), (params.batch,), generator=random)
         shown = moved(images[chosen], params.shift, random)
         with torch.no_grad():

@@ -132,7 +132,8 @@ class Session:
 def prepare(session: Session) -> None:
     """Sets thread count and deterministic kernels: same seed and threads, same bits on a CPU."""
     torch.set_num_threads(session.threads)
-    torch.use_deterministic_algorithms(True, warn_only=session.device.type != "cpu")
+    # Of two public ways to say so this one does not first import a compiler, which took longer than a short stage.
+    torch.set_deterministic_debug_mode("error" if session.device.type == "cpu" else "warn")
     # Every tensor is written before it is read here; filling fresh memory first cost a tenth of the time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 

@@ -1,16 +1,18 @@
 """Adapt-then-unlearn: repeatable, resumable, honest about what it needs, and it does make a digit go."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small_gan import SMALL_GAN, Killed, KilledOnce, same, small_problem
+from small_gan import SMALL_GAN, Bright, Killed, KilledOnce, same, small_problem
 
 from expunge.assets import path
 from expunge.errors import BadInput, NonFiniteLoss
 from expunge.methods import find
-from expunge.methods.adapt_then_unlearn import Pairs, Repulsion, deal
+from expunge.methods.adapt_then_unlearn import Pairs, Repulsion, deal, guidance
 from expunge.methods.training import ClassifierOracle, Material, Samples, Session, in_parts
 from expunge.models import Gan, build, load
 from expunge.models.discriminator import fresh_discriminator
@@ -231,6 +233,71 @@ def test_every_moved_latent_gets_a_wanted_image_of_its_own():
     assert torch.equal(pairs.candidates[pairs.assigned], images), "the nearest image to each is its own"
 
 
+def test_what_is_still_unwanted_is_moved_oftener_if_asked():
+    parent, negatives, positives, oracle = small_problem()
+    params = METHOD.parameters("default", {"pool": 0, "focus": 9.0})
+    pairs = Pairs(parent, negatives, positives, oracle, params, quiet())
+    pairs.draw_anew(0)
+    excess = (negatives.images.mean(dim=(1, 2, 3)) - oracle.threshold).median()
+
+    def half_done(latents):
+        return parent.generator(latents) - excess
+
+    pairs.assign(half_done)
+    chance = in_parts(lambda part: oracle.probability_unwanted(half_done(part)), pairs.unwanted_latents)
+    still, gone = chance > 0.9, chance < 0.1
+    assert 0 < still.sum() < len(still)
+    assert gone.any()
+    latents, _, moved = pairs.draw(8000, 0.5, torch.Generator().manual_seed(0))
+    often = torch.stack([(latents[moved] == latent).all(dim=1).sum() for latent in pairs.unwanted_latents]).float()
+    assert (often[still].mean() / often[gone].mean()).item() == pytest.approx(
+        ((1 + 9 * chance[still].mean()) / (1 + 9 * chance[gone].mean())).item(), rel=0.1)
+
+
+@given(st.floats(1e-5, 0.99), st.floats(0.1, 1))
+def test_guidance_is_its_formula_and_pushes_nearly_wanted_images_more_at_lower_powers(chance, power):
+    logit = torch.tensor([math.log(chance / (1 - chance))], dtype=torch.float64, requires_grad=True)
+    guided = guidance(torch.sigmoid(logit), power)
+    assert guided.item() == pytest.approx(-math.log1p(-(chance**power)), rel=1e-6)
+    (slope,) = torch.autograd.grad(guided, logit)
+    expected = power * chance**power * (1 - chance) / (1 - chance**power)
+    assert slope.item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("power", [0.3, 1.0])
+def test_guidance_is_finite_where_the_oracle_is_sure(power):
+    chance = torch.tensor([0.0, 1.0], requires_grad=True)
+    loss = guidance(chance, power)
+    loss.backward()
+    assert loss.isfinite()
+    assert chance.grad.isfinite().all()
+
+
+def test_only_what_is_moved_is_guided_if_asked():
+    shown = []
+
+    class Looking(Bright):
+        def probability_unwanted(self, images):
+            if images.requires_grad:
+                shown.append(len(images))
+            return super().probability_unwanted(images)
+
+    parent, negatives, positives, oracle = small_problem()
+    for guides, expected in (("all", 16), ("moved", 4)):
+        shown.clear()
+        params = METHOD.parameters("default", {**TINY, "rounds": 1, "batch": 16, "moved_share": 0.25, "guides": guides})
+        run(params, problem=(parent, negatives, positives, Looking(oracle.threshold)))
+        assert set(shown) == {expected}
+
+
+def test_without_an_adversarial_loss_the_discriminator_is_left_alone():
+    parent, *rest = small_problem()
+    state = run(METHOD.parameters("default", {**TINY, "adversarial_weight": 0.0}), problem=(parent, *rest))
+    before = parent.state_dict()
+    assert all(torch.equal(before[name], state[name]) for name in before if name.startswith("discriminator."))
+    assert not same(before, state)
+
+
 def steps_of(params):
     """How many steps of stage 2 were taken."""
     taken = []
@@ -257,7 +324,7 @@ def test_rounds_that_are_not_run_change_nothing():
 
 
 def test_a_run_killed_in_its_second_round_continues_to_the_same_bits():
-    long = LONG_ENOUGH_TO_BE_KILLED | {"adapt_steps": 2}
+    long = LONG_ENOUGH_TO_BE_KILLED | {"adapt_steps": 2, "focus": 5.0}
     params = METHOD.parameters("default", {**long, **NEVER_ENOUGH, "rounds": 2})
     undisturbed = run(params)
     kept = []

@@ -100,14 +100,23 @@ def test_starting_over_forgets_the_mean_path_length_and_parts_keep_it():
     assert kept.state_dict()["mean"] == 0
 
 
-def test_rates_fall_over_the_last_part_or_stay():
-    for cooling, expected in {0.5: [1.0, 1.0, 0.5], 0.25: [1.0, 1.0, 1.0], 0.0: [1.0, 1.0, 1.0]}.items():
-        playing = game("dcgan", cooling=cooling, generator_rate=1.0, discriminator_rate=1.0)
-        found = []
-        for progress in (0.0, 0.5, 0.75):
-            playing.cool(progress)
-            found.append((playing.painter.param_groups[0]["lr"] + playing.teller.param_groups[0]["lr"]) / 2)
-        assert found == expected
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ({"cooling": 0.5}, [1.0, 1.0, 0.5]),
+        ({"cooling": 0.25}, [1.0, 1.0, 1.0]),
+        ({"cooling": 0.0}, [1.0, 1.0, 1.0]),
+        ({"cooling": 0.5, "warming": 0.5}, [0.5, 1.0, 0.5]),
+        ({"cooling": 0.0, "warming": 1.0}, [0.25, 0.75, 1.0]),
+    ],
+)
+def test_rates_rise_over_the_first_part_and_fall_over_the_last(setting, expected):
+    playing = game("dcgan", generator_rate=1.0, discriminator_rate=1.0, **setting)
+    found = []
+    for step in (0, 2, 3):
+        playing.pace(step, 4)
+        found.append((playing.painter.param_groups[0]["lr"] + playing.teller.param_groups[0]["lr"]) / 2)
+    assert found == expected
 
 
 def test_a_stylegan2s_rates_and_averaging_are_the_public_ones():
