@@ -13,7 +13,7 @@ from expunge.methods.method import Method
 
 GROUP = "expunge.methods"
 # By name, not by import: a change to one method must not look like a change to every room that asks for one.
-BUILT_IN = ("adapt_then_unlearn", "data_redaction", "extrapolation", "fine_tune", "retrain")
+BUILT_IN = ("adapt_then_unlearn", "data_redaction", "extrapolation", "fine_tune", "fine_tune_classifier", "retrain")
 
 __all__ = ["GROUP", "Method", "available", "find", "known", "names"]
 

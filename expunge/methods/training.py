@@ -70,6 +70,7 @@ class Material:
         forget: real images that are unwanted.
         retain: real images that are wanted.
         oracle: who says of any image what is unwanted.
+        restricted: the classes that a classifier is to lose; () stands for those of `forget`'s labels.
     """
 
     negative: Samples | None = None
@@ -77,6 +78,7 @@ class Material:
     forget: Samples | None = None
     retain: Samples | None = None
     oracle: Oracle | None = None
+    restricted: tuple[int, ...] = ()
 
     def samples(self, role: Literal["negative", "positive", "forget", "retain"]) -> Samples:
         """The set of that role; BadInput if there is none."""
