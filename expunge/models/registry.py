@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from expunge.errors import BadInput
+from expunge.models.cifar_resnet import build_resnet_20, build_resnet_56
 from expunge.models.classifiers import build_lenet, build_resnet
 from expunge.models.dcgan import build_dcgan
 from expunge.models.factories import build_from_factory, is_factory
@@ -19,6 +20,8 @@ BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "inception-v3": build_inception_v3,
     "lenet": build_lenet,
     "resnet": build_resnet,
+    "resnet-20": build_resnet_20,
+    "resnet-56": build_resnet_56,
     "stylegan2": build_stylegan2,
 }
 
