@@ -8,8 +8,6 @@ them by itself; behind batch normalisation their scale does not matter to what a
 
 from __future__ import annotations
 
-from functools import partial
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -79,7 +77,14 @@ def build_cifar_resnet(depth: int = 20, channels: int = 3, width: int = 16, clas
     return CifarResNet(depth, channels, width, classes)
 
 
-build_resnet_20, build_resnet_56 = (partial(build_cifar_resnet, depth) for depth in (20, 56))
+def build_resnet_20(channels: int = 3, width: int = 16, classes: int = 10) -> CifarResNet:
+    """The one of 20 layers; arguments as above."""
+    return CifarResNet(20, channels, width, classes)
+
+
+def build_resnet_56(channels: int = 3, width: int = 16, classes: int = 10) -> CifarResNet:
+    """The one of 56 layers; arguments as above."""
+    return CifarResNet(56, channels, width, classes)
 
 
 def _stage(entering: int, width: int, stride: int, blocks: int) -> nn.Sequential:
