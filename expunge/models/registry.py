@@ -12,11 +12,13 @@ from expunge.models.cifar_resnet import build_resnet_20, build_resnet_56
 from expunge.models.classifiers import build_lenet, build_resnet
 from expunge.models.dcgan import build_dcgan
 from expunge.models.factories import build_from_factory, is_factory
+from expunge.models.glow import build_glow
 from expunge.models.inception import build_inception_v3
 from expunge.models.stylegan2 import build_stylegan2
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "dcgan": build_dcgan,
+    "glow": build_glow,
     "inception-v3": build_inception_v3,
     "lenet": build_lenet,
     "resnet": build_resnet,
