@@ -77,23 +77,23 @@ def lesson(parent: Classifier, material: Material, session: Session, by: Iterabl
     forget = material.samples("forget") if "forget" in wanted else material.forget
     retain = material.samples("retain")
     refuse_without_statistics(parent)
-    with torch.no_grad():
-        classes = parent.eval()(retain.images[:1].to(next(parent.parameters()).device)).shape[1]
+    classes = _heads_classes(parent, retain.images[:1])
     present = {role: _classes_of(role, samples, classes)
                for role, samples in (("forget", forget), ("retain", retain)) if samples is not None}
     restricted = tuple(sorted(material.restricted or present.get("forget", set())))
     need(restricted, "method: no class is restricted", "name the classes to forget (forget.classes)")
     beyond = [number for number in restricted if not 0 <= number < classes]
-    need(not beyond, f"forget.classes: class {beyond[:1]} is restricted, and the model's head has {classes} classes",
+    need(not beyond,
+         f"forget.classes: class {_first(beyond)} is restricted, and the model's head has {classes} classes",
          "name classes that it knows, by their place from 0")
     need(len(restricted) < classes, f"forget.classes: all {classes} classes are restricted",
          "leave at least one that is to stay, or withdraw the model")
     if forget is not None:
         empty = sorted(set(restricted) - present["forget"])
-        need(not empty, f"training: restricted class {empty[:1]} has no sample",
+        need(not empty, f"training: restricted class {_first(empty)} has no sample",
              "add labelled images of it, or leave it out of forget.classes")
     both = sorted(set(restricted) & present["retain"])
-    need(not both, f"training: class {both[:1]} is restricted, and among the images that are to stay",
+    need(not both, f"training: class {_first(both)} is restricted, and among the images that are to stay",
          "correct the labels, or forget.classes")
     device = session.device
     return Lesson(classes, restricted, forget and _on(forget, device), _on(retain, device))
@@ -122,7 +122,8 @@ class Deck:
         count = len(self.samples)
         places = torch.arange(step * self.batch, (step + 1) * self.batch)
         first, last = int(places[0]) // count, int(places[-1]) // count
-        self._orders = {epoch: self._orders.get(epoch, self._order(epoch)) for epoch in range(first, last + 1)}
+        self._orders = {epoch: self._orders[epoch] if epoch in self._orders else self._order(epoch)
+                        for epoch in range(first, last + 1)}
         return torch.cat([self._orders[epoch][places[places // count == epoch] % count]
                           for epoch in range(first, last + 1)])
 
@@ -143,7 +144,9 @@ class Pupil:
     It is in evaluation mode but for batch normalisation where that is asked: nothing is dropped out by chance.
     """
 
-    def __init__(self, model: nn.Module, params: LessonParams, session: Session, masks: Weights | None = None) -> None:
+    def __init__(
+        self, model: Classifier, params: LessonParams, session: Session, masks: Weights | None = None
+    ) -> None:
         self.params = params
         self.masks = masks
         self.model = deepcopy(model).to(session.device).eval().requires_grad_(True)
@@ -173,17 +176,28 @@ class Pupil:
         return {"model": self.model, "optimizer": self.optimizer}
 
 
+@torch.no_grad()
+def _heads_classes(parent: Classifier, image: Tensor) -> int:
+    """How many logits the parent has, asked by one image [1, C, H, W]."""
+    logits: Tensor = deepcopy(parent).eval()(image.to(next(parent.parameters()).device))
+    return logits.shape[1]
+
+
 def _classes_of(role: str, samples: Samples, classes: int) -> set[int]:
     """The classes that a set has samples of."""
     need(len(samples), f"training: there is no {role} image", "add some")
     need(samples.labels is not None, f"training: its {role} images have no labels", "give each image its class")
     assert samples.labels is not None
     present = set(samples.labels.unique().tolist())
-    need(min(present) >= 0 and max(present) < classes,
-         f"training: a {role} image is of class {max(present, key=lambda number: (number >= classes, -number))}, "
-         f"and the model's head has {classes} classes",
+    beyond = sorted(number for number in present if not 0 <= number < classes)
+    need(not beyond,
+         f"training: a {role} image is of class {_first(beyond)}, and the model's head has {classes} classes",
          "give labels in the order of its outputs, from 0, or bring the model that has them all")
     return present
+
+
+def _first(numbers: list[int]) -> int | None:
+    return numbers[0] if numbers else None
 
 
 def _on(samples: Samples, device: torch.device) -> Samples:

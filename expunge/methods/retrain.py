@@ -13,7 +13,7 @@ such as a fixed blur's kernel, stay. Our reading, where a factory has an initial
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ from expunge.models import Gan
 from expunge.models.adversarial import discriminator_loss
 
 BLACK = -1.0
+Module = TypeVar("Module", bound=nn.Module)
 
 
 class Params(TrainingParams):
@@ -63,7 +64,7 @@ def unlearn(parent: Gan, adaptation: Weights, material: Material, params: Params
     return weights(from_scratch(fresh, material.samples("retain"), params, session, stream(session, 2)), device="cpu")
 
 
-def afresh(parent: Gan, seed: int) -> Gan:
+def afresh(parent: Module, seed: int) -> Module:
     """The same architecture with weights that the seed alone determines, on the CPU.
 
     Raises:
