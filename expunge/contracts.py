@@ -168,6 +168,7 @@ ValueRange = Annotated[tuple[float, float], AfterValidator(_ascending)]
 LatentShape = Annotated[tuple[Annotated[int, Field(ge=1, le=2**20)], ...], Field(min_length=1, max_length=4)]
 ClassName = Annotated[str, Field(min_length=1, max_length=200)]
 Output = Literal["logit", "probability"]
+Family = Literal["gan", "classifier"]  # of models that can be asked to forget
 
 
 class ModelSource(Source):
@@ -181,15 +182,24 @@ class ModelSource(Source):
     channels: Literal[1, 3] | None = None  # grey or colour; as the generator draws if not given
 
 
-class GeneratorSource(ModelSource):
-    """A generator, alone or together with its discriminator."""
+class ParentSource(ModelSource):
+    """The model that is to forget, or another of its kind: the one that never knew, the first of a chain.
 
-    FAMILY: ClassVar[str] = "gan"
+    Each family has fields of its own; one that says something of another family is refused (`expunge.families`).
+    """
 
+    family: Family | None = None  # as its file says, and a generator's where it does not; pinned once a run has begun
+
+    # A generator, alone or together with its discriminator.
     # Shape of one latent: `100` and `[100]` are a vector, `[100, 1, 1]` suits transposed convolutions.
     latent: LatentShape | None = None
     latent_distribution: Literal["normal", "uniform"] = "normal"  # uniform is over -1 to 1
     discriminator_output: Output = "logit"  # of the discriminator that came in the same file, if one did
+
+    # A classifier, as in `ClassifierSource`.
+    output: Output = "logit"
+    classes: tuple[ClassName, ...] = ()
+    features: str | None = None
 
     @field_validator("latent", mode="before")
     @classmethod
@@ -215,7 +225,10 @@ Classes = Annotated[tuple[Annotated[int, Field(ge=0)] | ClassName, ...], Field(m
 
 
 class Forget(Frozen):
-    """What is unwanted: classes by the oracle's names or, where oracle and judge agree on them, numbers."""
+    """What is unwanted: classes by name, or by number where all who are asked number them alike.
+
+    The names are the oracle's and the judge's; a classifier's own where it is a classifier that is to forget.
+    """
 
     classes: Annotated[Classes, Field(min_length=1)]
     # What earlier requests made the checkpoint forget, and has to stay forgotten; what is asked for again is in both.
@@ -310,22 +323,22 @@ class Request(Record):
     reason: Reason
     due: date | None = None  # the day by which it is to be released; nothing happens by itself when it passes
     model: Identifier  # the name under which the result is released
-    checkpoint: GeneratorSource
+    checkpoint: ParentSource
     # Where it is in a file of its own; a generator that comes without one gets a fresh one, warmed up first.
     discriminator: DiscriminatorSource | None = None
     forget: Forget
-    oracle: ClassifierSource
-    judge: ClassifierSource
+    oracle: ClassifierSource | None = None  # a generator needs both, a classifier neither
+    judge: ClassifierSource | None = None
     holdout: DataSource
     labels: DataSource | None = None  # a person's labels of the drawn samples, in place of the oracle's
     # Labelled images that training may read: what the parent learned from, or images like them. Most methods need none.
     training: DataSource | None = None
     members: DataSource | None = None  # labelled images that the parent was trained on; only evaluation sees them
-    reference: GeneratorSource | None = None  # retrained without the forget data, where there is such a model
+    reference: ParentSource | None = None  # retrained without the forget data, where there is such a model
     extractor: ClassifierSource | None = None  # whose features distances are measured in; the judge's if not given
     # The first model of the chain, where earlier requests stand between it and the checkpoint: drift is measured from
     # it. Like `forget.earlier`, what this workspace knows is filled in when a run begins.
-    origin: GeneratorSource | None = None
+    origin: ParentSource | None = None
     came_before: tuple[EarlierRequest, ...] = ()  # the earlier requests, oldest first: written when a run begins
     # Whether the report may show what the parent drew: the policy and the reason decide, `false` forbids it.
     show_before: bool | None = None
@@ -334,6 +347,11 @@ class Request(Record):
     policy: Identifier = "standard"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     threads: Annotated[int, Field(ge=1, le=256)] = 2
+
+    @property
+    def family(self) -> Family:
+        """Of the model that is to forget. Requests that were pinned before there was a second family name none."""
+        return self.checkpoint.family or "gan"
 
 
 # ------------------------------------------------------------------------------------- what rooms hand on
@@ -382,7 +400,7 @@ class Checkpoint(Record, StoredModel):
     role: Literal["parent", "oracle", "judge", "reference", "extractor", "origin"]
     request_sha256: Digest
     uri: str
-    family: str
+    family: Family
     discriminator: StoredModel | None = None  # of a parent whose discriminator came in a file of its own
 
 
@@ -440,7 +458,7 @@ class Adaptation(Record):
     params: dict[str, Any]
     seed: int
     parent_sha256: Digest
-    negative_id: Digest
+    negative_id: Digest | None = None  # of the model's own samples, if it can draw any
     forget_id: Digest | None = None  # of real images, where the request names some to train on
     retain_id: Digest | None = None
     compute: Compute
@@ -459,8 +477,8 @@ class Candidate(Record, StoredModel):
     parent_sha256: Digest
     adaptation_sha256: Digest
     oracle_sha256: Digest | None
-    negative_id: Digest
-    positive_id: Digest
+    negative_id: Digest | None = None
+    positive_id: Digest | None = None
     forget_id: Digest | None = None
     retain_id: Digest | None = None
     compute: Compute
@@ -553,7 +571,7 @@ class Report(Record):
     parent_sha256: Digest
     candidate_sha256: Digest
     made_by: MadeBy | None = None  # absent in reports of version 0.1
-    judge_sha256: Digest
+    judge_sha256: Digest | None = None  # absent of a classifier, whose images' labels say what is right
     extractor_sha256: Digest | None = None  # whose features were compared; of no extractor but the judge if absent
     reference_sha256: Digest | None = None  # the model that never knew, if there was one
     origin_sha256: Digest | None = None  # the first model of the chain, if requests came before this one

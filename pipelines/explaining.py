@@ -73,7 +73,7 @@ def explain_one(name: str) -> Explained:
 
 def in_words(needs: Iterable[Need]) -> str:
     """What has to be brought for these, in words; empty if every request brings them."""
-    return " and ".join(WORDS[need] for need in needs if need not in ALWAYS)
+    return " and ".join(WORDS[need] for need in needs if not any(need in always for always in ALWAYS.values()))
 
 
 def _allowed(field: Mapping[str, Any], shared: Mapping[str, Any]) -> str:

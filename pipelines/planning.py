@@ -18,7 +18,6 @@ from components.evaluate.evidence import CONFIDENCE
 from components.evaluate.pictures import may_show_before
 from components.evaluate.probes.can_it_be_found import NOT_SEARCHED
 from components.evaluate.probes.does_it_stay_forgotten import NO_ORIGIN
-from components.fetch_checkpoint.step import FAMILIES
 from expunge.contracts import Checkpoint, Claim, Frozen, Policy, Request, read_record
 from expunge.digests import canonical_json, sha256_bytes, sha256_file
 from expunge.errors import BadInput, ExpungeError
@@ -31,6 +30,7 @@ from expunge.measure.needed import RATE, SEARCH, Drawing, RuleNeeds, needs
 from expunge.measure.policy import rules_for
 from expunge.room import STATEMENT_FILE, RoomStatement, code_digest
 from expunge.settings import Workspace, image_digest
+from expunge.stores import sources
 from pipelines.runs import UNFINISHED, Run
 
 REMEMBERED = ("fetch_checkpoint", "curate_forget_set", "adapt", "unlearn", "evaluate")  # rooms that reuse results
@@ -65,6 +65,7 @@ class SamplesPlan(Frozen):
     """What the policy's rules need, against what the request draws."""
 
     planned: int
+    of: str  # what these are
     unwanted_share: float | None  # of the parent's samples, where an earlier run has measured it
     measured_in: str | None
     rules: tuple[RuleNeeds, ...]
@@ -138,7 +139,7 @@ def plan(workspace: Workspace, request: Request, named: Request, again: bool = F
     rooms = tuple(_rooms(workspace, request, earlier))
     times = [room.seconds for room in rooms]
     seconds = None if None in times else round(sum(time or 0.0 for time in times) + earlier.overhead, 1)
-    samples = _samples(request, policy, earlier)
+    samples = _samples(workspace, request, policy, earlier)
     reviewers = tuple(sorted({
         entry.person for entry in Keyring.load(workspace).entries
         if "reviewer" in entry.roles and not same_person(entry.person, request.requester)}))
@@ -158,7 +159,7 @@ def plan(workspace: Workspace, request: Request, named: Request, again: bool = F
 def _method(request: Request, named: Request) -> MethodPlan:
     from expunge.methods import choosing
 
-    choice, family = request.method, FAMILIES["parent"]
+    choice, family = request.method, request.family
     method = choosing.suited(request, family)
     if choice.chosen is not None:
         why = f"chosen by auto, {choice.chosen}"
@@ -201,6 +202,8 @@ class _Earlier:
             counts = {"curate_forget_set": "curate", "evaluate": "evaluate"}
             if room not in counts:
                 return done.seconds, run.name, None
+            if self.request.family == "classifier":
+                return done.seconds, run.name, None  # how many images there are is not the request's to say
             name = counts[room]
             was, is_now = (getattr(found.sampling, name) for found in (self.requests[run.name], self.request))
             scaled = None if was == is_now else f"sampling.{name} {was:,} → {is_now:,}"
@@ -221,7 +224,7 @@ class _Earlier:
         for run in self.runs:
             asked = self.requests[run.name]
             same = (asked.checkpoint.sha256 == self.request.checkpoint.sha256
-                    and asked.judge.sha256 == self.request.judge.sha256 and asked.forget == self.request.forget)
+                    and _judge(asked) == _judge(self.request) and asked.forget == self.request.forget)
             if same and "evaluate" in run.state().rooms:
                 try:
                     found = run.report().measurement("residual_rate_before").estimate
@@ -250,6 +253,10 @@ class _Earlier:
             return None  # tampered with or gone: `audit verify` names it, a plan does without
 
 
+def _judge(request: Request) -> str | None:
+    return request.judge.sha256 if request.judge else None
+
+
 def _rooms(workspace: Workspace, request: Request, earlier: _Earlier) -> Iterator[RoomPlan]:
     reused = _reusable(workspace, request, Run.policy_for(workspace, request))
     for room, does in _work(request).items():
@@ -266,6 +273,15 @@ def _rooms(workspace: Workspace, request: Request, earlier: _Earlier) -> Iterato
 
 def _work(request: Request) -> dict[str, str]:
     """What each room up to the gate does, in words with this request's numbers."""
+    if request.family == "classifier":
+        return {
+            "fetch_checkpoint": "the parent, against its pinned digest",
+            "curate_forget_set": "sorts the training images by their labels",
+            "adapt": f"first stage of {request.method.name}, on what is to be lost",
+            "unlearn": "second stage, on what is to be lost and to stay",
+            "evaluate": "parent and candidate on the same held-out images",
+            "gate": f"the verdict by the policy '{request.policy}'",
+        }
     finds = "a person's labels say" if request.labels else "the oracle says"
     real = "; sorts the training images by their labels" if request.training else ""
     return {
@@ -338,24 +354,34 @@ def _tree(files: dict[str, str]) -> str:
 # ----------------------------------------------------------------------- numbers, limits and warnings
 
 
-def _samples(request: Request, policy: Policy, earlier: _Earlier) -> SamplesPlan:
+def _to_be_asked(workspace: Workspace, request: Request) -> int:
+    """On how many samples, or held-out images, the candidate will be judged."""
+    if request.family == "classifier":
+        return len(sources.images("holdout", request.holdout, workspace).table)
+    return request.sampling.evaluate
+
+
+def _samples(workspace: Workspace, request: Request, policy: Policy, earlier: _Earlier) -> SamplesPlan:
     measured = earlier.share()
-    planned, share = request.sampling.evaluate, measured[0] if measured else None
+    planned, share = _to_be_asked(workspace, request), measured[0] if measured else None
     rules = needs(policy, Drawing(planned, CONFIDENCE, share, request.sampling.search or None,
                                   request.sampling.sequential, _cannot_have(request), bool(request.forget.earlier)),
-                  FAMILIES["parent"])
+                  request.family)
     impossible = [rule for rule in rules if rule.can_pass is False]
     hopeless = any(rule.samples is None or rule.metric == SEARCH for rule in impossible)  # starts are another number
     enough = None if hopeless else max(
         (rule.samples or 0 for rule in impossible), default=None)
     can_pass = False if impossible else None if any(rule.can_pass is None for rule in rules) else True
-    return SamplesPlan(planned=planned, unwanted_share=share, measured_in=measured[1] if measured else None,
-                       rules=rules, can_pass=can_pass, at_least=enough)
+    return SamplesPlan(planned=planned, of="held-out images" if request.family == "classifier" else "latents",
+                       unwanted_share=share, measured_in=measured[1] if measured else None, rules=rules,
+                       can_pass=can_pass, at_least=enough)
 
 
 def _cannot_have(request: Request) -> dict[str, str]:
     """Metrics that a run of this request has no number for, and why."""
     missing = {}
+    if request.members is None:
+        missing["membership_auc"] = "the request names no members"
     if request.reference is None:
         of_it = ("relearning_ratio", "reference_difference", "reference_p_value")
         missing = dict.fromkeys(of_it, "the request names no reference, a model retrained without the forget data")
@@ -365,25 +391,26 @@ def _cannot_have(request: Request) -> dict[str, str]:
         missing |= dict.fromkeys(("search_rate", "search_ratio"), NOT_SEARCHED)
     if request.origin is None:
         missing["drift"] = NO_ORIGIN
-    if request.members is None:
-        missing["membership_auc"] = "the request names no members"
     return missing
 
 
 def _not_shown(request: Request, policy: Policy, method: MethodPlan) -> Iterator[str]:
-    if request.show_before is False:
+    if request.family == "classifier":
+        pass  # it draws nothing that could be shown
+    elif request.show_before is False:
         yield "what the parent drew: the request forbids it (show_before)"
     elif not may_show_before(request.reason, request.show_before):
         yield f"what the parent drew: the reason is {request.reason}"
     elif request.reason not in policy.show_before:
         yield f"what the parent drew: the policy '{policy.name}' does not allow it for {request.reason}"
+    verb = "answers" if request.family == "classifier" else "draws"
     yield {"output suppression": "that the weights no longer hold it: the claim is output suppression, what is "
-                                 "measured is what the model draws",
+                                 f"measured is what the model {verb}",
            "approximate removal": "that the model is as if it had never seen it: the claim is approximate removal",
            "retrained": "anything beyond what was left out when it was trained anew"}[method.claim]
     if request.reference is None:
         yield "that it is nearer to a model trained without it: there is no reference, so no relative test"
-    if request.discriminator is None and request.checkpoint.architecture is not None:
+    if request.family == "gan" and request.discriminator is None and request.checkpoint.architecture is not None:
         yield ("what the parent's own discriminator knew, unless the checkpoint holds it: "
                "a generator alone gets a fresh one, warmed up first")
 
@@ -392,9 +419,9 @@ def _warnings(request: Request, policy: Policy, reviewers: tuple[str, ...], samp
               in_time: bool | None, now: datetime) -> Iterator[str]:
     if samples.can_pass is False:
         remedy = f": set sampling.evaluate to {samples.at_least:,} or more" if samples.at_least else (
-            ": no number of samples would change that, the policy's rules must be met otherwise")
-        yield f"with {samples.planned:,} samples this request cannot pass '{policy.name}'{remedy}"
-    rules = rules_for(policy, FAMILIES["parent"])
+            f": no number of {samples.of} would change that, the policy's rules must be met otherwise")
+        yield f"with {samples.planned:,} {samples.of} this request cannot pass '{policy.name}'{remedy}"
+    rules = rules_for(policy, request.family)
     allowed = next((rule.limit for rule in rules if rule.metric == RATE), None)
     if samples.unwanted_share is not None and allowed is not None and samples.unwanted_share <= allowed:
         yield (f"the parent drew it on {samples.unwanted_share:.2%} in {samples.measured_in}, '{policy.name}' allows "

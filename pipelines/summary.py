@@ -4,7 +4,7 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 from components.deploy.step import MLFLOW_VERSION_FILE
-from expunge.contracts import Measurement, Release, SampleSet, read_record
+from expunge.contracts import Measurement, Release, SampleSet, read_record, read_record_if_any
 from expunge.digests import sha256_file
 from expunge.events import Event, events_file
 from expunge.evidence.decisions import decisions_of
@@ -14,6 +14,7 @@ from pipelines.display import TITLES
 from pipelines.runs import Run, State, is_held
 
 # A request is answered when it was released, whatever came later, or when there was nothing to do.
+OF_CLASSIFIERS = ("forget_accuracy", "retained_accuracy", "retained_accuracy_difference")  # null of a generator
 _ANSWERED: frozenset[State] = frozenset({"released", "rolled_back", "withdrawn", "not_needed"})
 
 
@@ -66,7 +67,9 @@ def summarise(run: Run) -> dict[str, Any]:
         **{name: stands[name] for name in ("due", "overdue", "attempts", "since", "at_work", "progress")},
         "reason": state.reason or None, "verdict": None, "forgotten": list(request.forget.classes),
         "method": request.method.model_dump(mode="json"),
+        "family": request.family,
         "pul": None, "residual_rate": None, "fid": None, "kid": None, "shares": None,
+        **dict.fromkeys(OF_CLASSIFIERS),
         # A room that was served from an earlier run took no time of this one: null, not zero.
         "seconds": {room: None if state.rooms[room].reused else state.rooms[room].seconds
                     for room in TITLES if room in state.rooms} | {"total": state.seconds},
@@ -78,9 +81,9 @@ def summarise(run: Run) -> dict[str, Any]:
         "report": str(run.page) if run.page.exists() else None,
     }
     if "curate_forget_set" in state.rooms:
-        negative = read_record(SampleSet, run.output("curate_forget_set", "negative"))
-        found["samples"] = {"remote": str(run.workspace.root / negative.remote), "md5": negative.shards[0].md5,
-                            "forget_count": negative.count}
+        unwanted = _unwanted(run)
+        found["samples"] = {"remote": str(run.workspace.root / unwanted.remote), "md5": unwanted.shards[0].md5,
+                            "forget_count": unwanted.count}
     if "evaluate" in state.rooms:
         found |= _measured(run)
     if "gate" in state.rooms:
@@ -92,10 +95,17 @@ def summarise(run: Run) -> dict[str, Any]:
     return found
 
 
+def _unwanted(run: Run) -> SampleSet:
+    """What the run learns from to lose: the model's own samples, or real images where it draws none."""
+    own = read_record_if_any(SampleSet, run.output("curate_forget_set", "negative"))
+    return own or read_record(SampleSet, run.output("curate_forget_set", "forget"))
+
+
 def _measured(run: Run) -> dict[str, Any]:
     report = run.report()
-    value = {name: report.measurement(name) for name in (
-        "pul", "residual_rate", "fid_before", "fid_after", "fid_floor", "kid_before", "kid_after", "kid_difference")}
+    value = {found.name: found for found in report.measurements}
+    if report.family == "classifier":
+        return {name: _with_interval(value[name]) for name in OF_CLASSIFIERS}
     return {
         "pul": _with_interval(value["pul"]), "residual_rate": _with_interval(value["residual_rate"]),
         "fid": {"before": value["fid_before"].estimate, "after": value["fid_after"].estimate,

@@ -80,6 +80,10 @@ def _numbers(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "FID of the rest", (f"{_number(fid['before'])} → {_number(fid['after'])}"
                                   f"  (one half of the real images against the other: {_number(fid['floor'])})")
         yield "KID of the rest", f"{_number(kid['before'])} → {_number(kid['after'])}"
+    if summary["forget_accuracy"] is not None:
+        yield "right on the forgotten", _percent(summary["forget_accuracy"])
+        yield "right on the rest", _percent(summary["retained_accuracy"])
+        yield "lost or gained there", _percent(summary["retained_accuracy_difference"])
     rooms = [f"{TITLES[room]} {'reused' if spent is None else f'{spent:.1f}'}"
              for room, spent in summary["seconds"].items() if room in TITLES]
     yield "seconds", (", ".join(rooms) + f"; in all {summary['seconds']['total']:.1f},"
@@ -158,7 +162,7 @@ def show_plan(out: Console, plan: "Plan") -> None:
         ("", escape(f"it may read {method.may_read}")),
         *((TITLES[room.room], escape(room.does) + f"  [dim]{_when(room)}[/]") for room in plan.rooms),
         ("in all", _expected(plan)),
-        ("samples", f"{samples.planned:,} latents{share}"),
+        ("samples", f"{samples.planned:,} {samples.of}{share}"),
         *(("", f"{escape(f'{words.title(rule.metric)}, {rule.limit}: {rule.note}')}") for rule in samples.rules),
         ("policy", f"{escape(plan.policy)}; {plan.approvals} must sign: "
                    f"{escape(', '.join(plan.reviewers)) or 'nobody here may'}; {escape(plan.requester)} may not"),

@@ -6,7 +6,7 @@ class FinishedRun:
 
     def __init__(self, workspace, name="forget-8.1", parent=b"parent", weights=b"weights without eights",
                  request_id="forget-8", model="digits", residual=0.001, classes=(8,)):
-        from expunge.contracts import ClassifierSource, DataSource, Forget, GeneratorSource, Request, write_record
+        from expunge.contracts import ClassifierSource, DataSource, Forget, ParentSource, Request, write_record
         from expunge.digests import sha256_bytes, write_atomically
 
         self.workspace, self.name = workspace, name
@@ -17,7 +17,7 @@ class FinishedRun:
         write_atomically(self.policy_file, (workspace.policies / "debug.yaml").read_bytes())
         self.request = Request(
             id=request_id, requester="ada", reason="safety", model=model, policy="debug",
-            checkpoint=GeneratorSource(uri="builtin:digits"), oracle=ClassifierSource(uri="builtin:oracle"),
+            checkpoint=ParentSource(uri="builtin:digits"), oracle=ClassifierSource(uri="builtin:oracle"),
             judge=ClassifierSource(uri="builtin:judge"), holdout=DataSource(uri="builtin:holdout"),
             forget=Forget(classes=classes))
         write_record(self.request_file, self.request)

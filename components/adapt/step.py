@@ -14,7 +14,6 @@ from expunge.contracts import (
 )
 from expunge.digests import write_atomically
 from expunge.room import Entered, room
-from expunge.samples import RequestKey
 
 TENSORS = "tensors.sealed"
 
@@ -31,20 +30,20 @@ def adapt(entered: Entered, *, checkpoint: Path, negative: Path, forget: Path, r
     from safetensors.torch import save
 
     from expunge import methods, models
-    from expunge.methods.sessions import RoomSession, load_samples
+    from expunge.methods.sessions import RoomSession, key_of, load_samples, lost
     from expunge.methods.training import Material
 
-    parent_record, negatives = read_record(Checkpoint, checkpoint), read_record(SampleSet, negative)
-    forgotten, retained = (read_record_if_any(SampleSet, folder) for folder in (forget, retain))
+    parent_record = read_record(Checkpoint, checkpoint)
+    negatives, forgotten, retained = (read_record_if_any(SampleSet, folder) for folder in (negative, forget, retain))
     chosen = methods.find(method, parent_record.family)
     params = chosen.parameters(preset, json.loads(overrides))
-    key = RequestKey.load(entered.workspace, negatives.request_id)
+    key = key_of(entered, negatives, forgotten)
     session = RoomSession(entered, key, seed, threads)
     material = Material(negative=load_samples(entered, negatives), forget=load_samples(entered, forgotten),
-                        retain=load_samples(entered, retained))
+                        retain=load_samples(entered, retained), restricted=lost(negatives, forgotten))
     tensors = chosen.adapt(models.load_recorded(checkpoint, parent_record), material, params, session)
     write_atomically(adaptation / TENSORS, key.seal(save(tensors)))
     write_record(adaptation, Adaptation(
         method=method, params=params.model_dump(mode="json"), seed=seed, parent_sha256=parent_record.weights.sha256,
-        negative_id=negatives.set_id, forget_id=forgotten and forgotten.set_id, retain_id=retained and retained.set_id,
-        compute=session.compute(), tensors=StoredFile.of(adaptation / TENSORS)))
+        negative_id=negatives and negatives.set_id, forget_id=forgotten and forgotten.set_id,
+        retain_id=retained and retained.set_id, compute=session.compute(), tensors=StoredFile.of(adaptation / TENSORS)))

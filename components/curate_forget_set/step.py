@@ -1,6 +1,8 @@
 """Curate forget set: what is unwanted, what is wanted, and what is held back for evaluation.
 
-The checkpoint draws samples of its own; the oracle, or a person's labels, says which are unwanted. What the
+A classifier draws nothing: its sets are sorted by the labels that its images came with (`classifiers.py`).
+
+A generator draws samples of its own; the oracle, or a person's labels, says which are unwanted. What the
 oracle is unsure of goes into neither set: a wrong negative teaches the method to lose the wrong thing. The oracle
 is tried first on the held-out images, whose labels are known.
 
@@ -18,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from components.curate_forget_set.classifiers import sets_of_classifier
 from expunge.contracts import Absent, Checkpoint, DataSource, Interval, Request, SampleRole, read_record, write_record
 from expunge.digests import sha256_file
 from expunge.errors import BadInput, NotNeeded
@@ -46,7 +49,6 @@ WANTED_BELOW = 0.05  # clearly something else
 FEWEST_NEGATIVES = 20  # the papers' smallest forget set (MNIST: 200 draws, one digit in ten)
 COIN = 0.5  # an oracle that is certainly right less often than this says nothing
 BATCH = 500
-FAMILY = "gan"  # the only one yet that can draw what it is to forget
 
 Mask = NDArray[np.bool_]
 
@@ -54,12 +56,13 @@ Mask = NDArray[np.bool_]
 @room(outputs=("negative", "positive", "forget", "retain", "holdout", "members"))
 def curate_forget_set(entered: Entered, *, request: Path, checkpoint: Path, oracle: Path, policy: Path, negative: Path,
                       positive: Path, forget: Path, retain: Path, holdout: Path, members: Path) -> None:
-    """Draws, labels, encrypts and versions the sample sets.
+    """Draws where the model can, labels, encrypts and versions the sample sets; says of the others why there are none.
 
     Raises:
-        BadInput: the request matches nothing that the model draws, or too little; the oracle is worse than a coin
-            on real images; the sets overlap; the held-out images are of another size than those drawn.
-        NotNeeded: the parent draws less of the unwanted than the policy allows a candidate.
+        BadInput: the request matches nothing that the model draws or was labelled, or too little; the oracle is worse
+            than a coin on real images, a classifier no better than one that always gives the same answer; the sets
+            overlap; the images are of another size than those drawn.
+        NotNeeded: the parent shows less of the unwanted than the policy allows a candidate.
     """
     import torch
 
@@ -68,8 +71,26 @@ def curate_forget_set(entered: Entered, *, request: Path, checkpoint: Path, orac
     wanted = read_record(Request, request)
     torch.set_num_threads(wanted.threads)
     parent = models.load_recorded(checkpoint, read_record(Checkpoint, checkpoint))
-    if not isinstance(parent, models.Gan):
-        raise BadInput("checkpoint: it is no generator", "only a generator can draw its own forget set")
+    if isinstance(parent, models.Classifier):
+        names = read_record(Checkpoint, checkpoint).interface.classes
+        sets, none = sets_of_classifier(entered, wanted, parent, names, policy), "a classifier draws nothing of its own"
+    else:
+        sets, none = _sets_of_generator(entered, wanted, parent, checkpoint, oracle, policy), ""
+    key = RequestKey.load_or_create(entered.workspace, wanted.id)
+    refuse_overlap(key, sets)
+    made = {record.role: record
+            for record in write_sample_sets(entered.workspace, key, wanted, sha256_file(request), sets)}
+    outputs: dict[SampleRole, Path] = {"negative": negative, "positive": positive, "forget": forget, "retain": retain,
+                                       "holdout": holdout, "members": members}
+    for role, folder in outputs.items():
+        why = none if role in ("negative", "positive") else (
+            f"the request names no {'members' if role == 'members' else 'training'}")
+        write_record(folder, made[role] if role in made else Absent(reason=why))
+
+
+def _sets_of_generator(entered: Entered, wanted: Request, parent: "Gan", checkpoint: Path, oracle: Path,
+                       policy: Path) -> list[NewSampleSet]:
+    """What it draws, sorted; the held-out images; and of the other real ones those that the request names."""
     asked = _Oracle.open(oracle, wanted, parent.image_shape)
     held = sources.images("holdout", wanted.holdout, entered.workspace)
     _refuse_other_shape("holdout", held, parent.image_shape)
@@ -90,25 +111,12 @@ def curate_forget_set(entered: Entered, *, request: Path, checkpoint: Path, orac
                  ("oracle", sha256_file(oracle / "record.json")))
     made_from = dict([("checkpoint", sha256_file(checkpoint / "record.json")), judged_by])
     held_classes = tuple(int(number) for number in np.unique(held.table.labels[held_unwanted]))
-    sets = [
+    return [
         NewSampleSet("negative", labelled[said.unwanted], made_from, asked.unwanted, asked.names, asked.earlier),
         NewSampleSet("positive", labelled[said.wanted], made_from, asked.unwanted, asked.names, asked.earlier),
         NewSampleSet("holdout", held.table, {"source": sources.digest("holdout", wanted.holdout, entered.workspace)},
                      held_classes, held.classes),
-    ]
-    folders = [negative, positive, holdout]
-    for folder, role in ((forget, "forget"), (retain, "retain"), (members, "members")):
-        if role in real:
-            sets.append(real[role])
-            folders.append(folder)
-        else:
-            field = "members" if role == "members" else "training"
-            write_record(folder, Absent(reason=f"the request names no {field}"))
-    key = RequestKey.load_or_create(entered.workspace, wanted.id)
-    refuse_overlap(key, sets)
-    written = write_sample_sets(entered.workspace, key, wanted, sha256_file(request), sets)
-    for folder, record in zip(folders, written, strict=True):
-        write_record(folder, record)
+        *(real[role] for role in ("forget", "retain", "members") if role in real)]
 
 
 def _real_sets(request: Request, asked: "_Oracle", workspace: Workspace,
@@ -273,7 +281,7 @@ def _stop_if_not_needed(said: _Said, sensitivity: Interval | None, policy: Path)
     The bound is the exact one of what was seen, divided by the least share that the oracle sees of real ones.
     Without real ones nothing is known of what it misses, and the run goes on.
     """
-    limits = [rule for rule in rules_for(read_policy(policy), FAMILY) if rule.metric == "residual_rate"]
+    limits = [rule for rule in rules_for(read_policy(policy), "gan") if rule.metric == "residual_rate"]
     if not limits or sensitivity is None or sensitivity.lower == 0:
         return
     hits, n = int(said.unwanted.sum()), len(said.unwanted)

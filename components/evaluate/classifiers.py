@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 def evaluate_classifier(entered: Entered, given: Given, folder: Path) -> Report:
     """Asks parent and candidate about every held-out image; writes the data files into the report's folder.
 
-    What is right is said by the images' labels, so no judge is asked: whichever record stands in the judge's place
-    is named in the report and never loaded, and so with the oracle's. Classes are numbered and named as the parent
+    What is right is said by the images' labels, so no judge is asked, and no oracle: a request on a classifier names
+    none. Classes are numbered and named as the parent
     does. How many images there are was fixed by who held them out: neither the request's sampling nor the latents'
     seed has a part in it.
 
@@ -44,12 +44,14 @@ def evaluate_classifier(entered: Entered, given: Given, folder: Path) -> Report:
     questions = _Questions.open(entered.workspace, given, entered.progress)
     before, after = (questions.about_holdout(name, stored) for name, stored in (
         ("parent", given.parent), ("candidate", given.candidate)))
-    evidence = ClassifierEvidence(questions.unwanted, before, after, questions.names)
+    evidence = ClassifierEvidence(questions.unwanted, before, after, questions.names, earlier=questions.earlier)
     for more in (questions.with_reference, questions.with_members):
         evidence = more(given, evidence)
     write_classifier_tables(folder, evidence)
     return Report(
-        **given.named, unwanted=questions.unwanted, classes=questions.names, holdout_lacks=questions.lacking,
+        **given.named, origin_sha256=given.origin.sha256 if given.origin else None,
+        unwanted=questions.unwanted, earlier=questions.earlier, came_before=given.request.came_before,
+        classes=questions.names, holdout_lacks=questions.lacking,
         shares={}, measurements=ask(given.candidate.record.family, evidence),
         controls=controls_for_classifier(evidence),
         files=tuple(StoredFile.of(file) for file in sorted(folder.iterdir())))
@@ -75,6 +77,7 @@ class _Questions:
     classes: int  # that the parent tells apart
     names: tuple[str, ...]
     unwanted: tuple[int, ...]
+    earlier: tuple[int, ...]
     device: "torch.device"
     done: "_Done"
 
@@ -87,7 +90,9 @@ class _Questions:
         held_out, names = read_samples(workspace, given.holdout), given.parent.record.interface.classes
         parent = as_classifier("parent", given.parent.load(device))
         classes = count_classes("parent", parent, held_out.images.shape[1:], device)
-        unwanted = given.request.forget.numbers("the parent", names, classes)
+        forget = given.request.forget
+        unwanted, earlier = (
+            numbers("the parent", names, classes) for numbers in (forget.numbers, forget.earlier_numbers))
 
         def numbered(table: SampleTable, images: SampleSet) -> SampleTable:
             return SampleTable(table.images, as_known_to(
@@ -96,13 +101,13 @@ class _Questions:
         members = numbered(read_samples(workspace, given.members), given.members) if given.members else None
         askers = 3 if given.reference else 2  # of the held-out images; the parent is not asked about members
         total = askers * len(held_out) + (askers - 1) * (len(members) if members else 0)
-        return cls(numbered(held_out, given.holdout), members, classes, names, unwanted, device,
+        return cls(numbered(held_out, given.holdout), members, classes, names, unwanted, earlier, device,
                    _Done(progress, total))
 
     @property
     def lacking(self) -> tuple[int, ...]:
         """The retained classes of which no image was held out."""
-        there = {*self.unwanted, *self.holdout.labels.tolist()}
+        there = {*self.unwanted, *self.earlier, *self.holdout.labels.tolist()}
         return tuple(label for label in range(self.classes) if label not in there)
 
     def about_holdout(self, name: str, stored: StoredAs) -> Answers:

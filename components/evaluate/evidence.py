@@ -203,6 +203,12 @@ class ClassifierEvidence:
     reference: Answers | None = None  # of a classifier that never saw the unwanted
     reference_membership: Membership | None = None  # the same images, asked of the reference
     no_reference: str = ""  # why a reference that was brought has no answers
+    earlier: tuple[int, ...] = ()  # what earlier requests made the parent forget
+
+    @property
+    def lost(self) -> tuple[int, ...]:
+        """The classes that somebody asked to forget, now or before."""
+        return tuple(sorted({*self.unwanted, *self.earlier}))
 
     def name(self, label: int) -> str:
         """What a class is called, or its number."""

@@ -51,8 +51,8 @@ class Given:
     policy: Path  # read only to know when sequential sampling may stop: no measurement depends on a limit
     parent: StoredAs
     candidate: StoredAs
-    oracle: StoredAs  # guides the search for the unwanted; what was found is judged by the judge
-    judge: StoredAs
+    guided_by: StoredAs | None  # the oracle: it guides the search for the unwanted; what was found the judge judges
+    judged_by: StoredAs | None
     extractor: StoredAs | None
     reference: StoredAs | None
     origin: StoredAs | None  # the first model of the chain, where earlier requests made the parent
@@ -68,21 +68,31 @@ class Given:
             BadInput: one cannot be read, or two of them do not belong together.
         """
         made = read_record(Candidate, candidate)
-        brought, measured_by, first = (
-            read_record_if_any(Checkpoint, folder) for folder in (reference, extractor, origin))
+
+        def stored(folder: Path) -> StoredAs | None:
+            record = read_record_if_any(Checkpoint, folder)
+            return StoredAs(folder, record) if record else None
+
         given = cls(
             request=read_record(Request, request), request_sha256=sha256_file(request), policy=policy,
             parent=StoredAs(checkpoint, read_record(Checkpoint, checkpoint)), candidate=StoredAs(candidate, made),
-            oracle=StoredAs(oracle, read_record(Checkpoint, oracle)),
-            judge=StoredAs(judge, read_record(Checkpoint, judge)),
-            extractor=StoredAs(extractor, measured_by) if measured_by else None,
-            reference=StoredAs(reference, brought) if brought else None,
-            origin=StoredAs(origin, first) if first else None,
+            guided_by=stored(oracle), judged_by=stored(judge), extractor=stored(extractor),
+            reference=stored(reference), origin=stored(origin),
             holdout=read_record(SampleSet, holdout), members=read_record_if_any(SampleSet, members))
         if made.parent_sha256 != given.parent.sha256:
             raise BadInput("candidate: it was made from another parent than the checkpoint given",
                            "evaluate a candidate beside its own parent")
         return given
+
+    @property
+    def oracle(self) -> StoredAs:
+        """Who guides the search. BadInput where there is none."""
+        return _needed("oracle", self.guided_by)
+
+    @property
+    def judge(self) -> StoredAs:
+        """Who says what is seen in samples. BadInput where there is none."""
+        return _needed("judge", self.judged_by)
 
     @property
     def named(self) -> dict[str, Any]:
@@ -95,7 +105,7 @@ class Given:
             "candidate_sha256": self.candidate.sha256,
             "made_by": MadeBy(method=made.method, preset=choice.preset, changed=choice.params, chosen=choice.chosen,
                               claim=made.claim),
-            "judge_sha256": self.judge.sha256,
+            "judge_sha256": self.judged_by.sha256 if self.judged_by else None,
             "reference_sha256": self.reference.sha256 if self.reference else None,
             "holdout_id": self.holdout.set_id, "members_id": self.members.set_id if self.members else None,
             "forget_id": made.forget_id, "retain_id": made.retain_id, "latent_seed": self.latent_seed}
@@ -104,3 +114,9 @@ class Given:
     def latent_seed(self) -> str:
         """From what latents are drawn: known to nobody before the candidate is there."""
         return latent_seed(self.candidate.sha256, self.request_sha256)
+
+
+def _needed(field: str, found: StoredAs | None) -> StoredAs:
+    if found is None:
+        raise BadInput(f"{field}: samples carry no labels, so somebody has to say what they show", "name one")
+    return found

@@ -262,7 +262,7 @@ def _not_shown(report: Report, pictures: dict[str, Any]) -> list[str]:
         could = _listed(what for what, there in (("what was to be forgotten", report.forget_id),
                                                  ("what was to stay", report.retain_id)) if there)
         found.append(f"How much of the quality is the parent's: training could read real images of {could}, so it is "
-                     "not bounded by what the parent draws.")
+                     f"not bounded by what the parent {'knew' if report.family == 'classifier' else 'draws'}.")
     measured = {measurement.name for measurement in report.measurements if measurement.missing is None}
     if measured.isdisjoint(("search_rate", "relearning_steps")):
         found.append("Whether the weights still hold it: nothing in this report looked at more than outputs.")

@@ -8,9 +8,10 @@ from expunge.contracts import (
     Checkpoint,
     ClassifierSource,
     DiscriminatorSource,
-    GeneratorSource,
+    Family,
     Interface,
     ModelSource,
+    ParentSource,
     Request,
     StoredFile,
     StoredModel,
@@ -19,21 +20,21 @@ from expunge.contracts import (
 )
 from expunge.digests import sha256_file
 from expunge.errors import BadInput
+from expunge.families import refuse_what_does_not_fit
 from expunge.room import Entered, room
-from expunge.samples import as_known_to_judge
+from expunge.samples import as_known_to, as_known_to_judge
 from expunge.settings import Workspace
 from expunge.stores import sources
 
 WEIGHTS, FACTORY = "model.safetensors", "factory.py"
 DISCRIMINATOR = "discriminator"  # the prefix of a separate discriminator's files
-FAMILIES = {"parent": "gan", "oracle": "classifier", "judge": "classifier", "extractor": "classifier",
-            "reference": "gan", "origin": "gan"}
+OF_THE_PARENTS_KIND = ("parent", "reference", "origin")  # every other model is a classifier, who looks at images
 
 
 @room(outputs=("checkpoint", "oracle", "judge", "extractor", "reference", "origin"))
 def fetch_checkpoint(entered: Entered, *, request: Path, checkpoint: Path, oracle: Path, judge: Path,
                      extractor: Path, reference: Path, origin: Path) -> None:
-    """Brings in the parent, the oracle and the judge, and tries them out on each other; and what else is named.
+    """Brings in the parent and whatever else the request names, and tries the models out on each other.
 
     Raises:
         Refused: a file's digest is not the pinned one.
@@ -45,53 +46,55 @@ def fetch_checkpoint(entered: Entered, *, request: Path, checkpoint: Path, oracl
     from expunge.models import trial
 
     wanted = read_record(Request, request)
+    refuse_what_does_not_fit(wanted)
     # A method that cannot work on this request is better known now than after an hour of curating.
-    choosing.suited(wanted, FAMILIES["parent"])
+    choosing.suited(wanted, wanted.family)
     if wanted.method.chosen is not None:
         entered.note(f"auto chose {wanted.method.name}, {wanted.method.chosen}")
-    fetch = _Fetch(entered.workspace, sha256_file(request))
+    fetch = _Fetch(entered.workspace, sha256_file(request), wanted.family)
     fetch.model("parent", "checkpoint", wanted.checkpoint, checkpoint, wanted.discriminator)
-    fetch.model("oracle", "oracle", wanted.oracle, oracle)
-    fetch.model("judge", "judge", wanted.judge, judge)
-    for name, source, folder in (("extractor", wanted.extractor, extractor),
-                                 ("reference", wanted.reference, reference), ("origin", wanted.origin, origin)):
+    named: dict[str, tuple[ModelSource | None, Path]] = {
+        "oracle": (wanted.oracle, oracle), "judge": (wanted.judge, judge), "extractor": (wanted.extractor, extractor),
+        "reference": (wanted.reference, reference), "origin": (wanted.origin, origin)}
+    for name, (source, folder) in named.items():
         if source is None:
             write_record(folder, Absent(reason=f"the request names no {name}"))
         else:
             fetch.model(name, name, source, folder)
-    known = trial.try_out(trial.Wanted(
-        checkpoint=str(checkpoint), oracle=str(oracle), judge=str(judge), forget=wanted.forget,
-        range_declared=wanted.checkpoint.range is not None,
-        extractor=str(extractor) if wanted.extractor else None,
-        reference=str(reference) if wanted.reference else None,
-        reference_range_declared=bool(wanted.reference and wanted.reference.range),
-        origin=str(origin) if wanted.origin else None,
-        origin_range_declared=bool(wanted.origin and wanted.origin.range)))
     held = sources.images("holdout", wanted.holdout, entered.workspace)
-    names = read_record(Checkpoint, judge).interface.classes
-    as_known_to_judge(held.table.labels, held.classes, names, known)  # for its complaint
+    there = {name: str(folder) for name, (source, folder) in named.items() if source is not None}
+    known = trial.try_out(trial.Wanted(
+        checkpoint=str(checkpoint), forget=wanted.forget, image_shape=held.table.images.shape[1:],
+        range_declared=wanted.checkpoint.range is not None,
+        reference_range_declared=bool(wanted.reference and wanted.reference.range),
+        origin_range_declared=bool(wanted.origin and wanted.origin.range), **there))
+    if wanted.judge is None:
+        names = read_record(Checkpoint, checkpoint).interface.classes
+        as_known_to("the checkpoint", "holdout", held.table.labels, held.classes, names, known, "leave them out")
+    else:
+        names = read_record(Checkpoint, judge).interface.classes
+        as_known_to_judge(held.table.labels, held.classes, names, known)  # for its complaint
 
 
 class _Fetch:
     """Brings in the models of one request."""
 
-    def __init__(self, workspace: Workspace, request_sha256: str) -> None:
-        self.workspace, self.request_sha256 = workspace, request_sha256
+    def __init__(self, workspace: Workspace, request_sha256: str, family: Family) -> None:
+        self.workspace, self.request_sha256, self.family = workspace, request_sha256, family
 
     def model(self, role: str, field: str, source: ModelSource, folder: Path,
               discriminator: ModelSource | None = None) -> None:
-        stored, family = self._store(field, source, folder, "", FAMILIES[role])
-        if family not in (None, FAMILIES[role]):
-            raise BadInput(f"{field}.uri: {source.uri} is a {family}, a {FAMILIES[role]} is needed",
-                           "name another model")
-        critic = discriminator and self._store(
-            DISCRIMINATOR, discriminator, folder, f"{DISCRIMINATOR}-", FAMILIES[role])[0]
+        needed: Family = self.family if role in OF_THE_PARENTS_KIND else "classifier"
+        stored, family = self._store(field, source, folder, "", needed)
+        if family not in (None, needed):
+            raise BadInput(f"{field}.uri: {source.uri} is a {family}, a {needed} is needed", "name another model")
+        critic = discriminator and self._store(DISCRIMINATOR, discriminator, folder, f"{DISCRIMINATOR}-", needed)[0]
         write_record(folder, Checkpoint(
-            role=role, request_sha256=self.request_sha256, uri=source.uri, family=FAMILIES[role],
+            role=role, request_sha256=self.request_sha256, uri=source.uri, family=needed,
             discriminator=critic, **dict(stored)))
 
     def _store(self, field: str, source: ModelSource, folder: Path, prefix: str,
-               family: str) -> tuple[StoredModel, str | None]:
+               family: Family) -> tuple[StoredModel, str | None]:
         """Puts a model's files into the folder; returns what builds it, and the family that its file names."""
         from expunge import models
 
@@ -119,7 +122,7 @@ class _Fetch:
             models.save(weights, state, models.ModelSpec(architecture=architecture, config=config, family=family))
         stored = StoredModel(architecture=architecture, config=config, factory=factory,
                              weights=StoredFile.of(weights),
-                             interface=_interface(source, spec.classes if spec else ()))
+                             interface=_interface(source, spec.classes if spec else (), family))
         return stored, spec.family if spec and source.architecture is None else None
 
     def _factory(self, field: str, source: ModelSource, folder: Path, name: str) -> StoredFile | None:
@@ -130,14 +133,14 @@ class _Fetch:
         return StoredFile.of(Path(shutil.copyfile(origin, folder / name)))
 
 
-def _interface(source: ModelSource, names: tuple[str, ...]) -> Interface:
-    """How the model is spoken to: as the request declares, else as ours are."""
+def _interface(source: ModelSource, names: tuple[str, ...], family: str) -> Interface:
+    """How the model is spoken to: as the request declares, else as ours are; classes by its file's names, if any."""
     said = Interface(range=source.range or (-1.0, 1.0), channels=source.channels)
-    if isinstance(source, GeneratorSource):
-        return said.model_copy(update={"latent": source.latent, "latent_distribution": source.latent_distribution,
-                                       "output": source.discriminator_output})
     if isinstance(source, DiscriminatorSource):
         return said.model_copy(update={"output": source.output})
-    assert isinstance(source, ClassifierSource)
+    assert isinstance(source, ParentSource | ClassifierSource)
+    if isinstance(source, ParentSource) and family == "gan":
+        return said.model_copy(update={"latent": source.latent, "latent_distribution": source.latent_distribution,
+                                       "output": source.discriminator_output})
     return said.model_copy(update={"output": source.output, "classes": source.classes or names,
                                    "features": source.features})

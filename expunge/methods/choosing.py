@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from expunge.contracts import AUTO, MethodChoice, Request
+from expunge.contracts import AUTO, Family, MethodChoice, Request
 from expunge.errors import BadInput
 from expunge.methods import BUILT_IN, available, find
 from expunge.methods.method import Method, Need, Preference
 
-# What every request brings: the parent's own samples are drawn, and an oracle is always named.
-ALWAYS: frozenset[Need] = frozenset({"negative", "positive", "oracle"})
+# What every request of a family brings: a generator's samples are drawn, and an oracle is always named.
+ALWAYS: dict[Family, frozenset[Need]] = {"gan": frozenset({"negative", "positive", "oracle"}),
+                                         "classifier": frozenset()}
 _BY_TRAINING: frozenset[Need] = frozenset({"forget", "retain"})
 
 WORDS: dict[Need, str] = {
@@ -29,13 +30,15 @@ WORDS: dict[Need, str] = {
 
 def may_read(request: Request) -> str:
     """What training is let see of a request, in words."""
-    own = "the model's own samples and the oracle"
-    return f"{own}; of training, images to forget and to keep" if request.training is not None else own
+    own = ["the model's own samples and the oracle"] if ALWAYS[request.family] else []
+    real = ["of training, images to forget and to keep"] if request.training is not None else []
+    return "; ".join([*own, *real])
 
 
 def brought(request: Request) -> frozenset[Need]:
     """What a method will find in a request, as far as that can be known before anything is drawn."""
-    return ALWAYS | _BY_TRAINING if request.training is not None else ALWAYS
+    always = ALWAYS[request.family]
+    return always | _BY_TRAINING if request.training is not None else always
 
 
 def decided(request: Request, family: str) -> MethodChoice:

@@ -8,7 +8,7 @@ import torch
 
 from expunge.contracts import SampleSet
 from expunge.digests import write_atomically
-from expunge.errors import DoesNotVerify
+from expunge.errors import BadInput, DoesNotVerify
 from expunge.methods.training import Samples, Session
 from expunge.room import Entered
 from expunge.samples import RequestKey, read_samples
@@ -66,3 +66,25 @@ def load_samples(entered: Entered, record: SampleSet | None) -> Samples | None:
     table = read_samples(entered.workspace, record)
     return Samples(images=torch.from_numpy(table.images), labels=torch.from_numpy(table.labels),
                    latents=None if table.latents is None else torch.from_numpy(table.latents))
+
+
+def key_of(entered: Entered, *records: SampleSet | None) -> RequestKey:
+    """The request's key, by whichever of its sample sets is there. BadInput if none is."""
+    for record in records:
+        if record is not None:
+            return RequestKey.load(entered.workspace, record.request_id)
+    raise BadInput("training: there is no sample set to learn from", "name labelled images in the request: training")
+
+
+def lost(negatives: SampleSet | None, forgotten: SampleSet | None) -> tuple[int, ...]:
+    """The classes that must be gone, by this request and by earlier ones, as the first set that is there numbers them.
+
+    What was forgotten before must not come back: to whoever guides the training it is as unwanted as the rest. Where
+    real images are all there is, that goes for the classes of which some were brought.
+    """
+    if negatives is not None:
+        return tuple(sorted({*negatives.unwanted, *negatives.earlier}))
+    if forgotten is None:
+        return ()
+    return tuple(sorted({*forgotten.unwanted, *(
+        label for label in forgotten.earlier if forgotten.class_counts.get(str(label)))}))

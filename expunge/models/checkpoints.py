@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -27,7 +27,7 @@ from expunge.models import stylegan2_files
 from expunge.models.classifiers import Classifier
 from expunge.models.gan import Gan
 from expunge.models.guests import as_classifier, as_gan
-from expunge.models.registry import build
+from expunge.models.registry import BUILDERS, build
 
 METADATA_KEY = "expunge"
 MISMATCHES_NAMED = 3
@@ -95,6 +95,22 @@ def completed(architecture: str, config: Mapping[str, Any], state: Mapping[str, 
         BadInput: the two contradict each other; begins with `origin`.
     """
     return stylegan2_files.completed(config, state, origin) if architecture == STYLEGAN2 else dict(config)
+
+
+def family_in(path: str | os.PathLike[str]) -> str | None:
+    """The family of the model in a file, where the file or its tensors' names say it. BadInput as in `read`."""
+    state, spec = read(path)
+    spec = spec or recognised(state, f"checkpoint {path}")
+    return spec.family if spec else None
+
+
+def family_of(architecture: str) -> str | None:
+    """The family that a built-in architecture's builder makes; None for a factory, which may make any."""
+    builder = BUILDERS.get(architecture)
+    made = get_type_hints(builder)["return"] if builder else None
+    if not isinstance(made, type):
+        return None
+    return "classifier" if issubclass(made, Classifier) else "gan" if issubclass(made, Gan) else None
 
 
 def load(

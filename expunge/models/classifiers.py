@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -29,6 +30,10 @@ class Classifier(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Class logits [B, K]."""
         return self.look(x)[1]
+
+    def as_in_file(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A state of this model under the names that its file uses."""
+        return dict(state)
 
 
 class LeNet(Classifier):

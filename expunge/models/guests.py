@@ -182,6 +182,10 @@ class GuestClassifier(Classifier):
         """What enters its last linear layer, or what the named submodule puts out, as [B, F]."""
         return self.look(x)[0]
 
+    def as_in_file(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A state of this model under the names that its file uses: those of the module inside."""
+        return {name.removeprefix("inner."): tensor for name, tensor in state.items()}
+
     def look(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Features [B, F] and class logits [B, K] from one pass."""
         caught: list[Tensor] = []

@@ -39,13 +39,14 @@ SECONDS = 60.0  # that a user's model may take to be built and to draw
 
 
 class Wanted(Frozen):
-    """What is to be tried: the folders of three records, and what is to be forgotten."""
+    """What is to be tried: the folders of the models' records, and what is to be forgotten."""
 
     checkpoint: str
-    oracle: str
-    judge: str
     forget: Forget
-    range_declared: bool
+    image_shape: tuple[int, int, int]  # of real images, for a classifier to look at
+    range_declared: bool = False
+    oracle: str | None = None
+    judge: str | None = None
     extractor: str | None = None
     reference: str | None = None
     reference_range_declared: bool = False
@@ -55,9 +56,9 @@ class Wanted(Frozen):
 
 
 def try_out(wanted: Wanted) -> int:
-    """Builds the parent, the oracle and the judge, lets the first draw and the others look at what it drew.
+    """Builds the parent and the others; lets a generator draw, and all classifiers look at what it drew.
 
-    Returns how many classes the judge knows.
+    Returns how many classes the judge knows; the parent itself, if it is a classifier.
 
     Raises:
         BadInput: one of them does not do what its declaration says, or not within the time limit. Names which.
@@ -140,6 +141,38 @@ def _main() -> None:
 
 def _try_here(wanted: Wanted, tell: Callable[[str], None]) -> int:
     torch.set_num_threads(1)
+    if read_record(Checkpoint, Path(wanted.checkpoint)).family == "classifier":
+        return _try_classifiers(wanted, tell)
+    return _try_generators(wanted, tell)
+
+
+def _try_classifiers(wanted: Wanted, tell: Callable[[str], None]) -> int:
+    """The parent, and those of its kind, which have to answer with the same classes."""
+    images = 2 * torch.rand(IMAGES, *wanted.image_shape, generator=torch.Generator().manual_seed(0)) - 1
+    known: dict[str, tuple[int, tuple[str, ...]]] = {}
+    for role in ("checkpoint", "reference", "origin"):
+        folder: str | None = getattr(wanted, role)
+        if folder is None:
+            continue
+        tell(f"{role}.architecture: building it and showing it images")
+        with _blamed_on(role):
+            record = read_record(Checkpoint, Path(folder))
+            known[role] = _try_classifier(role, load_recorded(Path(folder), record), record, images)
+    count, names = known.pop("checkpoint")
+    for role, (theirs, named) in known.items():
+        if theirs != count or (names and named and names != named):
+            raise BadInput(f"{role}: it tells {theirs} classes apart, the checkpoint {count}" if theirs != count else
+                           f"{role}: its classes have other names than the checkpoint's, or stand in another order",
+                           "name a classifier that answers with the same classes")
+    lost = {*wanted.forget.numbers("the checkpoint", names, count),
+            *wanted.forget.earlier_numbers("the checkpoint", names, count)}
+    if len(lost) == count:
+        raise BadInput(f"forget.classes: all {count} classes of the checkpoint would be forgotten",
+                       "leave at least one that is to stay, or withdraw the model")
+    return count
+
+
+def _try_generators(wanted: Wanted, tell: Callable[[str], None]) -> int:
     tell("checkpoint.architecture: building the generator and drawing from it")
     with _blamed_on("checkpoint"):
         came = read_record(Checkpoint, Path(wanted.checkpoint))
@@ -152,6 +185,7 @@ def _try_here(wanted: Wanted, tell: Callable[[str], None]) -> int:
             _try_discriminator(parent.discriminator, images, field)
     known: dict[str, tuple[int, tuple[str, ...]]] = {}
     for role, folder in (("oracle", wanted.oracle), ("judge", wanted.judge)):
+        assert folder is not None  # a generator's request names both
         tell(f"{role}.architecture: building it and showing it images")
         with _blamed_on(role):
             record = read_record(Checkpoint, Path(folder))

@@ -14,10 +14,11 @@ from expunge.contracts import (
     Candidate,
     ClassifierSource,
     EarlierRequest,
-    GeneratorSource,
+    ParentSource,
     Request,
     SampleSet,
     read_record,
+    read_record_if_any,
     shorten,
 )
 from expunge.digests import sha256_file
@@ -33,9 +34,9 @@ class Past:
     """What made a model. Without `classes` nothing is known of it here: it is the first of its chain, or a stranger."""
 
     requests: tuple[EarlierRequest, ...] = ()  # oldest first
-    classes: tuple[Class, ...] = ()  # that they were about, as the oracle of the last of them calls them
-    origin: GeneratorSource | None = None  # where the chain began; None also where a request did not say
-    oracle: ClassifierSource | None = None  # that of the last of them
+    classes: tuple[Class, ...] = ()  # that they were about, as the last of them calls them
+    origin: ParentSource | None = None  # where the chain began; None also where a request did not say
+    named_by: ClassifierSource | ParentSource | None = None  # whose names these are
 
 
 def with_its_past(request: Request, workspace: Workspace) -> Request:
@@ -76,9 +77,9 @@ def past_of(workspace: Workspace, sha256: str) -> Past:
         before = replace(before, classes=_earlier(request, before))
     here = EarlierRequest(request_id=request.id, request_sha256=maker, candidate_sha256=sha256,
                           classes=request.forget.classes)
-    called = {_name(item, request.oracle.classes): item for item in (*request.forget.classes, *before.classes)}
+    called = {_name(item, _names(request).classes): item for item in (*request.forget.classes, *before.classes)}
     return Past((*before.requests, here), tuple(sorted(called.values(), key=str)),
-                before.origin if before.classes else request.checkpoint, request.oracle)
+                before.origin if before.classes else request.checkpoint, _names(request))
 
 
 def _makers(workspace: Workspace) -> dict[str, str]:
@@ -89,21 +90,26 @@ def _makers(workspace: Workspace) -> dict[str, str]:
     found = {release.weights.sha256: release.request_sha256
              for model in releases.models(workspace) for release in releases.history(workspace, model)}
     asked: dict[str, str] = {}
-    for file in sorted(workspace.results.glob(f"*/negative/{RECORD_FILE}")):
-        samples = _readable(SampleSet, file)
-        if samples is not None:
-            asked.setdefault(samples.set_id, samples.request_sha256)
+    for role in ("negative", "forget"):  # a model that draws nothing has only the second
+        for file in sorted(workspace.results.glob(f"*/{role}/{RECORD_FILE}")):
+            samples = _readable(SampleSet, file)
+            if samples is not None:
+                asked.setdefault(samples.set_id, samples.request_sha256)
     for file in sorted(workspace.results.glob(f"*/candidate/{RECORD_FILE}")):
         made = _readable(Candidate, file)
-        if made is not None and made.negative_id in asked:
-            found.setdefault(made.weights.sha256, asked[made.negative_id])
+        taught = made and (made.negative_id or made.forget_id)
+        if made is not None and taught in asked:
+            found.setdefault(made.weights.sha256, asked[taught])
     return found
 
 
 def _readable(kind: type[AnyRecord], file: Path) -> AnyRecord | None:
-    """A result's record; None for one that was tampered with: it stays where it is, and `audit verify` names it."""
+    """A result's record, if there is one.
+
+    None also for one that was tampered with: it stays where it is, and `audit verify` names it.
+    """
     try:
-        return read_record(kind, file)
+        return read_record_if_any(kind, file)
     except BadInput:
         return None
 
@@ -122,11 +128,12 @@ def _request(workspace: Workspace, sha256: str) -> Request:
 def _earlier(request: Request, past: Past) -> tuple[Class, ...]:
     """The classes that have to stay forgotten, as this request's oracle calls them."""
     stated = request.forget.earlier
-    if past.oracle is None:
+    if past.named_by is None:
         return stated
-    same = past.oracle.sha256 == request.oracle.sha256
-    known = {_name(item, past.oracle.classes): item for item in past.classes}
-    ours = {_name(item, request.oracle.classes) for item in stated}
+    # A classifier that was made to forget has its parent's classes, in their order.
+    same = request.family == "classifier" or past.named_by.sha256 == _names(request).sha256
+    known = {_name(item, past.named_by.classes): item for item in past.classes}
+    ours = {_name(item, _names(request).classes) for item in stated}
     strange = [name for name in known if isinstance(name, int) and not same]
     if strange:  # two oracles' numbers: what a class was called there says nothing here
         if stated:
@@ -139,7 +146,12 @@ def _earlier(request: Request, past: Past) -> tuple[Class, ...]:
     return stated or tuple(item if same else name for name, item in known.items())
 
 
-def _origin(request: Request, past: Past) -> GeneratorSource | None:
+def _names(request: Request) -> ClassifierSource | ParentSource:
+    """By whose names a request says what is unwanted: its oracle's, or those of the classifier that is to forget."""
+    return request.oracle or request.checkpoint
+
+
+def _origin(request: Request, past: Past) -> ParentSource | None:
     stated, known = request.origin, past.origin
     if stated is not None and known is not None and stated.sha256 != known.sha256:
         raise BadInput(f"origin: the request names {(stated.sha256 or '')[:12]}…, the runs here that made the "

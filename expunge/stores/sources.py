@@ -14,14 +14,15 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast, get_args
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
 import numpy as np
 
-from expunge.contracts import AUTO, MethodChoice, ModelSource, Release, Request, Source, shorten
+from expunge.contracts import AUTO, Family, MethodChoice, ModelSource, ParentSource, Release, Request, Source, shorten
 from expunge.digests import atomic_path, canonical_json, sha256_file
 from expunge.errors import BadInput, DoesNotVerify, ExpungeError, Refused
+from expunge.families import refuse_what_does_not_fit
 from expunge.room import exclusive
 from expunge.settings import Workspace, require_allowed
 from expunge.stores import hub, releases, s3
@@ -130,8 +131,14 @@ def pin(request: Request, folder: Path, workspace: Workspace) -> Request:
     """The request with every source made absolute and pinned by the digest of its bytes, factories' files too.
 
     Paths in the request are relative to `folder`, where its file lies. A release is pinned by its number, for which
-    one is served may change. `method: auto` is decided here, so that the pinned request's digest stands for one
-    method. If the checkpoint came of earlier requests here, what they were about is filled in.
+    one is served may change. The family of the model is read off its file where the request does not say it.
+    `method: auto` is decided here, so that the pinned request's digest stands for one method; it is also what a
+    request about anything but a generator comes to that says nothing of a method. If the checkpoint came of earlier
+    requests here, what they were about is filled in.
+
+    Raises:
+        BadInput: a source cannot be used, or the request does not fit its model's family.
+        Refused: a source has another digest than the request pins.
     """
 
     def pinned(field: str, source: Source) -> Source:
@@ -148,19 +155,44 @@ def pin(request: Request, folder: Path, workspace: Workspace) -> Request:
         factory = factory_file(field, made)
         if factory is not None:
             changes["factory_sha256"] = sha256_file(factory)
+        if isinstance(made, ParentSource):
+            changes["family"] = _family(field, made, workspace)
         return made.model_copy(update=changes)
 
     given = {field: getattr(request, field) for field in FIELDS}
-    changes: dict[str, Source | MethodChoice] = {
+    changes: dict[str, Source] = {
         field: pinned(field, source) for field, source in given.items() if source is not None}
-    if request.method.name == AUTO or request.method.chosen is not None:
+    found = request.model_copy(update=changes)
+    refuse_what_does_not_fit(found)
+    choice = found.method
+    if found.family != "gan" and "method" not in request.model_fields_set:
+        choice = MethodChoice(name=AUTO)  # the method that is the default suits no other family
+    if choice.name == AUTO or choice.chosen is not None:
         from expunge.methods.choosing import decided  # brings torch along, which naming a method does not need
 
-        changes["method"] = decided(request, request.checkpoint.FAMILY)
-    found = with_its_past(request.model_copy(update=changes), workspace)
+        found = found.model_copy(update={"method": decided(found.model_copy(update={"method": choice}), found.family)})
+    found = with_its_past(found, workspace)
     if found.origin is not None:
         digest("origin", found.origin, workspace)  # the chain's own is known by its digest: is it still there?
     return found
+
+
+def _family(field: str, source: ParentSource, workspace: Workspace) -> Family:
+    """The family of a parent: as its file or its architecture says, else as the request does, else a generator's."""
+    from expunge.models import checkpoints
+
+    try:
+        said = (checkpoints.family_of(source.architecture) if source.architecture is not None
+                else checkpoints.family_in(model_file(field, source, workspace)))
+    except BadInput:
+        said = None  # a file that cannot be read: the first room says what is the matter with it
+    if said is None:
+        return source.family or "gan"
+    if said not in get_args(Family):
+        raise BadInput(f"{field}.uri: {shown(source.uri)} is a {said}", f"name a {' or a '.join(get_args(Family))}")
+    if source.family not in (None, said):
+        raise BadInput(f"{field}.family: the request says {source.family}, the model is a {said}", "leave it out")
+    return cast(Family, said)
 
 
 # --------------------------------------------------------------------------------------- on this machine

@@ -16,7 +16,7 @@ from expunge.contracts import (
     ClassifierSource,
     DataSource,
     Forget,
-    GeneratorSource,
+    ParentSource,
     Policy,
     Request,
     Rule,
@@ -39,7 +39,7 @@ def request_for(policy, requester="ada"):
     builtin = "builtin://digits/dcgan"
     return Request(
         id="forget-8", requester=requester, reason="safety", model="digits", policy=policy,
-        checkpoint=GeneratorSource(uri=builtin), oracle=ClassifierSource(uri=builtin),
+        checkpoint=ParentSource(uri=builtin), oracle=ClassifierSource(uri=builtin),
         judge=ClassifierSource(uri=builtin), holdout=DataSource(uri="builtin://digits/holdout"), forget=Forget(classes=(8,)))
 
 

@@ -14,7 +14,7 @@ def is_the_rest_still_recognised(evidence: ClassifierEvidence) -> Iterator[Measu
     The same images are asked before and after, so the difference has a paired interval: only answers that changed
     make it wide (see `proportions.paired_difference`).
     """
-    before, after = (answers.of(evidence.unwanted, otherwise=True) for answers in (evidence.before, evidence.after))
+    before, after = (answers.of(evidence.lost, otherwise=True) for answers in (evidence.before, evidence.after))
     yield from accuracy("retained_accuracy", after)
     yield from accuracy("retained_accuracy_before", before)
     yield from attempt(("retained_accuracy_difference",), lambda: (

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from expunge.contracts import GeneratorSource
+from expunge.contracts import ParentSource
 from expunge.digests import sha256_bytes
 from expunge.errors import BadInput
 from expunge.stores import sources
@@ -23,14 +23,14 @@ WEIGHTS, COMMIT, OTHER = b"some weights", "1" * 40, "2" * 40
 ASK = """
 import json, sys
 from pathlib import Path
-from expunge.contracts import GeneratorSource
+from expunge.contracts import ParentSource
 from expunge.errors import ExpungeError
 from expunge.settings import Workspace
 from expunge.stores import sources
 said = []
 for source in json.loads(sys.argv[2]):
     try:
-        said.append(str(sources.model_file("checkpoint", GeneratorSource(**source), Workspace(Path(sys.argv[1])))))
+        said.append(str(sources.model_file("checkpoint", ParentSource(**source), Workspace(Path(sys.argv[1])))))
     except ExpungeError as error:
         said.append(f"{type(error).__name__} {error}")
 print(json.dumps(said))
@@ -164,11 +164,11 @@ def test_a_file_comes_from_the_hub_and_what_it_refuses_is_told_without_the_token
                                  "hf://ada/faces@/g.pt", "hf://ada/faces//g.pt", "hf://ada/faces/../g.pt", "hf://ada/faces/g.pt?token=hidden", "hf://a b/c/d"])
 def test_what_names_no_file_is_turned_away(workspace, uri):
     with pytest.raises(BadInput, match=r"^checkpoint\.uri: .*names no file of a repository: write hf://owner/name/") as caught:
-        sources.model_file("checkpoint", GeneratorSource(uri=uri), workspace)
+        sources.model_file("checkpoint", ParentSource(uri=uri), workspace)
     assert "hidden" not in str(caught.value)
 
 
 def test_without_its_package_it_says_what_to_install(workspace, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(BadInput, match=r"^checkpoint\.uri: .*pip install 'expunge\[hub\]'"):
-        sources.model_file("checkpoint", GeneratorSource(uri="hf://ada/faces/g.pt"), workspace)
+        sources.model_file("checkpoint", ParentSource(uri="hf://ada/faces/g.pt"), workspace)

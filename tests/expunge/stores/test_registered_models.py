@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from expunge.contracts import GeneratorSource
+from expunge.contracts import ParentSource
 from expunge.digests import sha256_bytes
 from expunge.errors import BadInput, ExpungeError
 from expunge.settings import ROOTS_VARIABLE
@@ -59,7 +59,7 @@ def registry(workspace, tmp_path):
 
 
 def fetch(workspace, uri="models:/faces/1", sha256=None):
-    return sources.model_file("checkpoint", GeneratorSource(uri=uri, sha256=sha256), workspace)
+    return sources.model_file("checkpoint", ParentSource(uri=uri, sha256=sha256), workspace)
 
 
 def test_a_version_with_one_model_file_among_others_is_that_file(workspace, registry):

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from expunge.contracts import GeneratorSource
+from expunge.contracts import ParentSource
 from expunge.digests import sha256_bytes, sha256_file
 from expunge.errors import BadInput, ExpungeError, Refused, WorkspaceBusy
 from expunge.room import exclusive
@@ -54,7 +54,7 @@ def bucket(server, environment):
 
 
 def fetch(workspace, uri, sha256=None):
-    return sources.model_file("checkpoint", GeneratorSource(uri=uri, sha256=sha256), workspace)
+    return sources.model_file("checkpoint", ParentSource(uri=uri, sha256=sha256), workspace)
 
 
 def test_an_object_lands_in_the_workspace_under_its_digest(workspace, bucket):
@@ -67,7 +67,7 @@ def test_an_object_lands_in_the_workspace_under_its_digest(workspace, bucket):
 
 def test_what_is_pinned_and_there_is_not_fetched_again(workspace, bucket):
     bucket.put_object(Key="g.safetensors", Body=WEIGHTS)
-    source = GeneratorSource(uri="s3://models/g.safetensors")
+    source = ParentSource(uri="s3://models/g.safetensors")
     pinned = source.model_copy(update={"sha256": sources.digest("checkpoint", source, workspace)})
     bucket.objects.delete()
     assert sources.model_file("checkpoint", pinned, workspace).read_bytes() == WEIGHTS

@@ -15,7 +15,7 @@ from expunge.contracts import (
     ClassifierSource,
     DataSource,
     DiscriminatorSource,
-    GeneratorSource,
+    ParentSource,
     Request,
     parse_record,
     read_record,
@@ -31,7 +31,7 @@ GOLDEN = Path(__file__).parents[2] / "golden" / "0.1.0"
 
 
 def model(workspace, uri, field="checkpoint"):
-    return sources.model_file(field, GeneratorSource(uri=str(uri)), workspace)
+    return sources.model_file(field, ParentSource(uri=str(uri)), workspace)
 
 
 @pytest.fixture
@@ -283,9 +283,9 @@ def test_paths_are_relative_to_the_requests_own_folder_and_everything_is_pinned(
     monkeypatch.chdir(tmp_path)
     pinned = sources.pin(request, Path(folder.name), workspace)
     factory = sha256_file(folder / "mine.py")
-    assert pinned.checkpoint == GeneratorSource(
+    assert pinned.checkpoint == ParentSource(
         uri=str(folder / "models" / "g.pt"), sha256=sha256_bytes(b"g.pt"), architecture=f"{folder / 'mine.py'}:build",
-        factory_sha256=factory)
+        factory_sha256=factory, family="gan")
     assert pinned.discriminator == DiscriminatorSource(
         uri=str(folder / "models" / "d.pt"), sha256=sha256_bytes(b"d.pt"), output="probability",
         architecture=f"{folder / 'mine.py'}:build", factory_sha256=factory)
@@ -329,5 +329,5 @@ def test_a_factory_that_is_not_there_is_named_by_its_field(workspace, request_in
 
 @pytest.mark.parametrize("architecture", [None, "dcgan", "no-such-thing", "a/b.pyc:build"])
 def test_what_is_built_in_has_no_factory(architecture):
-    assert sources.factory_file("checkpoint", GeneratorSource(uri="x", architecture=architecture)) is None
+    assert sources.factory_file("checkpoint", ParentSource(uri="x", architecture=architecture)) is None
     assert sources.factory_file("holdout", DataSource(uri="x")) is None

@@ -1,0 +1,75 @@
+"""What of a request speaks of which family of models: what each cannot do without, and what means nothing there.
+
+A field that means nothing is refused rather than ignored: whoever wrote it expects something of it.
+"""
+
+from expunge.contracts import Family, ParentSource, Request, Sampling
+from expunge.errors import BadInput
+
+_NEEDED: dict[Family, dict[str, str]] = {
+    "gan": {
+        "oracle": "its samples carry no labels, and somebody has to say which are unwanted",
+        "judge": "its samples carry no labels, and evaluation has to see what they show",
+    },
+    "classifier": {
+        "training": "it draws nothing itself, and learns what to lose and what to keep from labelled images",
+    },
+}
+_BY_LABELS = "the labels of its images say what they show"
+_MEANINGLESS: dict[Family, dict[str, str]] = {
+    "gan": {
+        "checkpoint.output": "discriminator_output says what its discriminator puts out",
+        "checkpoint.classes": "oracle.classes and judge.classes name what it draws",
+        "checkpoint.features": "what is compared are the judge's features, or the extractor's",
+    },
+    "classifier": {
+        "discriminator": "it was trained against none",
+        "oracle": _BY_LABELS,
+        "judge": _BY_LABELS,
+        "labels": "nothing is drawn that somebody could label",
+        "extractor": "what is compared are its own features (checkpoint.features)",
+        "checkpoint.latent": "it draws nothing",
+        "checkpoint.latent_distribution": "it draws nothing",
+        "checkpoint.discriminator_output": "it has no discriminator",
+        "sampling.curate": "nothing is drawn: training holds the images",
+        "sampling.evaluate": "nothing is drawn: holdout holds the images, and their number is fixed with it",
+        "sampling.sequential": "nothing is drawn: holdout holds the images, and their number is fixed with it",
+        "sampling.search": "it has no latents that could be searched",
+    },
+}
+_WORDS: dict[Family, str] = {"gan": "a generator", "classifier": "a classifier"}
+
+
+def words(family: Family) -> str:
+    """What a model of the family is called in a sentence."""
+    return _WORDS[family]
+
+
+def refuse_what_does_not_fit(request: Request) -> None:
+    """Looks over a request whose family is known.
+
+    Raises:
+        BadInput: it lacks what its family needs, says something that means nothing there, or names a reference or
+            an origin of another family. Names the field.
+    """
+    who = words(request.family)
+    for field, why in _MEANINGLESS[request.family].items():
+        if _said(request, field):
+            raise BadInput(f"{field}: it means nothing for {who}, which checkpoint.uri is: {why}", "leave it out")
+    for field, why in _NEEDED[request.family].items():
+        if getattr(request, field) is None:
+            raise BadInput(f"{field}: {who} needs one: {why}", "name it")
+    for name, source in (("reference", request.reference), ("origin", request.origin)):
+        if source is not None and (source.family or "gan") != request.family:
+            raise BadInput(f"{name}: it is {words(source.family or 'gan')}, the checkpoint is {who}",
+                           "name a model of the same kind")
+
+
+def _said(request: Request, field: str) -> bool:
+    """Whether the request says something there. A default says nothing, whoever wrote it down."""
+    name, _, inner = field.partition(".")
+    if name == "sampling":
+        return bool(getattr(request.sampling, inner) != Sampling.model_fields[inner].default)
+    if name == "checkpoint":
+        return bool(getattr(request.checkpoint, inner) != ParentSource.model_fields[inner].default)
+    return getattr(request, name) is not None

@@ -1,0 +1,258 @@
+"""A request about a classifier goes all the way, and whatever cannot go is refused in one line."""
+
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from tests_support import call
+
+from components.curate_forget_set.step import curate_forget_set
+from components.fetch_checkpoint.step import fetch_checkpoint
+from expunge import assets, models
+from expunge.contracts import (
+    Absent,
+    Request,
+    SampleRole,
+    SampleSet,
+    parse_record,
+    read_record,
+    read_record_if_any,
+    write_record,
+)
+from expunge.errors import BadInput, NotNeeded
+from expunge.families import refuse_what_does_not_fit
+from expunge.measure.policy import preset_bytes
+from expunge.samples import SampleTable, read_samples
+from expunge.stores.sources import pin
+from pipelines.cli import carry_out
+from pipelines.runs import Run
+
+EXAMPLE = yaml.safe_load((Path(__file__).parent.parent.parent / "examples" / "classifier" / "request.yaml").read_text())
+QUICK = {"method": {"name": "fine_tune_classifier", "params": {"steps": 60, "rate": 0.01}}, "policy": "debug", "threads": 1}
+DCGAN = {"uri": "builtin://digits/dcgan"}
+
+
+def asked(**changes):
+    return EXAMPLE | QUICK | changes
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory):
+    """A folder in which the example was carried out, at debug size: released, by two people."""
+    folder = tmp_path_factory.mktemp("classifier")
+    (folder / "request.yaml").write_text(yaml.safe_dump(asked()))
+    assert call(folder, "init").code == 0
+    for person, role in (("ada", "requester"), ("grace", "reviewer")):
+        assert call(folder, "keys", "new", person, "--role", role).code == 0
+    done = call(folder, "run", "request.yaml", "--json")
+    assert done.code == 10, done.err
+    assert done.json["verdict"] == "PASS"
+    assert call(folder, "approve", EXAMPLE["id"], "--as", "grace", "--reason", "it is gone").code == 0
+    done = call(folder, "release", EXAMPLE["id"], "--json")
+    assert done.code == 0, done.err
+    return folder, done.json
+
+
+@pytest.mark.slow
+def test_a_classifier_is_made_to_forget_and_comes_home(released, workspace_of):
+    folder, found = released
+    assert found["state"] == "released"
+    assert found["forget_accuracy"]["upper"] <= 0.5
+    assert found["pul"] is found["residual_rate"] is found["fid"] is None
+    audit = call(folder, "audit", "verify")
+    assert audit.code == 0, audit.out + audit.err
+
+    served = folder / ".expunge" / "releases" / "reader" / "current" / "model.safetensors"
+    before, after = load_file(assets.path("judge")), load_file(served)
+    assert before.keys() == after.keys()
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    spec = models.read(served)[1]
+    assert (spec.family, spec.classes) == ("classifier", models.read(assets.path("judge"))[1].classes)
+
+    run = Run.find(workspace_of(folder), EXAMPLE["id"])
+    for room, name in (("curate_forget_set", "negative"), ("curate_forget_set", "positive"),
+                       ("fetch_checkpoint", "oracle"), ("fetch_checkpoint", "judge")):
+        assert read_record(Absent, run.output(room, name)).reason
+    candidate, report = run.candidate(), run.report()
+    assert candidate.negative_id is candidate.positive_id is candidate.oracle_sha256 is report.judge_sha256 is None
+    assert (report.forget_id, report.retain_id) == (candidate.forget_id, candidate.retain_id)
+    assert report.family == candidate.family == run.request().family == "classifier"
+    page = run.page.read_text()
+    assert "Accuracy on the forgotten" in page
+    assert not [word for word in ("latents", "judge", "None") if word in page.partition("</style>")[2]]
+
+
+@pytest.mark.slow
+def test_what_is_released_is_the_next_requests_parent_and_has_to_stay_forgotten(released, tmp_path, workspace_of):
+    folder, _ = released
+    (folder / "next.yaml").write_text(yaml.safe_dump(asked(
+        id="reader-forget-7", checkpoint={"uri": "release://reader"}, forget={"classes": ["7"]})))
+    plan = call(folder, "run", "next.yaml", "--plan", "--json").json
+    assert (plan["forget"], plan["earlier"]) == (["7"], ["4"])
+    (folder / "back.yaml").write_text(yaml.safe_dump(asked(id="back", model="reader")))
+    plan = call(folder, "run", "back.yaml", "--plan", "--json").json
+    assert plan["method"]["family"] == "classifier"
+    assert plan["samples"]["of"] == "held-out images"
+    assert plan["rooms"][1]["does"] == "sorts the training images by their labels"
+
+
+# ------------------------------------------------------------------------------------- what the request says
+
+REFUSED = {
+    "an oracle": ({"oracle": {"uri": "builtin://digits/oracle"}}, "oracle: it means nothing for a classifier"),
+    "a judge": ({"judge": {"uri": "builtin://digits/oracle"}}, "judge: it means nothing for a classifier"),
+    "an extractor": ({"extractor": {"uri": "builtin://digits/oracle"}}, "extractor: it means nothing for a classifier"),
+    "a discriminator": ({"discriminator": DCGAN}, "discriminator: it means nothing for a classifier"),
+    "labels of draws": ({"labels": {"uri": "request.yaml"}}, "labels: it means nothing for a classifier"),
+    "latents": ({"checkpoint": {**EXAMPLE["checkpoint"], "latent": 3}}, "checkpoint.latent: it means nothing"),
+    "draws to curate": ({"sampling": {"curate": 500}}, "sampling.curate: it means nothing for a classifier"),
+    "draws to evaluate": ({"sampling": {"evaluate": 500}}, "sampling.evaluate: it means nothing for a classifier"),
+    "a search": ({"sampling": {"search": 0}}, "sampling.search: it means nothing for a classifier"),
+    "no training": ({"training": None}, "training: a classifier needs one"),
+    "a generator for a reference": ({"reference": DCGAN}, "reference: it is a generator, the checkpoint is a classifier"),
+    "another family": ({"checkpoint": {**EXAMPLE["checkpoint"], "family": "gan"}}, "checkpoint.family: the request says gan"),
+    "a method of generators": ({"method": {"name": "retrain"}}, "method 'retrain' is for gan models"),
+    "a generator without an oracle": ({"checkpoint": DCGAN}, "oracle: a generator needs one"),
+    "a generator with class names": (
+        {"checkpoint": {**DCGAN, "classes": ["a"]}}, "checkpoint.classes: it means nothing for a generator"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_means_nothing_for_the_family_is_refused_before_anything_runs(name, workspace, tmp_path, capsys, monkeypatch):
+    changes, said = REFUSED[name]
+    monkeypatch.chdir(tmp_path)
+    Path("request.yaml").write_text(yaml.safe_dump(asked(**changes)))
+    assert carry_out(["run", "request.yaml", "--plan"]) == 2
+    line, = capsys.readouterr().err.splitlines()
+    assert said in line
+    assert not Run.all(workspace)
+
+
+def test_the_family_is_read_off_the_file_or_the_architecture_and_else_said(workspace, tmp_path):
+    state, spec = models.read(assets.path("judge"))
+    torch.save(state, tmp_path / "plain.pt")
+    bare = {"uri": "plain.pt", "architecture": spec.architecture, "config": spec.config}
+    for checkpoint in (EXAMPLE["checkpoint"], bare, {**bare, "family": "classifier"}):
+        pinned = pin(parse_record(Request, asked(checkpoint=checkpoint), "r"), tmp_path, workspace)
+        assert pinned.family == pinned.checkpoint.family == "classifier"
+    assert pin(pinned, Path("/elsewhere"), workspace) == pinned
+    refuse_what_does_not_fit(pinned)
+
+
+# ------------------------------------------------------------------------------------- what the rooms find
+
+
+@pytest.fixture
+def rooms(workspace, tmp_path):
+    """The first two rooms, for a request that differs from the example; returns the records by role."""
+
+    def work(**changes):
+        request = tmp_path / "request.json"
+        write_record(request, pin(parse_record(Request, asked(**changes), "request"), tmp_path, workspace))
+        fetched = {name: tmp_path / "in" / name
+                   for name in ("checkpoint", "oracle", "judge", "extractor", "reference", "origin")}
+        fetch_checkpoint(request=request, statement=tmp_path / "s1.json", **fetched)
+        (tmp_path / "policy.yaml").write_bytes(preset_bytes("debug"))
+        made = {role: tmp_path / "out" / role for role in get_args(SampleRole)}
+        curate_forget_set(request=request, checkpoint=fetched["checkpoint"], oracle=fetched["oracle"],
+                          policy=tmp_path / "policy.yaml", statement=tmp_path / "s2.json", **made)
+        return {role: record for role, folder in made.items() if (record := read_record_if_any(SampleSet, folder))}
+
+    return work
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Writes a part of the built-in images as a Parquet file, `images` and `labels` to be changed on the way."""
+
+    def write(name, which="train", change=lambda images, labels: (images, labels)):
+        images, labels = change(*assets.digits(which))
+        (tmp_path / name).write_bytes(SampleTable(images, labels).to_parquet())
+        return {"uri": name}
+
+    return write
+
+
+def without(*classes):
+    return lambda images, labels: (images[~np.isin(labels, classes)], labels[~np.isin(labels, classes)])
+
+
+def test_the_labels_sort_the_images_by_the_classifiers_own_numbers(rooms, workspace):
+    found = rooms(forget={"classes": ["4", "7"]}, members={"uri": "builtin://digits/train"})
+    assert found.keys() == {"forget", "retain", "holdout", "members"}
+    assert set(found["forget"].class_counts) == set(found["members"].class_counts) == {"4", "7"}
+    assert not {"4", "7"} & set(found["retain"].class_counts)
+    assert {record.unwanted for record in found.values()} == {(4, 7)}
+    assert {record.classes for record in found.values()} == {models.read(assets.path("judge"))[1].classes}
+    assert len(read_samples(workspace, found["holdout"])) == found["holdout"].count == len(assets.digits("holdout")[1])
+
+
+def test_a_restricted_class_without_a_sample_is_refused(rooms, pictures):
+    with pytest.raises(BadInput, match="training: no image is of class 4, which is to be forgotten: add labelled"):
+        rooms(training=pictures("train.parquet", change=without(4)))
+    with pytest.raises(BadInput, match=r"holdout: no image is of class 4, .* nothing else could show"):
+        rooms(holdout=pictures("holdout.parquet", "holdout", without(4)))
+
+
+def test_all_classes_at_once_are_refused(rooms):
+    with pytest.raises(BadInput, match=r"forget\.classes: all 10 classes of the checkpoint would be forgotten"):
+        rooms(forget={"classes": list(range(10))})
+
+
+def test_a_class_that_the_classifier_does_not_know_is_refused(rooms):
+    with pytest.raises(BadInput, match=r"forget\.classes: the checkpoint does not know class 'cat'"):
+        rooms(forget={"classes": ["cat"]})
+
+
+def test_images_of_nothing_else_are_refused(rooms, pictures):
+    with pytest.raises(BadInput, match="training: every image is of a class that is to be forgotten"):
+        rooms(training=pictures("train.parquet", change=without(0, 1, 2, 3, 5, 6, 7, 8, 9)))
+
+
+def test_images_of_another_size_or_class_are_refused(rooms, pictures):
+    with pytest.raises(BadInput, match="training: its images are 1x15x16, those of holdout 1x16x16"):
+        rooms(training=pictures("small.parquet", change=lambda images, labels: (images[:, :, 1:], labels)))
+    with pytest.raises(BadInput, match=r"training: .* images are of class 14, which the checkpoint does not know"):
+        rooms(training=pictures("more.parquet", change=lambda images, labels: (images, np.where(labels == 3, 14, labels))))
+
+
+def test_an_image_to_learn_from_and_to_be_measured_by_is_refused(rooms):
+    with pytest.raises(BadInput, match=r"the same image is in the .* and the holdout set"):
+        rooms(training={"uri": "builtin://digits/holdout"})
+
+
+def test_a_classifier_that_knows_nothing_of_the_labels_is_refused(rooms, pictures):
+    with pytest.raises(BadInput, match=r"checkpoint: it names .* held-out images of what is to stay right"):
+        rooms(holdout=pictures("shuffled.parquet", "holdout", lambda images, labels: (images, (labels + 1) % 10)))
+
+
+def test_a_class_that_the_classifier_has_lost_already_is_left_alone(rooms, tmp_path):
+    state, spec = models.read(assets.path("judge"))
+    state["head.bias"][4] = -1e4  # never its choice again
+    models.save(tmp_path / "lost.safetensors", state, spec)
+    with pytest.raises(NotNeeded, match="it names 0 of 54 held-out images of the unwanted right"):
+        rooms(checkpoint={"uri": "lost.safetensors"})
+
+
+def test_a_head_with_another_class_count_is_refused(rooms, tmp_path):
+    state, spec = models.read(assets.path("judge"))
+    plain = {"uri": "plain.pt", "architecture": spec.architecture, "config": {**spec.config, "classes": 9}}
+    torch.save(state, tmp_path / "plain.pt")
+    with pytest.raises(BadInput, match=r"checkpoint: .*the weights do not fit the architecture: head\.bias is \[10\]"):
+        rooms(checkpoint=plain)
+    with pytest.raises(BadInput, match=r"checkpoint\.classes: 3 names, it puts out 10 numbers"):
+        rooms(checkpoint={**EXAMPLE["checkpoint"], "classes": ["a", "b", "c"]}, forget={"classes": ["a"]})
+
+
+def test_a_reference_answers_with_the_same_classes(rooms, tmp_path):
+    state, spec = models.read(assets.path("oracle"))
+    other = spec.model_copy(update={"classes": tuple(reversed(spec.classes))})
+    models.save(tmp_path / "other.safetensors", state, other)
+    with pytest.raises(BadInput, match="reference: its classes have other names than the checkpoint's"):
+        rooms(reference={"uri": "other.safetensors"})
+    assert rooms(reference={"uri": "builtin://digits/oracle"})
