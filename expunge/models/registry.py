@@ -15,6 +15,7 @@ from expunge.models.factories import build_from_factory, is_factory
 from expunge.models.glow import build_glow
 from expunge.models.inception import build_inception_v3
 from expunge.models.stylegan2 import build_stylegan2
+from expunge.models.transformers_files import build_transformers
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "dcgan": build_dcgan,
@@ -25,6 +26,7 @@ BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "resnet-20": build_resnet_20,
     "resnet-56": build_resnet_56,
     "stylegan2": build_stylegan2,
+    "transformers": build_transformers,
 }
 
 

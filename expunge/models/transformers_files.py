@@ -1,0 +1,218 @@
+"""Image classifiers of the `transformers` library: a folder loads as it is, and leaves in the same format.
+
+Such a folder holds `config.json`, `model.safetensors` and, where images must be normalised, `preprocessor_config.json`.
+Nothing is fetched and no code of a folder's own is run. The library is an optional extra, and is imported only when a
+model of this kind is built.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_safetensors
+from torch import Tensor, nn
+
+from expunge.digests import write_atomically
+from expunge.errors import BadInput
+from expunge.models.classifiers import Classifier
+
+ARCHITECTURE = "transformers"  # its name in `expunge.models.BUILDERS`
+CONFIG, WEIGHTS, PREPROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
+EXTRA = "pip install 'expunge[transformers]'"
+
+
+class TransformersClassifier(Classifier):
+    """One of the library's image classifiers as one of ours: its tensors keep the names of their file."""
+
+    def __init__(self, inner: nn.Module, mean: Tensor | None, std: Tensor | None) -> None:
+        super().__init__()
+        self._inner = [inner]  # in a list, lest its tensors get a prefix; its parts are ours
+        for name, part in inner.named_children():
+            self.add_module(name, part)
+        for name, parameter in inner.named_parameters(recurse=False):
+            self.register_parameter(name, parameter)
+        for name, buffer in inner.named_buffers(recurse=False):
+            self.register_buffer(name, buffer, persistent=name not in inner._non_persistent_buffers_set)
+        self._mean, self._std = mean, std
+        self._in_file = _names_in_file(inner)
+        self.register_state_dict_post_hook(_as_in_file)
+        self.register_load_state_dict_pre_hook(_as_in_library)
+
+    def look(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Features [B, F], which are what enters its last linear layer, and class logits [B, K] from one pass."""
+        linear = [module for module in self.modules() if isinstance(module, nn.Linear)]
+        caught: list[Tensor] = []
+        handle = linear[-1].register_forward_pre_hook(lambda _, given: caught.append(given[0]))
+        try:
+            logits = self.forward(x)
+        finally:
+            handle.remove()
+        return caught[-1].flatten(1), logits
+
+    def features(self, x: Tensor) -> Tensor:
+        """Penultimate activations [B, F]."""
+        return self.look(x)[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Class logits [B, K] of images [B, C, H, W] in [-1, 1], which are first normalised as its folder says."""
+        if self._mean is not None and self._std is not None:
+            x = ((x + 1) / 2 - self._mean.to(x)) / self._std.to(x)
+        logits: Tensor = self._inner[0](pixel_values=x).logits
+        return logits
+
+    def train(self, mode: bool = True) -> TransformersClassifier:
+        """Sets training or evaluation mode, of the library's model too."""
+        if hasattr(self, "_inner"):
+            self._inner[0].training = mode
+        super().train(mode)
+        return self
+
+    def reset_parameters(self) -> None:
+        """Draws all weights anew, as the library does for a model that nobody has trained."""
+        inner = self._inner[0]
+        fresh = type(inner)(inner.config)
+        inner.load_state_dict(fresh.state_dict())
+
+
+def build_transformers(config: dict[str, Any], preprocessor: dict[str, Any] | None = None) -> TransformersClassifier:
+    """A freshly initialised image classifier.
+
+    Args:
+        config: the content of a folder's `config.json`.
+        preprocessor: that of its `preprocessor_config.json`; None: images are shown in [-1, 1].
+
+    Raises:
+        BadInput: the library is not installed; it knows no image classifier of that config.
+    """
+    try:
+        from transformers import AutoConfig, AutoModelForImageClassification
+    except ImportError as error:
+        raise BadInput("architecture 'transformers': the library of that name is not installed", EXTRA) from error
+    kind = config.get("model_type")
+    try:
+        known = AutoConfig.for_model(**config)
+        inner = AutoModelForImageClassification.from_config(known, trust_remote_code=False, dtype=torch.float32)
+    except Exception as error:  # whatever the library makes of a strange config
+        said = " ".join(str(error).split())[:160]
+        raise BadInput(f"architecture 'transformers': no image classifier of model_type {kind!r} "
+                       f"({type(error).__name__}: {said})", "check its config.json") from error
+    return TransformersClassifier(inner, *_normalisation(preprocessor or {})).eval()
+
+
+def is_folder(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is a folder of the library's format."""
+    return (Path(path) / CONFIG).is_file()
+
+
+def config_in(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """The arguments of `build_transformers` that a folder holds.
+
+    Raises:
+        BadInput: a file is missing or is not JSON; names it.
+    """
+    found = {"config": _json(Path(folder) / CONFIG)}
+    preprocessor = Path(folder) / PREPROCESSOR
+    return found | ({"preprocessor": _json(preprocessor)} if preprocessor.is_file() else {})
+
+
+def classes_in(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The classes' names in the order of the logits, from the content of a `config.json`; () if it does not say."""
+    names: dict[str, str] = config.get("id2label") or {}
+    return tuple(names[number] for number in sorted(names, key=int))
+
+
+def state_in(folder: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """A folder's tensors, on the CPU.
+
+    Raises:
+        BadInput: there is no `model.safetensors`, or it is none.
+    """
+    file = Path(folder) / WEIGHTS
+    if not file.is_file():
+        raise BadInput(f"checkpoint {folder}: there is no {WEIGHTS}",
+                       "save the model again, by save_pretrained(folder, max_shard_size='100GB')")
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return {name: opened.get_tensor(name) for name in sorted(opened.keys())}
+    except (SafetensorError, OSError) as error:
+        raise BadInput(f"checkpoint {file} is truncated or not a safetensors file", "fetch it again") from error
+
+
+def save(folder: str | os.PathLike[str], state: Mapping[str, Tensor], like: str | os.PathLike[str]) -> None:
+    """Writes a model's state as a folder from which the library loads it.
+
+    Args:
+        folder: where to; made if it is not there.
+        state: tensors by the names of the original's file.
+        like: the original's folder: config and preprocessor are copied from it as they are, and each tensor is
+            written in the type that it had there.
+
+    Raises:
+        BadInput: the original cannot be read, or has other tensors.
+    """
+    original, target = state_in(like), Path(folder)
+    if original.keys() != state.keys():
+        astray = sorted(original.keys() ^ state.keys())[0]
+        raise BadInput(f"checkpoint {like}: {astray} is in only one of the original and the model", "name its original")
+    target.mkdir(parents=True, exist_ok=True)
+    for name in (CONFIG, PREPROCESSOR):
+        if (Path(like) / name).is_file():
+            shutil.copyfile(Path(like) / name, target / name)
+    tensors = {name: state[name].detach().cpu().to(original[name].dtype).contiguous() for name in sorted(state)}
+    write_atomically(target / WEIGHTS, to_safetensors(tensors, metadata={"format": "pt"}))
+
+
+def _names_in_file(inner: nn.Module) -> dict[str, str]:
+    """The library's name of each tensor, and the one that it has in a file: the two differ for older kinds of models.
+
+    Raises:
+        BadInput: a file of this kind holds several tensors as one.
+    """
+    from transformers.core_model_loading import revert_weight_conversion
+
+    names = {id(tensor): name for name, tensor in inner.state_dict(keep_vars=True).items()}
+    theirs = revert_weight_conversion(inner, dict(inner.state_dict(keep_vars=True)))  # type: ignore[arg-type]
+    if {id(tensor) for tensor in theirs.values()} != names.keys():
+        raise BadInput(f"architecture 'transformers': {type(inner).__name__} keeps its tensors otherwise in its file",
+                       "convert it to a model whose file holds them as they are")
+    return {names[id(tensor)]: name for name, tensor in theirs.items()}
+
+
+def _as_in_file(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
+    _rename(state, {f"{prefix}{ours}": f"{prefix}{theirs}" for ours, theirs in module._in_file.items()})  # type: ignore[operator, union-attr]
+
+
+def _as_in_library(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    _rename(state, {f"{prefix}{theirs}": f"{prefix}{ours}" for ours, theirs in module._in_file.items()})  # type: ignore[operator, union-attr]
+
+
+def _rename(state: dict[str, Any], names: Mapping[str, str]) -> None:
+    """Renames a state's tensors in place, all at once."""
+    renamed = {names.get(name, name): tensor for name, tensor in state.items()}
+    state.clear()
+    state.update(renamed)
+
+
+def _normalisation(preprocessor: Mapping[str, Any]) -> tuple[Tensor | None, Tensor | None]:
+    """Mean and standard deviation [1, C, 1, 1] of pixels in [0, 1]; None twice if a folder does not normalise."""
+    mean, std = preprocessor.get("image_mean"), preprocessor.get("image_std")
+    if not preprocessor.get("do_normalize", mean is not None) or mean is None or std is None:
+        return None, None
+    return torch.tensor(mean).view(1, -1, 1, 1), torch.tensor(std).view(1, -1, 1, 1)
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise BadInput(f"checkpoint: {file.name} is missing or not JSON", "fetch the folder again") from error
+    if not isinstance(content, dict):
+        raise BadInput(f"checkpoint: {file.name} is no JSON object", "fetch the folder again")
+    return content
