@@ -33,10 +33,12 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
 
+from expunge.errors import NonFiniteLoss
 from expunge.methods.classroom import Deck, Lesson, LessonParams, Pupil, lesson
 from expunge.methods.method import Method, Preference, setting
 from expunge.methods.training import Loop, Material, Samples, Session, Weights, in_parts, prepare, stream, weights
 from expunge.models import Classifier, ranks
+from expunge.models.supervised import shift
 
 LUMA = (0.299, 0.587, 0.114)
 
@@ -67,6 +69,12 @@ class Params(LessonParams):
     remaining_weight: float = setting(1.0, "weight of L_CE(remaining)", ge=0)
     distillation_weight: float = setting(10.0, "weight of KL to the parent on remaining images (beta)", ge=0)
     temperature: float = setting(1.0, "of the distillation; its loss is multiplied by the square", gt=0)
+    distil: Literal["all", "remaining"] = setting(
+        "remaining", "which of the parent's predictions are distilled: `all`, or `remaining` ones with the restricted "
+        "classes left out, lest the parent teaches what they look like")
+    mixtures: bool = setting(
+        True, "distil on mixtures of two remaining images, too (Zhang et al. 2018), of which few images make many")
+    shift: int = setting(1, "pixels by which images are moved at most, for the same reason", ge=0)
     guess_weight: float = setting(1.0, "weight of the parent's second guess on restricted images; ours", ge=0)
     redirection_weight: float = setting(
         1.0, "weight of the squared distance, in units of the features' variance, of a restricted image's features to "
@@ -76,7 +84,16 @@ class Params(LessonParams):
     steps_in_turn: bool = setting(False, "alternate steps on restricted and remaining images instead of one sum")
 
 
-PUBLISHED: dict[str, Any] = {"ranking": "model", "ascent": "clipped", "guess_weight": 0.0}
+PUBLISHED: dict[str, Any] = {
+    "ranking": "model",
+    "at_least": 0.0,
+    "ascent": "clipped",
+    "distil": "all",
+    "mixtures": False,
+    "shift": 0,
+    "guess_weight": 0.0,
+    "redirection_weight": 0.0,
+}
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "paper": PUBLISHED,
@@ -281,6 +298,7 @@ def unlearn(parent: Classifier, adaptation: Weights, material: Material, params:
     if params.start == "zeroed":
         pupil.model.load_state_dict(without(parent, adaptation).state_dict())
     targets, spread = redirected(original, task)
+    random = stream(session, 2)
     lost, kept = (Deck(samples, params.batch, session, purpose) for purpose, samples in (
         (1, task.forget), (2, task.retain)))
 
@@ -288,6 +306,7 @@ def unlearn(parent: Classifier, adaptation: Weights, material: Material, params:
         losses: dict[str, Tensor] = {}
         if not params.steps_in_turn or step % 2 == 0:
             images, labels = lost.deal(step)
+            images = shift(images, params.shift, random)
             features, logits = pupil.model.look(images)
             losses |= leaving(logits, labels, original(images), task, params)
             if params.redirection_weight:
@@ -295,12 +314,21 @@ def unlearn(parent: Classifier, adaptation: Weights, material: Material, params:
                 losses["redirection"] = params.redirection_weight * away / spread
         if not params.steps_in_turn or step % 2 == 1:
             images, labels = kept.deal(step)
-            losses |= staying(pupil.model(images), labels, original(images), params)
+            images = shift(images, params.shift, random)
+            shown = torch.cat([images, mixed(images, random)]) if params.mixtures else images
+            losses |= staying(pupil.model(shown), labels, original(shown), task, params)
         pupil.learn(step, losses)
         return losses
 
-    Loop(session, "unlearn", params.steps, pupil.parts(), stream(session, 2)).run(one_step)
+    Loop(session, "unlearn", params.steps, pupil.parts(), random).run(one_step)
     return weights(pupil.model, device="cpu")
+
+
+def mixed(images: Tensor, random: torch.Generator) -> Tensor:
+    """Each image [B, C, H, W] mixed with another of the batch, in any proportion."""
+    parts = torch.rand(len(images), 1, 1, 1, generator=random).to(images)
+    others = images[torch.randperm(len(images), generator=random)]
+    return others.lerp(images, parts)
 
 
 def leaving(logits: Tensor, labels: Tensor, before: Tensor, task: Lesson, params: Params) -> Weights:
@@ -325,9 +353,15 @@ def redirected(original: Classifier, task: Lesson) -> tuple[Tensor, Tensor]:
 
     Which one is found by optimal transport in the parent's features: near ones, and every remaining image as often as
     any other, so that no single class takes in all.
+
+    Raises:
+        NonFiniteLoss: a feature is not finite.
     """
     assert task.forget is not None
     leave, stay = (in_parts(original.features, samples.images) for samples in (task.forget, task.retain))
+    if not (leave.isfinite().all() and stay.isfinite().all()):
+        raise NonFiniteLoss(
+            "unlearn: the parent's features are not finite at step 0", "check the images and the parent's weights")
     count = -(-len(leave) // len(stay))  # how often each remaining image is offered
     offered = stay.repeat(count, 1)
     _, chosen = linear_sum_assignment(torch.cdist(leave, offered).cpu().numpy())
@@ -335,12 +369,13 @@ def redirected(original: Classifier, task: Lesson) -> tuple[Tensor, Tensor]:
     return offered[torch.from_numpy(chosen)], (stay - stay.mean(dim=0)).square().sum(dim=1).mean()
 
 
-def staying(logits: Tensor, labels: Tensor, before: Tensor, params: Params) -> Weights:
-    """The losses on remaining images, from logits [B, K], classes [B] and the parent's logits [B, K]."""
+def staying(logits: Tensor, labels: Tensor, before: Tensor, task: Lesson, params: Params) -> Weights:
+    """The losses on remaining images, from logits [N, K], classes [B] of the first, and the parent's logits [N, K]."""
     warm = params.temperature
-    kept = F.kl_div((logits / warm).log_softmax(dim=1), (before / warm).log_softmax(dim=1), reduction="batchmean",
-                    log_target=True)
-    return {"remaining": params.remaining_weight * F.cross_entropy(logits, labels),
+    taught = list(task.remaining if params.distil == "remaining" else range(task.classes))
+    kept = F.kl_div((logits / warm).log_softmax(dim=1)[:, taught], (before[:, taught] / warm).log_softmax(dim=1),
+                    reduction="batchmean", log_target=True)
+    return {"remaining": params.remaining_weight * F.cross_entropy(logits[: len(labels)], labels),
             "distillation": params.distillation_weight * warm**2 * kept}
 
 
