@@ -19,9 +19,7 @@ from torch import Tensor, nn
 from expunge.errors import BadInput, NonFiniteLoss
 
 MOST_BITS = 8  # of an image as samples are stored
-# How far, in levels, a pixel may lie from a level: an image of fewer bits that was stored with eight is off by up to
-# half an eighth-bit level, which at seven bits is a quarter of its own.
-BETWEEN_LEVELS = 0.26
+ROUNDED = 0.01  # levels by which a pixel may miss its level by rounding alone
 TRIED = 16  # images that a flow is tried out with
 COOLING = 0.4  # last part of a training over which the rate falls to 0
 LONGEST = 1.0  # bits/dim per unit of the parameters: the norm of a gradient that is followed as it is
@@ -80,7 +78,9 @@ class Flow(nn.Module):
                            "scale them to -1 for the lowest level and 1 for the highest")
         exact = (images + 1) * ((2**self.bits - 1) / 2)
         levels = exact.round()
-        astray = ((exact - levels).abs() > BETWEEN_LEVELS).sum().item()
+        # An image of fewer bits that was stored with eight is off by up to half of one of theirs.
+        stored = 0.5 * (2**self.bits - 1) / (2**MOST_BITS - 1) if self.bits < MOST_BITS else 0.0
+        astray = ((exact - levels).abs() > stored + ROUNDED).sum().item()
         if astray:
             raise BadInput(
                 f"images: {astray} pixels lie between the {2**self.bits} levels of the {self.bits} bits that the "
