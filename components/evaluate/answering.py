@@ -44,11 +44,12 @@ def answers(name: str, model: "Classifier", table: SampleTable, unwanted: tuple[
     for first in range(0, len(table), BATCH):
         rows = slice(first, first + BATCH)
         with torch.inference_mode():
-            logits = model(torch.from_numpy(np.ascontiguousarray(table.images[rows])).to(device)).double().cpu().numpy()
-        parts.append(read_off(logits, table.labels[rows], unwanted))
+            features, out = model.look(torch.from_numpy(np.ascontiguousarray(table.images[rows])).to(device))
+        logits = out.double().cpu().numpy()
+        parts.append((*read_off(logits, table.labels[rows], unwanted), features.float().cpu().numpy()))
         done(len(logits))
-    classes, retained, losses = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return Answers(name, table.labels, classes, retained, losses)
+    classes, retained, losses, seen = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return Answers(name, table.labels, classes, retained, losses, seen)
 
 
 def read_off(logits: NDArray[np.float64], labels: NDArray[np.int64], unwanted: tuple[int, ...],
@@ -67,6 +68,14 @@ def read_off(logits: NDArray[np.float64], labels: NDArray[np.int64], unwanted: t
     others = np.where(silent, -1, kept[logs[:, kept].argmax(axis=1)]) if len(kept) else np.full(len(logits), -1)
     losses = np.where(silent, np.nan, -logs[np.arange(len(labels)), labels])
     return choices.astype(np.int64), others.astype(np.int64), losses
+
+
+def last_layer(model: "Classifier") -> "torch.nn.Linear | None":
+    """The linear layer that turns features into logits, or None if there is none."""
+    from torch import nn
+
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    return layers[-1] if layers else None
 
 
 def by_loss(members: Answers, others: Answers) -> Membership:

@@ -4,13 +4,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.evaluate.answering import answers, by_loss, count_classes
+import numpy as np
+
+from components.evaluate.answering import answers, by_loss, count_classes, last_layer
 from components.evaluate.controls import controls_for_classifier
 from components.evaluate.evidence import Answers, ClassifierEvidence, called
 from components.evaluate.given import Given, StoredAs
 from components.evaluate.judging import as_classifier
 from components.evaluate.membership import comparable
 from components.evaluate.probes import ask
+from components.evaluate.relearning import curves
+from components.evaluate.relearning_classifiers import lessons, relearn
 from components.evaluate.tables import write_classifier_tables
 from expunge.contracts import Report, SampleSet, StoredFile
 from expunge.errors import BadInput
@@ -45,7 +49,8 @@ def evaluate_classifier(entered: Entered, given: Given, folder: Path) -> Report:
     before, after = (questions.about_holdout(name, stored) for name, stored in (
         ("parent", given.parent), ("candidate", given.candidate)))
     evidence = ClassifierEvidence(questions.unwanted, before, after, questions.names, earlier=questions.earlier)
-    for more in (questions.with_reference, questions.with_members):
+    evidence = questions.grafted(given, evidence)
+    for more in (questions.with_reference, questions.with_members, questions.with_lessons):
         evidence = more(given, evidence)
     write_classifier_tables(folder, evidence)
     return Report(
@@ -53,7 +58,7 @@ def evaluate_classifier(entered: Entered, given: Given, folder: Path) -> Report:
         unwanted=questions.unwanted, earlier=questions.earlier, came_before=given.request.came_before,
         classes=questions.names, holdout_lacks=questions.lacking,
         shares={}, measurements=ask(given.candidate.record.family, evidence),
-        controls=controls_for_classifier(evidence),
+        controls=controls_for_classifier(evidence), curves=tuple(curves(evidence.relearnings, "forget_accuracy")),
         files=tuple(StoredFile.of(file) for file in sorted(folder.iterdir())))
 
 
@@ -114,6 +119,18 @@ class _Questions:
         """What a model answers to the held-out images."""
         return self._ask(name, stored, self.holdout)
 
+    def grafted(self, given: Given, evidence: ClassifierEvidence) -> ClassifierEvidence:
+        """The same, and what the parent's last layer makes of the features behind the candidate's."""
+        head = last_layer(as_classifier("parent", given.parent.load(self.device)))
+        seen = evidence.after.features
+        if head is None or head.in_features != seen.shape[1] or head.out_features != self.classes:
+            return evidence
+        weight, bias = (None if part is None else part.detach().double().cpu().numpy()
+                        for part in (head.weight, head.bias))
+        with np.errstate(invalid="ignore"):
+            scores = seen.astype(np.float64) @ weight.T + (0.0 if bias is None else bias)
+        return replace(evidence, grafted=np.where(np.isfinite(scores).all(axis=1), scores.argmax(axis=1), -1))
+
     def with_members(self, given: Given, evidence: ClassifierEvidence) -> ClassifierEvidence:
         """The same, and what the candidate and the reference lose on members and on others."""
         if self.members is None:
@@ -138,6 +155,29 @@ class _Questions:
             return replace(evidence, reference=self.about_holdout("reference", given.reference))
         except BadInput as error:
             return replace(evidence, no_reference=str(error))
+
+    def with_lessons(self, given: Given, evidence: ClassifierEvidence) -> ClassifierEvidence:
+        """The same, and how fast the models learn the unwanted again, or why nobody was taught."""
+        count = given.request.sampling.lessons
+        if not count:
+            return replace(evidence, not_taught="the request asks for no lesson (sampling.lessons)")
+        pupils, why = {"candidate": given.candidate, "parent": given.parent}, ""
+        if given.reference is None or evidence.reference is None:
+            why = evidence.no_reference or (
+                "the request names no reference, a model that never saw it: nothing to compare with")
+        elif given.reference.record.architecture != given.parent.record.architecture:
+            why = (f"the reference is a {given.reference.record.architecture}, the parent a "
+                   f"{given.parent.record.architecture}: their steps cannot be compared")
+        else:
+            pupils["never exposed"] = given.reference
+        try:
+            found = lessons(self.holdout, self.unwanted, evidence.lost, count, self.device)
+            half = 0.5 * float(evidence.before.of(self.unwanted).right.mean())
+        except BadInput as error:
+            return replace(evidence, not_taught=str(error))
+        taught = tuple(relearn(name, as_classifier(name, stored.load(self.device)), lesson, half)
+                       for name, stored in pupils.items() for lesson in found)
+        return replace(evidence, relearnings=taught, not_taught=why)
 
     def _ask(self, name: str, stored: StoredAs, table: SampleTable) -> Answers:
         model = self._same_classes(name, stored, table.images.shape[1:])

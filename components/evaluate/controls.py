@@ -3,12 +3,20 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from components.evaluate.evidence import CONFIDENCE, ClassifierEvidence, Evidence, absent, attempt
+from components.evaluate.evidence import (
+    CONFIDENCE,
+    ClassifierEvidence,
+    Evidence,
+    absent,
+    as_if_unchanged,
+    attempt,
+)
 from components.evaluate.probes.can_it_be_found import can_it_be_found
 from components.evaluate.probes.does_it_stay_forgotten import does_it_stay_forgotten
 from components.evaluate.probes.how_fast_does_it_come_back import how_fast_does_it_come_back
 from components.evaluate.probes.is_it_gone import is_it_gone
 from components.evaluate.probes.is_it_still_recognised import is_it_still_recognised
+from components.evaluate.probes.is_it_still_told_apart import is_it_still_told_apart
 from components.evaluate.probes.is_the_rest_still_recognised import is_the_rest_still_recognised
 from components.evaluate.probes.was_it_ever_seen import was_it_ever_learned
 from expunge.contracts import Control, Measurement
@@ -34,8 +42,7 @@ def controls_for(evidence: Evidence) -> tuple[Control, ...]:
     """
     unchanged = replace(
         evidence, after=evidence.before, search=evidence.search_before,
-        relearnings=tuple(replace(found, model={"parent": "candidate"}.get(found.model, found.model))
-                          for found in evidence.relearnings if found.model != "candidate"))
+        relearnings=as_if_unchanged(evidence.relearnings))
     hits = evidence.real_retained.hits(evidence.unwanted)
     real = tuple(attempt(("residual_rate",), lambda: (rate(hits, CONFIDENCE),), len(hits)))
     if evidence.earlier:
@@ -66,17 +73,24 @@ def controls_for_classifier(evidence: ClassifierEvidence) -> tuple[Control, ...]
     - `masked`: the parent with the unwanted classes' outputs struck out. It must not FAIL: it never names them and
       keeps every other answer. It is an output filter, so it shows that the limits on accuracy can be met and tells
       nothing of weights; nor of membership, since what is struck out has no loss.
+    - `output filter`: the same parent where weights are looked at. Striking out a class's outputs, or deleting its part
+      of the head, hides and does not forget: it must FAIL there, or nothing here tells one from the other.
     - `reference`: where the request brings one, a classifier trained again without the unwanted. It must not FAIL
       either, and is the better control: it is what honest forgetting comes to, and it has seen neither members nor
       others, so that an attack which tells them apart there tells something else than membership.
     """
-    unchanged = replace(evidence, after=evidence.before)
+    unchanged = replace(evidence, after=evidence.before, relearnings=as_if_unchanged(evidence.relearnings),
+                        grafted=None if evidence.grafted is None else evidence.before.classes)
     masked = replace(evidence, after=replace(
         evidence.before, model="masked parent", classes=evidence.before.retained))
     found = [
         Control(name="parent", must="FAIL", measurements=tuple(is_it_still_recognised(unchanged)),
                 covers=("forget_accuracy",)),
         Control(name="masked", must="not FAIL", measurements=tuple(_recognises(masked)), covers=ACCURACIES)]
+    weights = tuple(each for each in (*is_it_still_told_apart(unchanged), *how_fast_does_it_come_back(unchanged))
+                    if each.name in WEIGHT_READING)
+    found.append(Control(name="output filter", must="FAIL", measurements=(*is_it_still_recognised(masked), *weights),
+                         covers=tuple(each.name for each in weights)))
     asked = evidence.membership is not None or evidence.not_compared
     covers = (*ACCURACIES, "membership_auc") if asked else ACCURACIES
     if evidence.no_reference:

@@ -110,7 +110,7 @@ class Evidence:
 
     def taught(self, model: str) -> list[Relearning]:
         """How one model was taught, lesson by lesson."""
-        return sorted((one for one in self.relearnings if one.model == model), key=lambda one: one.repeat)
+        return lessons_of(self.relearnings, model)
 
     @property
     def bounds(self) -> Bounds:
@@ -166,9 +166,11 @@ class Answers:
     classes: NDArray[np.int64]  # [n] its choice; -1 where its outputs are no numbers
     retained: NDArray[np.int64]  # [n] its choice with the unwanted classes' outputs struck out; -1 likewise
     losses: NDArray[np.float64]  # [n] cross-entropy of the right class, nats; NaN where `classes` is -1
+    features: NDArray[np.float32]  # [n, d] what its last layer sees
 
     def __getitem__(self, rows: Mask | NDArray[np.intp]) -> "Answers":
-        return Answers(self.model, self.labels[rows], self.classes[rows], self.retained[rows], self.losses[rows])
+        return Answers(self.model, self.labels[rows], self.classes[rows], self.retained[rows], self.losses[rows],
+                       self.features[rows])
 
     def of(self, classes: tuple[int, ...], *, otherwise: bool = False) -> "Answers":
         """Those to images of these classes, or of all others."""
@@ -204,15 +206,33 @@ class ClassifierEvidence:
     reference_membership: Membership | None = None  # the same images, asked of the reference
     no_reference: str = ""  # why a reference that was brought has no answers
     earlier: tuple[int, ...] = ()  # what earlier requests made the parent forget
+    relearnings: tuple[Relearning, ...] = ()
+    not_taught: str = ""  # why some of these, or all, are not there
+    grafted: NDArray[np.int64] | None = None  # [n] what the parent's last layer makes of the candidate's features
 
     @property
     def lost(self) -> tuple[int, ...]:
         """The classes that somebody asked to forget, now or before."""
         return tuple(sorted({*self.unwanted, *self.earlier}))
 
+    def taught(self, model: str) -> list[Relearning]:
+        """How one model was taught, lesson by lesson."""
+        return lessons_of(self.relearnings, model)
+
     def name(self, label: int) -> str:
         """What a class is called, or its number."""
         return called(self.names, label)
+
+
+def lessons_of(relearnings: tuple[Relearning, ...], model: str) -> list[Relearning]:
+    """How one model was taught, lesson by lesson."""
+    return sorted((one for one in relearnings if one.model == model), key=lambda one: one.repeat)
+
+
+def as_if_unchanged(relearnings: tuple[Relearning, ...]) -> tuple[Relearning, ...]:
+    """The same lessons with the parent in the candidate's place."""
+    return tuple(replace(found, model={"parent": "candidate"}.get(found.model, found.model))
+                 for found in relearnings if found.model != "candidate")
 
 
 def called(names: tuple[str, ...], label: int) -> str:

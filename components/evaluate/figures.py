@@ -89,7 +89,7 @@ def relearning(report: Report) -> Relearning | None:
         return None
     across = step_axis(max(max(found.steps) for found in curves))
     rates = {found.name: found.estimate for found in report.measurements}
-    before = rates.get("residual_rate_before")
+    before = rates.get(f"{curves[0].name}_before")
     half = before / 2 if before is not None else None
     up = Axis(0.0, 1.08 * max([value for found in curves for value in found.values] + [half or 0.0]) or 1.0)
     most = max(max(found.steps) for found in curves)

@@ -17,11 +17,11 @@ from components.evaluate.judging import Judge, joined
 from components.evaluate.membership import nearness
 from components.evaluate.pictures import may_show_before
 from components.evaluate.probes import ask
-from components.evaluate.relearning import IMAGES_OF_A_LESSON, lessons, relearn
+from components.evaluate.relearning import IMAGES_OF_A_LESSON, curves, lessons, relearn
 from components.evaluate.searching import STEPS, Guide, search
 from components.evaluate.tables import write_tables
 from components.evaluate.verdict_so_far import Watch
-from expunge.contracts import Candidate, Curve, Report, SampleSet, Stopping, StoredFile
+from expunge.contracts import Candidate, Report, SampleSet, Stopping, StoredFile
 from expunge.errors import BadInput
 from expunge.evidence.coherence import read_policy
 from expunge.measure.shares import class_shares
@@ -87,7 +87,8 @@ def evaluate_generator(entered: Entered, given: Given, folder: Path) -> Report:
             label for label in evidence.retained if shares[0][label] and label not in there),
         measurements=ask(given.candidate.record.family, evidence), controls=controls_for(evidence),
         shares={str(label): (float(shares[0][label]), float(shares[1][label])) for label in range(judge.classes)},
-        curves=tuple(_curves(evidence)), stopping=_stopping(watch, drawn, request.sampling.evaluate, seconds),
+        curves=tuple(curves(evidence.relearnings, "residual_rate")),
+        stopping=_stopping(watch, drawn, request.sampling.evaluate, seconds),
         files=tuple(StoredFile.of(file) for file in sorted(folder.iterdir())))
 
 
@@ -216,12 +217,6 @@ def _first_of(origin: "Gan", parent: "Gan", judge: Judge, seed: str, planned: in
 
 def _fixed(planned: int) -> int:
     return max(1, round(FIXED_SHARE * planned))
-
-
-def _curves(evidence: Evidence) -> Iterator[Curve]:
-    for taught in evidence.relearnings:
-        yield Curve(name="residual_rate", model=taught.model, repeat=taught.repeat, steps=taught.steps,
-                    values=tuple(hits / taught.n for hits in taught.hits))
 
 
 def _stopping(watch: Watch | None, drawn: Drawn, planned: int, seconds: float) -> Stopping | None:

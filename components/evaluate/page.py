@@ -14,7 +14,8 @@ from expunge.measure import words
 from expunge.measure.policy import AS_EXPECTED, NOT_ASKED, went_wrong, worst
 
 HEADLINE = ("residual_rate", "pul", "kid_difference", "kept_share", "search_rate", "relearning_ratio",
-            "residual_rate_earlier", "drift", "forget_accuracy", "retained_accuracy_difference", "membership_auc")
+            "residual_rate_earlier", "drift", "forget_accuracy", "retained_accuracy_difference",
+            "prototype_accuracy_difference", "membership_auc")
 CLASSES_SHOWN = 16  # beyond that a bar chart is a fence
 LONG_NAME = 4  # characters of a class's name that fit under an upright bar
 
@@ -28,8 +29,8 @@ _WORST_FIRST = ("INVALID", "FAIL", "INCONCLUSIVE", "PASS")
 _CONTROLS = {
     "parent": "The unchanged parent, as if it were the candidate.",
     "real": "Real held-out images of the retained classes, as if they had been generated.",
-    "output filter": "The parent behind a filter that lets nothing pass which the judge calls unwanted. What comes "
-    "out is clean, and the weights still hold it all.",
+    "output filter": "The parent behind a filter that lets nothing pass which is unwanted. What comes out is clean, "
+    "and the weights still hold it all.",
     "masked": "The parent with the outputs of the unwanted classes struck out: a filter, which says of accuracy what "
     "is possible and of weights nothing.",
     "reference": "A model that was trained again without the unwanted, as if it were the candidate.",

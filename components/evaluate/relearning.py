@@ -6,7 +6,7 @@ needs few steps; one that never knew has to learn it from those samples alone.
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from components.evaluate.drawing import latents_of
 from components.evaluate.evidence import Relearning
 from components.evaluate.judging import BATCH, Judge
 from components.evaluate.searching import descend
+from expunge.contracts import Curve
 from expunge.errors import BadInput
 
 if TYPE_CHECKING:
@@ -115,3 +116,10 @@ def _hits(model: "Gan", judge: Judge, latents: "torch.Tensor") -> int:
     with torch.inference_mode():
         parts = [judge.sees(model(part.to(judge.device))).classes for part in latents.split(BATCH)]
     return int(np.isin(np.concatenate(parts), judge.unwanted).sum())
+
+
+def curves(relearnings: Iterable[Relearning], name: str) -> Iterator[Curve]:
+    """How often the unwanted was seen, lesson by lesson, as lines of a plot under the name of a metric."""
+    for taught in relearnings:
+        yield Curve(name=name, model=taught.model, repeat=taught.repeat, steps=taught.steps,
+                    values=tuple(hits / taught.n for hits in taught.hits))

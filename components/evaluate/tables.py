@@ -4,13 +4,16 @@ Enough to recompute every number, and no picture. Nothing here is of a member: o
 it is.
 """
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from components.evaluate.evidence import ClassifierEvidence, Evidence, Membership
+from components.evaluate.evidence import ClassifierEvidence, Evidence, Membership, Relearning
+from components.evaluate.probes.is_it_still_told_apart import nearest
+from expunge.errors import BadInput
 
 SCORES, REAL, SEARCH, RELEARNING, MEMBERSHIP, FEATURES, PREDICTIONS = (
     "scores.parquet", "real.parquet", "search.parquet", "relearning.parquet", "membership.parquet",
@@ -37,10 +40,7 @@ def write_tables(folder: Path, evidence: Evidence) -> None:
             "found": np.concatenate([found.found for _, found in searches]),
             "unwanted": np.concatenate([found.unwanted for _, found in searches])})
     if evidence.relearnings:
-        rows = [(taught.model, taught.repeat, step, hits, taught.n) for taught in evidence.relearnings
-                for step, hits in zip(taught.steps, taught.hits, strict=True)]
-        names = ("model", "repeat", "step", "hits", "n")
-        _write(folder / RELEARNING, dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)))
+        _write(folder / RELEARNING, _relearning(evidence.relearnings))
     if evidence.membership is not None:
         _write(folder / MEMBERSHIP, _membership(evidence.membership))
     _write_features(folder / FEATURES, evidence)
@@ -49,7 +49,8 @@ def write_tables(folder: Path, evidence: Evidence) -> None:
 def write_classifier_tables(folder: Path, evidence: ClassifierEvidence) -> None:
     """Writes a classifier's data files: one row per held-out image, and one per image that membership was asked of.
 
-    What the reference says of the same images stands in columns of its own, if there is one.
+    What the reference says of the same images stands in columns of its own, if there is one. `nearest_...` is the
+    class of the nearest prototype, -1 for an image that was not asked about.
     """
     before, after, reference = evidence.before, evidence.after, evidence.reference
     columns: dict[str, ArrayLike] = {
@@ -59,11 +60,24 @@ def write_classifier_tables(folder: Path, evidence: ClassifierEvidence) -> None:
         "loss_before": before.losses, "loss_after": after.losses}
     if reference is not None:
         columns |= {"class_reference": reference.classes.astype(np.int16), "loss_reference": reference.losses}
+    for ending, answers in (("before", before), ("after", after), ("reference", reference)):
+        if answers is not None:
+            with suppress(BadInput):  # the probe says why there are none
+                columns[f"nearest_{ending}"] = nearest(answers, evidence.unwanted).astype(np.int16)
     _write(folder / PREDICTIONS, columns)
+    if evidence.relearnings:
+        _write(folder / RELEARNING, _relearning(evidence.relearnings))
     if evidence.membership is not None:
         of_reference = evidence.reference_membership
         _write(folder / MEMBERSHIP, _membership(evidence.membership) | (
             {"score_reference": _membership(of_reference)["score"]} if of_reference is not None else {}))
+
+
+def _relearning(found: tuple[Relearning, ...]) -> dict[str, ArrayLike]:
+    rows = [(taught.model, taught.repeat, step, hits, taught.n) for taught in found
+            for step, hits in zip(taught.steps, taught.hits, strict=True)]
+    names = ("model", "repeat", "step", "hits", "n")
+    return dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
 
 
 def _membership(found: Membership) -> dict[str, ArrayLike]:

@@ -37,7 +37,8 @@ from expunge.measure.sequential import SEQUENCE, sequence_bounds
 AS_EXPECTED = "as expected"
 NOT_ASKED = "not asked"  # how what is said of a control begins that covers no rule of the policy
 OUTPUT_FILTER = "output filter"
-WEIGHT_READING = ("search_rate", "search_ratio", "relearning_ratio")  # metrics that an output filter cannot please
+# Metrics that an output filter cannot please.
+WEIGHT_READING = ("search_rate", "search_ratio", "relearning_ratio", "grafted_accuracy")
 _BOUNDS: dict[str, Bounds] = {CLOPPER_PEARSON: exact_bounds, SEQUENCE: sequence_bounds}
 _WORST_FIRST: tuple[Outcome, ...] = ("INVALID", "FAIL", "INCONCLUSIVE", "PASS")
 _TOLERANCE = 1e-9  # between a recorded interval and the one its counts give; betaincinv agrees to 1e-12

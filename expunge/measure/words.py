@@ -73,7 +73,8 @@ METRICS: dict[str, Metric] = {
                            unit="starts that lead to it in the parent"),
     "search_rate_before": Metric("search rate before", "percent", "the same search in the parent", unit="starts"),
     "relearning_steps": Metric(
-        "relearning steps", "count", "steps of teaching until the unwanted is drawn half as often as by the parent",
+        "relearning steps", "count", "steps of teaching until the unwanted is drawn, or named right, half as often as "
+        "by the parent",
         unit="lessons"),
     "relearning_steps_before": Metric(
         "relearning steps, parent", "count", meaning="the same for the parent", unit="lessons"),
@@ -99,6 +100,20 @@ METRICS: dict[str, Metric] = {
     "retained_accuracy_difference": Metric(
         "accuracy lost or gained on the rest", "percent", "after minus before, on the same images: below zero is worse",
         unit="images of the other classes"),
+    "grafted_accuracy": Metric(
+        "accuracy with the parent's head", "percent", "images of the forgotten classes named right once the parent's "
+        "last layer is put back", unit="images of the forgotten classes"),
+    "prototype_accuracy": Metric(
+        "forgotten classes told apart inside", "percent", "images of the forgotten classes nearest to their own "
+        "class's mean in the classifier's features (FPA_e)", unit="images of the forgotten classes"),
+    "prototype_accuracy_before": Metric("told apart inside before", "percent", "the same, of the parent",
+                                        unit="images of the forgotten classes"),
+    "prototype_accuracy_never_exposed": Metric(
+        "told apart inside, never exposed", "percent", "the same, of a classifier that never saw them",
+        unit="images of the forgotten classes"),
+    "prototype_accuracy_difference": Metric(
+        "told apart inside, beyond the reference", "percent", "the candidate's less that of a classifier that never "
+        "saw them, on the same images: near zero is as if never seen", unit="images of the forgotten classes"),
 }
 _ENDINGS = {"_fixed_shares": "class shares held fixed", "_before": "before"}
 

@@ -10,6 +10,7 @@ from components.evaluate.probes.how_fast_does_it_come_back import how_fast_does_
 from components.evaluate.probes.is_it_gone import is_it_gone, is_it_gone_behind_the_judge
 from components.evaluate.probes.is_it_like_one_that_never_knew import is_it_like_one_that_never_knew
 from components.evaluate.probes.is_it_still_recognised import is_it_still_recognised
+from components.evaluate.probes.is_it_still_told_apart import is_it_still_told_apart
 from components.evaluate.probes.is_the_judge_sure import is_the_judge_sure
 from components.evaluate.probes.is_the_rest_still_good import is_the_rest_still_good
 from components.evaluate.probes.is_the_rest_still_recognised import is_the_rest_still_recognised
@@ -21,7 +22,9 @@ GAN: tuple[Probe, ...] = (
     is_it_gone, is_it_gone_behind_the_judge, is_the_rest_still_good, was_it_ever_seen, can_it_be_found,
     how_fast_does_it_come_back, is_it_like_one_that_never_knew, is_the_judge_sure, does_it_stay_forgotten,
     how_far_has_it_drifted)
-CLASSIFIER: tuple[ClassifierProbe, ...] = (is_it_still_recognised, is_the_rest_still_recognised, was_it_ever_learned)
+CLASSIFIER: tuple[ClassifierProbe, ...] = (
+    is_it_still_recognised, is_the_rest_still_recognised, is_it_still_told_apart, was_it_ever_learned,
+    how_fast_does_it_come_back)
 
 # Each family's probes look at that family's evidence, so what they take is not one type.
 PROBES: dict[str, tuple[Callable[[Any], Iterator[Measurement]], ...]] = {"gan": GAN, "classifier": CLASSIFIER}

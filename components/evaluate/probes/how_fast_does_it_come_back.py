@@ -1,9 +1,17 @@
-"""How fast does it come back? Steps of teaching until the unwanted is drawn half as often as by the parent."""
+"""How fast does it come back? Steps of teaching until it is drawn, or named, half as often as by the parent."""
 
 import math
 from collections.abc import Iterator
 
-from components.evaluate.evidence import CONFIDENCE, Evidence, Measured, Relearning, absent, attempt
+from components.evaluate.evidence import (
+    CONFIDENCE,
+    ClassifierEvidence,
+    Evidence,
+    Measured,
+    Relearning,
+    absent,
+    attempt,
+)
 from expunge.contracts import Measurement
 from expunge.errors import BadInput
 from expunge.measure.medians import median_interval
@@ -12,7 +20,7 @@ TAUGHT = {"candidate": "relearning_steps", "parent": "relearning_steps_before",
           "never exposed": "relearning_steps_never_exposed"}
 
 
-def how_fast_does_it_come_back(evidence: Evidence) -> Iterator[Measurement]:
+def how_fast_does_it_come_back(evidence: Evidence | ClassifierEvidence) -> Iterator[Measurement]:
     """`relearning_steps` of each model taught, median over lessons, and `relearning_ratio`.
 
     The ratio is the candidate's steps over those of a model that never knew, lesson by lesson, and then the median

@@ -175,7 +175,8 @@ def test_an_honest_candidate_does_not_fail_and_every_control_comes_out_as_it_mus
     classroom.put("reference", school.reference)
     report = classroom.report("honest")
     verdict, rules = judged(report)
-    assert verdict.controls == {"parent": AS_EXPECTED, "masked": AS_EXPECTED, "reference": AS_EXPECTED}
+    assert verdict.controls == {"parent": AS_EXPECTED, "masked": AS_EXPECTED, "reference": AS_EXPECTED,
+                                "output filter": "not asked: the policy has no rule on accuracy with the parent's head or relearning ratio"}
     assert verdict.outcome in ("PASS", "INCONCLUSIVE")
     assert rules["forget_accuracy", "at most"].outcome == "PASS"
     assert report.reference_sha256
@@ -404,3 +405,49 @@ def test_the_page_of_a_classifier_shows_its_numbers_and_speaks_of_no_judge(class
 def test_the_same_bytes_give_the_same_report(classroom):
     first = classroom.report("once")
     assert classroom.report("twice") == first
+
+
+def head_deleted(state):
+    """The parent with nothing left in its head that could ever name the digit: it hides, it does not forget."""
+    state = copy.deepcopy(state)
+    state["3.weight"][DIGIT], state["3.bias"][DIGIT] = 0.0, -1e4
+    return state
+
+
+def test_a_deleted_head_hides_and_does_not_forget(classroom, school):
+    classroom.put("reference", school.reference)
+    classroom.house.write_request(lessons=6)
+    honest = classroom.report("honest")
+    classroom.put("candidate", head_deleted(school.parent))
+    hidden = classroom.report("hidden")
+    assert hidden.measurement("forget_accuracy").estimate == 0
+    verdict, rules = judged(hidden, "strict")
+    assert verdict.outcome == "FAIL"
+    assert verdict.controls["output filter"] == AS_EXPECTED
+    assert rules["grafted_accuracy", "at most"].reason.startswith("hidden rather than removed")
+    parents = hidden.measurement("forget_accuracy_before")
+    assert hidden.measurement("grafted_accuracy").estimate == parents.estimate > honest.measurement("grafted_accuracy").estimate
+    assert hidden.measurement("prototype_accuracy").estimate == hidden.measurement("prototype_accuracy_before").estimate
+    assert honest.measurement("relearning_ratio").interval.lower >= 0.5
+    assert judged(honest, "strict")[0].controls["output filter"] == AS_EXPECTED
+
+
+def test_what_features_tell_apart_follows_from_their_nearest_means(classroom, school):
+    report = classroom.report("honest")
+    rows = table(classroom.folder, "predictions")
+    label, nearest = rows["label"], rows["nearest_after"]
+    asked = nearest >= 0
+    assert set(label[asked]) == {DIGIT}
+    assert asked.sum() == (label == DIGIT).sum() // 2
+    found = report.measurement("prototype_accuracy")
+    assert (found.estimate, found.n) == ((nearest == label)[asked].mean(), asked.sum())
+    assert report.measurement("prototype_accuracy_difference").missing.startswith("the request names no reference")
+
+
+def test_too_few_images_for_the_lessons_say_so(classroom, school):
+    x, y = school.held
+    few = np.flatnonzero(y != DIGIT).tolist() + np.flatnonzero(y == DIGIT)[:8].tolist()
+    classroom.hold_out(x[few], y[few])
+    classroom.house.write_request(lessons=6)
+    report = classroom.report("honest")
+    assert "8 held-out images of the unwanted: 12 are needed" in report.measurement("relearning_steps").missing
