@@ -543,14 +543,14 @@ def _target(target: Sequence[float], steer: nn.Module, gauge: nn.Module, flow: F
     need(len(wanted) >= 2 and bool((wanted >= 0).all()) and abs(wanted.sum().item() - 1) < 1e-4,
          f"target: {', '.join(f'{share:g}' for share in target)} is no distribution",
          "give a share of at least 0 for each of two or more categories, 1 together")
-    shown = flow.points(torch.zeros(2, *flow.image_shape)).to(next(flow.parameters()).device)
+    shown = torch.linspace(-1, 1, 2 * flow.dimensions).view(2, *flow.image_shape).to(next(flow.parameters()).device)
     for name, model in (("steer", steer), ("gauge", gauge)):
         known = model(shown).shape[1]
         need(known == len(wanted), f"target: {len(wanted)} shares, and the classifier '{name}' knows {known} classes",
              "give one for each, in their order")
     ours, theirs = steer.state_dict(), gauge.state_dict()
     alike = ours.keys() == theirs.keys() and all(torch.equal(one, theirs[name]) for name, one in ours.items())
-    need(not (ours and alike), "gauge: it is the classifier that steers",
+    need(not (alike and torch.equal(steer(shown), gauge(shown))), "gauge: it is the classifier that steers",
          "measure with another one, trained apart: what steers is misled first")
     return wanted
 

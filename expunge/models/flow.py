@@ -35,7 +35,8 @@ class Flow(nn.Module):
     Attributes:
         inner: a module with log_prob(points [B, C, H, W]) -> nats [B], and sample(count, generator) -> points
             [count, C, H, W]; both of them in `range`. Where it offers forward(points) and inverse(latents) as well,
-            they may return the logarithm of a determinant beside their result.
+            they may return the logarithm of a determinant beside their result; where it offers from_noise(noise
+            [B, C * H * W]) -> points, it can be told from which latents something was drawn.
         image_shape: (C, H, W) of one image.
         bits: depth of the images that it was trained on: each pixel has 2^bits levels.
         range: from the lower edge of the lowest level's bin to the upper edge of the highest one's.
@@ -137,9 +138,27 @@ class Flow(nn.Module):
         """Images [count, C, H, W] in [-1, 1], of the flow's levels."""
         return self.images(self.draw(count, generator))
 
-    def forward(self, points: Tensor) -> Tensor:
-        """The log-density [B] of points, as `log_prob`."""
-        return self.log_prob(points)
+    @property
+    def latent_dim(self) -> int:
+        """Length of a latent: as long as an image has numbers."""
+        return self.dimensions
+
+    def draw_latents(self, count: int, generator: torch.Generator) -> Tensor:
+        """Latents [count, latent_dim], standard normal, from the caller's own random stream; as a `Gan` has them."""
+        return torch.randn(count, self.latent_dim, generator=generator, device=generator.device)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """Points [B, C, H, W] of latents [B, latent_dim]: what two flows draw from the same ones can be compared.
+
+        Raises:
+            BadInput: the flow draws, and cannot be told from which noise.
+        """
+        if not callable(getattr(self.inner, "from_noise", None)):
+            raise BadInput("checkpoint: the flow has no from_noise()",
+                           "give it one that turns standard normal numbers [B, C * H * W] into points [B, C, H, W]")
+        low, high = self.range
+        points: Tensor = self.inner.from_noise(latents)  # type: ignore[operator]
+        return (points - low) * (2 / (high - low)) - 1
 
     def as_in_file(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A state of this model under the names that its file uses."""

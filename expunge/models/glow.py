@@ -11,6 +11,7 @@ fresh model decide its weights. Here only `initialise` does that, and a model th
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import TYPE_CHECKING
 
@@ -65,13 +66,20 @@ class Glow(nn.Module):
         points, log_det = self.flow.forward_and_log_det(latents)
         return points, log_det
 
-    def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        """Points [count, C, H, W]. `normflows` draws from the global stream; here the latents are drawn apart."""
-        latents = []
+    def from_noise(self, noise: Tensor) -> Tensor:
+        """Points [B, C, H, W] of standard normal numbers [B, C * H * W], the deepest level's first."""
+        latents, taken = [], 0
         for base in self.flow.q0:
-            noise = torch.randn(count, *base.shape, generator=generator, device=generator.device).to(base.loc)
-            latents.append(base.loc + base.log_scale.exp() * self.temperature * noise)
+            size = math.prod(base.shape)
+            part = noise[:, taken : taken + size].view(-1, *base.shape).to(base.loc)
+            latents.append(base.loc + base.log_scale.exp() * self.temperature * part)
+            taken += size
         return self.inverse(latents)[0]
+
+    def sample(self, count: int, generator: torch.Generator) -> Tensor:
+        """Points [count, C, H, W]. `normflows` draws from the global stream; here the noise is drawn apart."""
+        size = sum(math.prod(base.shape) for base in self.flow.q0)
+        return self.from_noise(torch.randn(count, size, generator=generator, device=generator.device))
 
 
 def build_glow(

@@ -165,7 +165,10 @@ def test_a_flow_need_not_offer_an_inverse():
             self.normal = Normal()
             self.log_prob, self.sample = self.normal.log_prob, self.normal.sample
 
-    try_flow(as_flow(Plain(), SHAPE))
+    flow = as_flow(Plain(), SHAPE)
+    try_flow(flow)
+    with pytest.raises(BadInput, match=r"has no from_noise\(\)"):
+        flow(flow.draw_latents(2, torch.Generator()))
 
 
 def test_training_makes_images_likelier_and_is_repeatable():

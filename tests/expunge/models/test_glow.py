@@ -77,6 +77,13 @@ def test_samples_come_from_the_callers_stream_alone():
     assert not torch.equal(first, flow.sample(4, torch.Generator().manual_seed(4)))
 
 
+def test_what_it_draws_can_be_told_from_which_latents():
+    flow = small_flow()
+    latents = flow.draw_latents(4, torch.Generator().manual_seed(3))
+    assert latents.shape == (4, flow.latent_dim)
+    assert torch.allclose(flow(latents), flow.draw(4, torch.Generator().manual_seed(3)))
+
+
 def test_samples_have_the_latents_distribution():
     flow = small_flow()
     drawn = flow.inner.sample(2000, torch.Generator().manual_seed(0))
