@@ -1,5 +1,7 @@
 """A request about a classifier goes all the way, and whatever cannot go is refused in one line."""
 
+import re
+import subprocess
 from pathlib import Path
 from typing import get_args
 
@@ -8,7 +10,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from tests_support import call
+from tests_support import EXPUNGE, bare_environment, call
 
 from components.curate_forget_set.step import curate_forget_set
 from components.fetch_checkpoint.step import fetch_checkpoint
@@ -31,8 +33,11 @@ from expunge.stores.sources import pin
 from pipelines.cli import carry_out
 from pipelines.runs import Run
 
-EXAMPLE = yaml.safe_load((Path(__file__).parent.parent.parent / "examples" / "classifier" / "request.yaml").read_text())
-QUICK = {"method": {"name": "fine_tune_classifier", "params": {"steps": 60, "rate": 0.01}}, "policy": "debug", "threads": 1}
+ROOT = Path(__file__).parent.parent.parent
+PAGE = (ROOT / "docs" / "classifiers.md").read_text()
+EXAMPLE = yaml.safe_load((ROOT / "examples" / "classifier" / "request.yaml").read_text())
+QUICK = {"method": {"name": "fine_tune_classifier", "params": {"steps": 60, "rate": 0.01}}, "policy": "debug", "threads": 1,
+         "sampling": {"lessons": 2}}
 DCGAN = {"uri": "builtin://digits/dcgan"}
 
 
@@ -55,6 +60,25 @@ def released(tmp_path_factory):
     done = call(folder, "release", EXAMPLE["id"], "--json")
     assert done.code == 0, done.err
     return folder, done.json
+
+
+def test_the_request_on_the_page_is_the_examples():
+    shown, = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+    assert yaml.safe_load(shown) == EXAMPLE
+
+
+@pytest.mark.slow
+def test_the_page_can_be_followed_line_by_line(tmp_path):
+    (tmp_path / "request.yaml").write_text(yaml.safe_dump(EXAMPLE | {"method": {"name": "auto", "preset": "debug"}, "threads": 1}))
+    environment = bare_environment(GOMP_SPINCOUNT="1000")
+    environment["PATH"] = f"{EXPUNGE.parent}:{environment['PATH']}"
+    for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL):
+        done = subprocess.run(["bash", "-euc", block], cwd=tmp_path, env=environment, capture_output=True, text=True,
+                              stdin=subprocess.DEVNULL, check=False)
+        assert done.returncode == 0, f"{block}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    ended = call(tmp_path, "status", EXAMPLE["id"], "--json").json
+    assert ended["verdict"] in ("PASS", "FAIL", "INCONCLUSIVE")  # of debug size: it need not pass, nor be INVALID
+    assert ended["method"]["chosen"]
 
 
 @pytest.mark.slow
@@ -183,7 +207,7 @@ def without(*classes):
 
 
 def test_the_labels_sort_the_images_by_the_classifiers_own_numbers(rooms, workspace):
-    found = rooms(forget={"classes": ["4", "7"]}, members={"uri": "builtin://digits/train"})
+    found = rooms(forget={"classes": ["4", "7"]})
     assert found.keys() == {"forget", "retain", "holdout", "members"}
     assert set(found["forget"].class_counts) == set(found["members"].class_counts) == {"4", "7"}
     assert not {"4", "7"} & set(found["retain"].class_counts)
