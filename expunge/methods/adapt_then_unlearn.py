@@ -93,6 +93,8 @@ class Params(AdaptParams):
     guidance_growth: float = setting(3.0, "factor on guidance_weight from round to round", ge=1)
     preservation_weight: float = setting(50.0, "weight of the squared pixel distance to G_0(z)", ge=0)
     redirection_weight: float = setting(5.0, "weight of the squared pixel distance to G_0(z')", ge=0)
+    preserved: int | None = setting(
+        None, "wanted samples, at most, whose images are to stay: each costs a look; all if not given", ge=1)
     pool: int = setting(8192, "latents that the oracle sorts beside the given samples", ge=0)
     margin: float = setting(0.05, "p_unwanted above which an image is moved, lest a judge differs", gt=0, lt=1)
     margin_shrinks: float = setting(5.0, "divisor of margin from round to round", ge=1)
@@ -147,6 +149,33 @@ PRESETS: dict[str, dict[str, Any]] = {
         "ewc_weight": 5e8,
         "ewc_scope": "convs.",
         "distance": "paper_code",
+    },
+    # As little as will do, where a pretraining took hundreds of thousands of samples: many small steps, guided past the
+    # oracle's doubt and only where something has to move. Found on MNIST's 1, 4 and 8 (benchmarks/goal.py).
+    "brief": {
+        "adapt_steps": 10,
+        "steps": 220,
+        "rounds": 1,
+        "batch": 16,
+        "generator_rate": 1.4e-3,
+        "generator_beta2": 0.95,
+        "r1_every": 16,
+        "warming": 0.2,
+        "ema_decay": 0.98,
+        "ema_warm_up": False,
+        "repulsion_weight": 0.3,
+        "redaction_weight": 0.0,
+        "adversarial_weight": 1.0,
+        "guides": "moved",
+        "guidance_weight": 0.25,
+        "guidance_power": 0.3,
+        "preservation_weight": 10.0,
+        "redirection_weight": 2.0,
+        "preserved": 2000,
+        "pool": 0,
+        "moved_share": 0.25,
+        "assign_every": 60,
+        "focus": 10.0,
     },
     # Seconds on one core, for tests and first tries: the digit goes, the rest is rough.
     "debug": {
@@ -398,7 +427,7 @@ class Pairs:
                 "set preservation_weight and redirection_weight to 0",
             )
         self.original, self.oracle, self.params, self.session = original, oracle, params, session
-        self.given = torch.cat([negatives.latents, positives.latents])
+        self.given = torch.cat([negatives.latents, positives.latents[: params.preserved]])
         self.negatives = len(negatives)
 
     def draw_anew(self, turn: int) -> None:

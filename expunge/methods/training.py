@@ -81,12 +81,14 @@ class Material:
     restricted: tuple[int, ...] = ()
 
     def samples(self, role: Literal["negative", "positive", "forget", "retain"]) -> Samples:
-        """The set of that role; BadInput if there is none."""
+        """The set of that role; BadInput if there is none, or nothing in it."""
         found: Samples | None = getattr(self, role)
         if found is None:
             real = role in ("forget", "retain")
             raise BadInput(f"method: it needs {role} samples" + (", which are real images" if real else ""),
                            "name them in the request: training" if real else ANOTHER)
+        if not len(found):
+            raise BadInput(f"method: its {role} samples are none", "give it some, or choose a method that needs none")
         return found
 
     def judged_by(self) -> Oracle:

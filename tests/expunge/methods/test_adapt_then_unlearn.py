@@ -350,7 +350,8 @@ def test_a_fresh_discriminator_is_warmed_up_and_the_same_every_time():
     assert not same(first, other)
 
 
-def test_the_debug_preset_takes_most_of_a_digit_away():
+@pytest.mark.parametrize("preset", ["debug", "brief"])
+def test_a_short_preset_takes_most_of_a_digit_away(preset):
     parent, oracle, judge = (load(path(name)) for name in ("dcgan", "oracle", "judge"))
     latents = parent.draw_latents(2000, torch.Generator().manual_seed(7))
     images = in_parts(parent, latents)
@@ -361,7 +362,7 @@ def test_the_debug_preset_takes_most_of_a_digit_away():
         Samples(images[~unwanted], latents[~unwanted]),
         ClassifierOracle(oracle, [3]),
     )
-    state = run(METHOD.parameters("debug"), problem=problem)
+    state = run(METHOD.parameters(preset), problem=problem)
     candidate = load(path("dcgan"))
     candidate.load_state_dict(state)
     fresh = parent.draw_latents(2000, torch.Generator().manual_seed(8))
