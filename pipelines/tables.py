@@ -27,7 +27,8 @@ _NEXT = {
     "awaiting_approval": "expunge approve {run} --as REVIEWER --reason '...'   then: expunge release {run}",
     "approved": "expunge release {run}",
     "releasing": "expunge release {run}   continues it",
-    "inconclusive": "draw more samples (sampling.evaluate), or accept that this cannot be decided yet",
+    "inconclusive": "measure on more (sampling.evaluate; of a classifier: holdout, members), or accept that this "
+                    "cannot be decided yet",
     "cancelled": "the same 'expunge run' continues it",
     "failed": "mend what it names; the same 'expunge run' continues it",
     "running": "the same 'expunge run' continues it",  # of one on which nobody works
