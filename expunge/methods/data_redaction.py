@@ -127,18 +127,13 @@ def adapt(parent: Gan, material: Material, params: Params, session: Session) -> 
         `redacted` [N, C, H, W], or nothing where the oracle's gradient says all.
 
     Raises:
-        BadInput: there is no image of what is to be redacted.
+        BadInput: there is no image of what is to be forgotten.
     """
     prepare(session)
     if params.variant == "classifier":
         return {}
     shown = params.variant == "data" and material.forget is not None
     images = material.samples("forget" if shown else "negative").images
-    need(
-        len(images),
-        f"{'training' if shown else 'forget'}: there is no image of what is to be redacted",
-        "name images that show it" if shown else "check the oracle and forget.classes, or raise sampling.curate",
-    )
     return {"redacted": images if params.variant == "data" else images[-params.pool :]}
 
 
@@ -322,10 +317,7 @@ def real_side(material: Material, oracle: Oracle | None, params: Params, session
     """
     if material.retain is None:
         session.note(STAND_INS)
-    field, given = ("positive", material.samples("positive")) if material.retain is None else (
-        "training", material.retain)
-    images = given.images.to(session.device)
-    need(len(images), f"{field}: there is no image of what is to stay", "add some")
+    images = material.samples("positive" if material.retain is None else "retain").images.to(session.device)
     if oracle is None:
         return images
     unwanted = called_unwanted(oracle, images, params.tau)

@@ -18,6 +18,14 @@ from expunge.models import ranks
 Weights = dict[str, Tensor]
 
 ANOTHER = "choose a method that does not: 'expunge methods' says what each needs"
+NOTHING_IN = {  # problem and remedy, by role
+    "forget": ("training: there is no image of what is to be forgotten", "name images that show it"),
+    "retain": ("training: there is no image of what is to stay", "name images that show it"),
+    "negative": ("forget: there is no image of what is to be forgotten",
+                 "check the oracle and forget.classes, or raise sampling.curate"),
+    "positive": ("forget: there is no image of what is to stay",
+                 "check the oracle and forget.classes, or raise sampling.curate"),
+}
 CHECKPOINT_EVERY = 50  # steps between offers of resumable state; the room may throttle further
 
 
@@ -87,8 +95,7 @@ class Material:
             real = role in ("forget", "retain")
             raise BadInput(f"method: it needs {role} samples" + (", which are real images" if real else ""),
                            "name them in the request: training" if real else ANOTHER)
-        if not len(found):
-            raise BadInput(f"method: its {role} samples are none", "give it some, or choose a method that needs none")
+        need(len(found), *NOTHING_IN[role])
         return found
 
     def judged_by(self) -> Oracle:

@@ -83,6 +83,15 @@ def test_labels_alone_do_without_guidance_and_pool():
     run(METHOD.parameters("default", {**TINY, "guidance_weight": 0, "pool": 0}), problem=problem)
 
 
+@pytest.mark.parametrize("empty", ["negatives", "positives"])
+def test_an_empty_set_is_refused(empty):
+    parent, negatives, positives, oracle = small_problem()
+    none = Samples(negatives.images[:0], negatives.latents[:0])
+    problem = (parent, none if empty == "negatives" else negatives, none if empty == "positives" else positives, oracle)
+    with pytest.raises(BadInput, match=r"forget: there is no image of what is to .*raise sampling\.curate"):
+        run(METHOD.parameters("default", TINY), problem=problem)
+
+
 def test_pairs_need_latents():
     parent, negatives, positives, oracle = small_problem()
     problem = (parent, Samples(negatives.images), Samples(positives.images), oracle)
