@@ -32,7 +32,7 @@ def test_a_method_for_another_family_is_refused():
 @pytest.mark.parametrize(
     ("preset", "overrides", "message"),
     [
-        ("fast", {}, "no preset 'fast': use one of debug, default, paper"),
+        ("fast", {}, "no preset 'fast': use one of brief, debug, default, paper"),
         ("default", {"lr": 1}, "method.params.lr: Extra inputs"),
         ("default", {"steps": 0}, "method.params.steps: Input should be greater"),
     ],
