@@ -195,8 +195,12 @@ def test_every_forget_image_gets_to_its_threshold_and_the_rest_stays(count):
 
     rest = seen(candidate, retain.images)
     z = (seen(candidate, forget.images) - rest.mean()) / rest.std()
-    assert ((z - 2).abs() < 1).all(), "statistics and points are others here"
-    assert rest.mean() < 1.1 * seen(parent, retain.images).mean()
+    parents = seen(parent, retain.images)
+    assert ((seen(parent, forget.images) - parents.mean()) / parents.std()).mean() < 1, "they were far from it"
+    # Statistics and points are others here than those it stopped by, so that single images stray further.
+    assert (z - 2).abs().mean() < 0.8
+    assert (z - 2).abs().max() < 1.5
+    assert rest.mean() < 1.1 * parents.mean()
 
 
 def test_it_says_when_the_threshold_is_not_reached():
