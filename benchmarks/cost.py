@@ -26,7 +26,8 @@ from recording import record
 
 def borrowed(bench: Bench, folder: Path) -> Bench:
     """The same bench on a fresh folder that holds nothing but the parent and the oracle."""
-    bench.parent(), bench.classifier("oracle")
+    bench.parent()
+    bench.classifier("oracle")
     for kind in (f"{bench.recipe}-parent", "oracle"):
         for file in bench.kept.glob(f"{bench.dataset}-{kind}-*"):
             shutil.copy(file, folder)

@@ -70,14 +70,6 @@ def read_off(logits: NDArray[np.float64], labels: NDArray[np.int64], unwanted: t
     return choices.astype(np.int64), others.astype(np.int64), losses
 
 
-def last_layer(model: "Classifier") -> "torch.nn.Linear | None":
-    """The linear layer that turns features into logits, or None if there is none."""
-    from torch import nn
-
-    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    return layers[-1] if layers else None
-
-
 def by_loss(members: Answers, others: Answers) -> Membership:
     """The attack on classifiers: an image with a lower loss is taken for a member.
 

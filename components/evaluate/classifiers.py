@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from components.evaluate.answering import answers, by_loss, count_classes, last_layer
+from components.evaluate.answering import answers, by_loss, count_classes
 from components.evaluate.controls import controls_for_classifier
 from components.evaluate.evidence import Answers, ClassifierEvidence, called
 from components.evaluate.given import Given, StoredAs
@@ -121,7 +121,9 @@ class _Questions:
 
     def grafted(self, given: Given, evidence: ClassifierEvidence) -> ClassifierEvidence:
         """The same, and what the parent's last layer makes of the features behind the candidate's."""
-        head = last_layer(as_classifier("parent", given.parent.load(self.device)))
+        from expunge.models.classifiers import last_linear
+
+        head = last_linear(as_classifier("parent", given.parent.load(self.device)))
         seen = evidence.after.features
         if head is None or head.in_features != seen.shape[1] or head.out_features != self.classes:
             return evidence

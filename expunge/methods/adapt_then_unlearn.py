@@ -269,9 +269,14 @@ def unlearn(parent: Gan, adaptation: Weights, material: Material, params: Params
     random = stream(session, 2)
     original = deepcopy(parent).to(session.device).requires_grad_(False)
     need(
-        oracle is not None or not (params.guidance_weight or params.pool),
-        "guidance and a pool need an oracle, and this request has labels only",
-        "set guidance_weight and pool to 0",
+        oracle is not None or not (params.guidance_weight or params.pool or params.focus),
+        "guidance, a pool and focus need an oracle, and this request has labels only",
+        "set guidance_weight, pool and focus to 0",
+    )
+    need(
+        params.paired or (params.guides == "all" and not params.focus),
+        "method.params: focus and guides 'moved' are about latents that are moved, and none is",
+        "give preservation_weight or redirection_weight, or set focus to 0 and guides to 'all'",
     )
     pairs = Pairs(original, negatives, positives, oracle, params, session) if params.paired else None
     unwanted, wanted = negatives.images.to(session.device), positives.images.to(session.device)
@@ -297,7 +302,7 @@ def unlearn(parent: Gan, adaptation: Weights, material: Material, params: Params
             losses["preservation"] = params.preservation_weight * (distance * ~moved).mean()
             losses["redirection"] = params.redirection_weight * (distance * moved).mean()
         if oracle is not None and params.guidance_weight:
-            shown = fake[moved] if pairs is not None and params.guides == "moved" else fake
+            shown = fake[moved] if params.guides == "moved" else fake
             if turn > 0:  # what a first round did not reach: latents that no pair is made of
                 shown = torch.cat([fake, game.gan(game.latents(params.batch // 2, random))])
             weight = params.guidance_weight * params.guidance_growth**turn
@@ -461,7 +466,8 @@ class Pairs:
         drawn = in_parts(generator, self.unwanted_latents)
         cost = torch.cdist(drawn.flatten(1), self.candidates.flatten(1)).square()
         self.assigned = torch.from_numpy(linear_sum_assignment(cost.cpu().numpy())[1])
-        if self.oracle is not None and self.params.focus:
+        if self.params.focus:
+            assert self.oracle is not None  # `unlearn` has seen to that
             self.odds = 1 + self.params.focus * in_parts(self.oracle.probability_unwanted, drawn).cpu()
 
     def draw(self, count: int, share: float, random: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:

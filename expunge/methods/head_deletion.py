@@ -19,6 +19,7 @@ from expunge.methods.classroom import lesson
 from expunge.methods.method import Method, setting
 from expunge.methods.training import Material, Session, Weights, in_parts, prepare, weights
 from expunge.models import Classifier
+from expunge.models.classifiers import last_linear
 
 
 class Params(BaseModel):
@@ -61,8 +62,7 @@ def head_of(model: Classifier, images: Tensor, classes: int) -> nn.Linear:
     Raises:
         BadInput: there is none with a bias for each class.
     """
-    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    head = linear[-1] if linear else None
+    head = last_linear(model)
     if head is None or head.out_features != classes or head.bias is None:
         raise BadInput(f"method: head_deletion finds no last linear layer with {classes} biases in this model",
                        "choose another method, or bring a model that ends in one")

@@ -36,6 +36,12 @@ class Classifier(nn.Module):
         return dict(state)
 
 
+def last_linear(model: nn.Module) -> nn.Linear | None:
+    """The linear layer that a model holds last, which by custom turns features into logits; None if it has none."""
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    return linear[-1] if linear else None
+
+
 class LeNet(Classifier):
     """Convolution and pooling, `halvings` times, then two dense layers (LeCun et al. 1998)."""
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from expunge.contracts import Interface
 from expunge.errors import BadInput
-from expunge.models.classifiers import Classifier
+from expunge.models.classifiers import Classifier, last_linear
 from expunge.models.discriminator import fresh_discriminator
 from expunge.models.gan import Gan
 from expunge.models.stylegan2 import Stylegan2Generator
@@ -209,11 +209,11 @@ class GuestClassifier(Classifier):
                 raise BadInput(f"features: there is no submodule {self.interface.features!r}",
                                f"it has {', '.join(list(modules)[1:6])}, ...")
             return modules[self.interface.features], False
-        linear = [module for module in modules.values() if isinstance(module, nn.Linear)]
-        if not linear:
+        linear = last_linear(self.inner)
+        if linear is None:
             raise BadInput("features: it has no linear layer whose input could be compared",
                            "name the submodule whose output is to be compared")
-        return linear[-1], True
+        return linear, True
 
     def _logits(self, out: Any) -> Tensor:
         if not isinstance(out, Tensor):

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from expunge.digests import write_atomically
 from expunge.errors import BadInput
-from expunge.models.classifiers import Classifier
+from expunge.models.classifiers import Classifier, last_linear
 
 ARCHITECTURE = "transformers"  # its name in `expunge.models.BUILDERS`
 CONFIG, WEIGHTS, PREPROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
@@ -47,9 +47,10 @@ class TransformersClassifier(Classifier):
 
     def look(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Features [B, F], which are what enters its last linear layer, and class logits [B, K] from one pass."""
-        linear = [module for module in self.modules() if isinstance(module, nn.Linear)]
+        head = last_linear(self)
+        assert head is not None  # its library builds every image classifier with one
         caught: list[Tensor] = []
-        handle = linear[-1].register_forward_pre_hook(lambda _, given: caught.append(given[0]))
+        handle = head.register_forward_pre_hook(lambda _, given: caught.append(given[0]))
         try:
             logits = self.forward(x)
         finally:

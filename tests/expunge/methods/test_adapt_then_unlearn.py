@@ -78,9 +78,17 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step():
 def test_labels_alone_do_without_guidance_and_pool():
     parent, negatives, positives, _ = small_problem()
     problem = (parent, negatives, positives, None)
-    with pytest.raises(BadInput, match=r"need an oracle.*set guidance_weight and pool to 0"):
+    with pytest.raises(BadInput, match=r"need an oracle.*set guidance_weight, pool and focus to 0"):
         run(METHOD.parameters("default", TINY), problem=problem)
+    with pytest.raises(BadInput, match="need an oracle"):
+        run(METHOD.parameters("default", {**TINY, "guidance_weight": 0, "pool": 0, "focus": 1.0}), problem=problem)
     run(METHOD.parameters("default", {**TINY, "guidance_weight": 0, "pool": 0}), problem=problem)
+
+
+@pytest.mark.parametrize("about_moved", [{"focus": 1.0}, {"guides": "moved"}])
+def test_what_is_said_about_moved_latents_needs_some(about_moved):
+    with pytest.raises(BadInput, match=r"about latents that are moved, and none is.*give preservation_weight"):
+        run(METHOD.parameters("paper", TINY | {"guidance_weight": 0, "pool": 0} | about_moved))
 
 
 @pytest.mark.parametrize("empty", ["negatives", "positives"])
