@@ -165,10 +165,11 @@ def _ascending(limits: tuple[float, float]) -> tuple[float, float]:
 
 
 ValueRange = Annotated[tuple[float, float], AfterValidator(_ascending)]
+Bits = Annotated[int, Field(ge=1, le=8)]  # of a pixel's value: samples are stored with eight
 LatentShape = Annotated[tuple[Annotated[int, Field(ge=1, le=2**20)], ...], Field(min_length=1, max_length=4)]
 ClassName = Annotated[str, Field(min_length=1, max_length=200)]
 Output = Literal["logit", "probability"]
-Family = Literal["gan", "classifier"]  # of models that can be asked to forget
+Family = Literal["gan", "classifier", "flow"]  # of models that can be asked to forget
 
 
 class ModelSource(Source):
@@ -195,6 +196,9 @@ class ParentSource(ModelSource):
     latent: LatentShape | None = None
     latent_distribution: Literal["normal", "uniform"] = "normal"  # uniform is over -1 to 1
     discriminator_output: Output = "logit"  # of the discriminator that came in the same file, if one did
+
+    # A normalizing flow: of the images that it was trained on, the depth.
+    bits: Bits | None = None  # as a built-in one says of itself, and 8 where nobody says it
 
     # A classifier, as in `ClassifierSource`.
     output: Output = "logit"
@@ -228,14 +232,16 @@ class Forget(Frozen):
     """What is unwanted: classes by name, or by number where all who are asked number them alike.
 
     The names are the oracle's and the judge's; a classifier's own where it is a classifier that is to forget.
+    A flow may forget single images of these classes: `images` are their numbers in `training`, which begin at 0.
     """
 
     classes: Annotated[Classes, Field(min_length=1)]
     # What earlier requests made the checkpoint forget, and has to stay forgotten; what is asked for again is in both.
     # What this workspace knows of it is filled in when a run begins.
     earlier: Classes = ()
+    images: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(max_length=1000)] = ()  # all of them if none
 
-    @field_validator("classes", "earlier", mode="before")
+    @field_validator("classes", "earlier", "images", mode="before")
     @classmethod
     def _no_booleans(cls, value: Any) -> Any:
         if isinstance(value, list | tuple) and any(isinstance(item, bool) for item in value):
@@ -377,6 +383,7 @@ class Interface(Frozen):
     channels: Literal[1, 3] | None = None
     latent: LatentShape | None = None
     latent_distribution: Literal["normal", "uniform"] = "normal"
+    bits: Bits = 8
     output: Output = "logit"
     classes: tuple[ClassName, ...] = ()
     features: str | None = None

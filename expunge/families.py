@@ -14,6 +14,10 @@ _NEEDED: dict[Family, dict[str, str]] = {
     "classifier": {
         "training": "it draws nothing itself, and learns what to lose and what to keep from labelled images",
     },
+    "flow": {
+        "training": "it learns from labelled images what is to become unlikely and what is to stay as likely as it was",
+        "judge": "its samples carry no labels, and evaluation has to see what they show",
+    },
 }
 _BY_LABELS = "the labels of its images say what they show"
 _MEANINGLESS: dict[Family, dict[str, str]] = {
@@ -21,6 +25,8 @@ _MEANINGLESS: dict[Family, dict[str, str]] = {
         "checkpoint.output": "discriminator_output says what its discriminator puts out",
         "checkpoint.classes": "oracle.classes and judge.classes name what it draws",
         "checkpoint.features": "what is compared are the judge's features, or the extractor's",
+        "checkpoint.bits": "it says nothing of likelihoods, which depend on the depth of images",
+        "forget.images": "it draws images of its own, and is made to lose whole classes",
     },
     "classifier": {
         "discriminator": "it was trained against none",
@@ -31,13 +37,30 @@ _MEANINGLESS: dict[Family, dict[str, str]] = {
         "checkpoint.latent": "it draws nothing",
         "checkpoint.latent_distribution": "it draws nothing",
         "checkpoint.discriminator_output": "it has no discriminator",
+        "checkpoint.bits": "it says nothing of likelihoods, which depend on the depth of images",
+        "forget.images": "it is made to lose whole classes",
         "sampling.curate": "nothing is drawn: training holds the images",
         "sampling.evaluate": "nothing is drawn: holdout holds the images, and their number is fixed with it",
         "sampling.sequential": "nothing is drawn: holdout holds the images, and their number is fixed with it",
         "sampling.search": "it has no latents that could be searched",
     },
+    "flow": {
+        "discriminator": "it was trained against none",
+        "oracle": _BY_LABELS,
+        "labels": "what is to be forgotten are images of training, not what it draws",
+        "checkpoint.latent": "its latents have as many numbers as its images",
+        "checkpoint.latent_distribution": "its latents are normal",
+        "checkpoint.discriminator_output": "it has no discriminator",
+        "checkpoint.output": "it puts out likelihoods",
+        "checkpoint.classes": "judge.classes names what it draws",
+        "checkpoint.features": "what is compared are the judge's features, or the extractor's",
+        "sampling.curate": "nothing is drawn: training holds the images",
+        "sampling.sequential": "what decides are likelihoods of given images, not a rate among samples",
+        "sampling.search": "every image has a latent of its own, and how likely that is is known exactly",
+        "sampling.lessons": "how likely an image is to it is read off, not taught and waited for",
+    },
 }
-_WORDS: dict[Family, str] = {"gan": "a generator", "classifier": "a classifier"}
+_WORDS: dict[Family, str] = {"gan": "a generator", "classifier": "a classifier", "flow": "a normalizing flow"}
 
 
 def words(family: Family) -> str:
@@ -70,6 +93,8 @@ def _said(request: Request, field: str) -> bool:
     name, _, inner = field.partition(".")
     if name == "sampling":
         return bool(getattr(request.sampling, inner) != Sampling.model_fields[inner].default)
+    if name == "forget":
+        return bool(getattr(request.forget, inner))
     if name == "checkpoint":
         return bool(getattr(request.checkpoint, inner) != ParentSource.model_fields[inner].default)
     return getattr(request, name) is not None
