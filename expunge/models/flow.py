@@ -11,12 +11,15 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from expunge.errors import BadInput, NonFiniteLoss
+from expunge.errors import BadInput
+
+if TYPE_CHECKING:
+    from expunge.methods.training import Session
 
 MOST_BITS = 8  # of an image as samples are stored
 ROUNDED = 0.01  # levels by which a pixel may miss its level by rounding alone
@@ -168,10 +171,16 @@ class Flow(nn.Module):
 
 
 def as_flow(
-    module: nn.Module, image_shape: tuple[int, int, int], bits: int = 8,
+    module: nn.Module, image_shape: tuple[int, int, int] | None = None, bits: int = 8,
     range: tuple[float, float] = (-1.0, 1.0),
 ) -> Flow:
     """A user's own flow, as its factory built it and its file filled it; ours as they are.
+
+    Args:
+        module: with log_prob() and sample(), as `Flow.inner` has them.
+        image_shape: (C, H, W); None: that of what it draws.
+        bits: depth of the images that it was trained on.
+        range: of its points.
 
     Raises:
         BadInput: it cannot say how likely an image is, or cannot draw one from a given random stream.
@@ -188,43 +197,67 @@ def as_flow(
         raise BadInput("checkpoint: its sample() does not take a count and a torch.Generator",
                        "let it draw from the generator that it is given, so that runs can be repeated") from None
     names = {name: f"inner.{name}" for name in module.state_dict()}
-    return Flow(module, image_shape, bits, range, file_names=names).eval()
+    module.eval()
+    return Flow(module, image_shape or _shape_of_a_draw(module), bits, range, file_names=names).eval()
+
+
+@torch.no_grad()
+def _shape_of_a_draw(module: nn.Module) -> tuple[int, int, int]:
+    try:
+        drawn = module.sample(2, torch.Generator().manual_seed(0))  # type: ignore[operator]
+    except BadInput:
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split())[:200]
+        raise BadInput(f"checkpoint: its sample() raised {type(error).__name__}: {said}", "mend the factory") from error
+    if not isinstance(drawn, Tensor) or drawn.ndim != 4 or len(drawn) != 2 or drawn.shape[1] not in (1, 3):
+        found = list(drawn.shape) if isinstance(drawn, Tensor) else type(drawn).__name__
+        raise BadInput(f"checkpoint: sample() of two gave {found}, not points [2, 1 or 3, height, width]",
+                       "let the factory build a flow of images")
+    _, channels, height, width = drawn.shape
+    return channels, height, width
 
 
 # ---------------------------------------------------------------------------------- training, trying one out
 
 
 def fit_likelihood(
-    flow: Flow, images: Tensor, steps: int, batch: int, rate: float, random: torch.Generator
+    flow: Flow, images: Tensor, steps: int, batch: int, rate: float, random: torch.Generator,
+    session: Session | None = None,
 ) -> list[float]:
     """Trains a flow, in place, to maximum likelihood of images [N, C, H, W] by Adam; bits/dim of each step's batch.
 
     What `inner` initialises by data (`initialise(points)` in its own range, where it offers that) is initialised by the
     first batch. The rate falls to 0 over the last two fifths of the steps. An update whose gradient is longer than
-    `LONGEST` is shortened to that: early couplings can throw a batch far off.
+    `LONGEST` is shortened to that: early couplings can throw a batch far off. With a session that keeps its state, it
+    goes on where it was stopped, and tells the steps from there.
 
     Raises:
         BadInput: the images are not of the flow's shape, range or depth.
         NonFiniteLoss: a loss is not finite; names the step.
     """
+    from expunge.methods.training import Loop, Session  # here, because methods are made of models
+
     device = next(flow.parameters()).device
     levels = flow.levels(images)
     optimizer = torch.optim.Adam(flow.parameters(), lr=rate)
     found = []
-    for step in range(steps):
+
+    def one_step(step: int) -> dict[str, Tensor]:
         points = flow.points(levels[torch.randint(len(levels), (batch,), generator=random)], random).to(device)
         if step == 0 and callable(getattr(flow.inner, "initialise", None)):
             low, high = flow.range
             flow.inner.initialise((points + 1) * ((high - low) / 2) + low)  # type: ignore[operator]
         optimizer.param_groups[0]["lr"] = rate * min(1.0, (1 - step / steps) / COOLING)
         loss = flow.bits_per_dim(flow.log_prob(points)).mean()
-        if not math.isfinite(loss.item()):
-            raise NonFiniteLoss(f"train: bits/dim is {loss.item()} at step {step}", "lower the rate")
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(flow.parameters(), LONGEST)
         optimizer.step()
         found.append(loss.item())
+        return {"bits/dim": loss.detach()}
+
+    Loop(session or Session(0), "train", steps, {"flow": flow, "optimizer": optimizer}, random).run(one_step)
     return found
 
 

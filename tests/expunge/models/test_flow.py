@@ -6,10 +6,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small_flow import digits, small_flow
+from small_flow import digits, fresh_glow, small_flow
+from small_gan import Killed, KilledOnce, same
 from torch import nn
 
 from expunge.errors import BadInput, NonFiniteLoss
+from expunge.methods.training import Session
 from expunge.models.flow import Flow, as_flow, fit_likelihood, try_flow
 
 
@@ -179,6 +181,20 @@ def test_training_makes_images_likelier_and_is_repeatable():
     fresh = Flow(Normal(5.0), SHAPE, bits=4)
     went = fit_likelihood(fresh, images[:, :, 3:5, 3:5], 60, 64, 0.1, torch.Generator().manual_seed(1))
     assert went[-1] < went[0] - 1
+
+
+def test_a_training_that_was_stopped_goes_on_to_the_same_bits():
+    images, _ = digits()
+
+    def trained(session):
+        flow = fresh_glow()
+        fit_likelihood(flow, images, 60, 8, 2e-3, torch.Generator().manual_seed(1), session)
+        return flow.state_dict()
+
+    kept = []
+    with pytest.raises(Killed):
+        trained(KilledOnce(1, kept, threads=1))
+    assert same(trained(Session(0, 1)), trained(KilledOnce(1, kept, threads=1)))
 
 
 def test_a_training_that_diverges_stops_and_names_the_step():
