@@ -9,7 +9,7 @@
     7. deploy               only if it is
 
 Holdout, members, judge, extractor, reference and origin go to `evaluate` and nowhere else: training cannot reach what
-it is measured with.
+it is measured with. Forget and retain, which it can, go there as well: a flow is asked about these very images.
 """
 
 from kfp import dsl
@@ -51,7 +51,7 @@ def unlearning(
     candidate = unlearned.outputs["candidate"]
 
     laboratory = {name: fetched.outputs[name] for name in ("judge", "extractor", "reference", "origin")}
-    laboratory |= {name: curated.outputs[name] for name in ("holdout", "members")}
+    laboratory |= {name: curated.outputs[name] for name in ("holdout", "members", "forget", "retain")}
     evaluated = never_cached(
         evaluate(request=request, policy=policy, checkpoint=parent, candidate=candidate, oracle=oracle, **laboratory),
         "5. evaluate")

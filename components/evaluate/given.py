@@ -20,7 +20,7 @@ from expunge.evidence.coherence import latent_seed
 if TYPE_CHECKING:
     import torch
 
-    from expunge.models import Classifier, Gan
+    from expunge.models import Classifier, Flow, Gan
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class StoredAs:
         """Digest of its weights."""
         return self.record.weights.sha256
 
-    def load(self, device: "torch.device") -> "Gan | Classifier":
+    def load(self, device: "torch.device") -> "Gan | Classifier | Flow":
         """The model, in evaluation mode. DoesNotVerify if its files are not those of the record."""
         from expunge.models import load_recorded
 
@@ -58,10 +58,14 @@ class Given:
     origin: StoredAs | None  # the first model of the chain, where earlier requests made the parent
     holdout: SampleSet
     members: SampleSet | None
+    # What training could read. Only a flow is asked about these very images.
+    forget: SampleSet | None
+    retain: SampleSet | None
 
     @classmethod
     def open(cls, *, request: Path, policy: Path, checkpoint: Path, candidate: Path, oracle: Path, judge: Path,
-             extractor: Path, reference: Path, origin: Path, holdout: Path, members: Path) -> "Given":
+             extractor: Path, reference: Path, origin: Path, forget: Path, retain: Path, holdout: Path,
+             members: Path) -> "Given":
         """Reads the records.
 
         Raises:
@@ -78,10 +82,16 @@ class Given:
             parent=StoredAs(checkpoint, read_record(Checkpoint, checkpoint)), candidate=StoredAs(candidate, made),
             guided_by=stored(oracle), judged_by=stored(judge), extractor=stored(extractor),
             reference=stored(reference), origin=stored(origin),
-            holdout=read_record(SampleSet, holdout), members=read_record_if_any(SampleSet, members))
+            holdout=read_record(SampleSet, holdout), members=read_record_if_any(SampleSet, members),
+            forget=read_record_if_any(SampleSet, forget), retain=read_record_if_any(SampleSet, retain))
         if made.parent_sha256 != given.parent.sha256:
             raise BadInput("candidate: it was made from another parent than the checkpoint given",
                            "evaluate a candidate beside its own parent")
+        for role, images, trained_on in (("forget", given.forget, made.forget_id),
+                                         ("retain", given.retain, made.retain_id)):
+            if images is not None and trained_on not in (None, images.set_id):
+                raise BadInput(f"{role}: it is another set than the one that the candidate was made from",
+                               "evaluate a candidate on its own sets")
         return given
 
     @property

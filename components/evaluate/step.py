@@ -31,6 +31,8 @@ def evaluate(
     extractor: Path,
     reference: Path,
     origin: Path,
+    forget: Path,
+    retain: Path,
     holdout: Path,
     members: Path,
     report: Path,
@@ -42,7 +44,8 @@ def evaluate(
     """
     given = Given.open(
         request=request, policy=policy, checkpoint=checkpoint, candidate=candidate, oracle=oracle, judge=judge,
-        extractor=extractor, reference=reference, origin=origin, holdout=holdout, members=members)
+        extractor=extractor, reference=reference, origin=origin, forget=forget, retain=retain, holdout=holdout,
+        members=members)
     family = given.candidate.record.family
     if family not in FAMILIES:
         raise BadInput(f"candidate: nothing is known of how to evaluate a {family}", f"use {', '.join(FAMILIES)}")

@@ -101,7 +101,7 @@ class House:
         return {
             name: self.root / (f"{name}.json" if name == "request" else name)
             for name in ("request", "checkpoint", "candidate", "oracle", "judge", "extractor", "reference", "origin",
-                         "holdout", "members")
+                         "forget", "retain", "holdout", "members")
         } | {"policy": self.workspace.policies / f"{self.policy}.yaml"}
 
     def beside(self, name):
@@ -182,7 +182,7 @@ def house(tmp_path_factory):
         made.write_model("checkpoint", "parent", "gan")
         made.write_model("judge", "judge", "classifier")
         made.write_model("oracle", "oracle", "classifier")
-        for name in ("extractor", "reference", "origin", "members"):
+        for name in ("extractor", "reference", "origin", "forget", "retain", "members"):
             made.leave_out(name)
         made.forgetful = forgetful()
         made.write_model("candidate", "candidate", "gan", state=made.forgetful)
