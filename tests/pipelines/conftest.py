@@ -1,10 +1,14 @@
 """One debug-size demo per test session, made by the command itself; tests that change it get a copy."""
 
+import fcntl
+import json
+import os
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from tests_support import call
+from tests_support import Done, call
 
 from expunge.settings import Workspace
 
@@ -16,12 +20,35 @@ def expunge():
 
 
 @pytest.fixture(scope="session")
-def demo(tmp_path_factory, expunge):
+def once(tmp_path_factory):
+    """Makes a folder once for all processes of a test session: `once("demo", make)` calls `make(folder)` or finds it."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def make_or_find(name, make):
+        folder = shared / f"once-{name}"
+        with (shared / f"once-{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # who comes second waits; what failed is tried again
+            if not (folder / "made").exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                make(folder)
+                (folder / "made").touch()
+        return folder
+
+    return make_or_find
+
+
+@pytest.fixture(scope="session")
+def demo(once, expunge):
     """A finished debug-size demo: its folder and what it printed."""
-    folder = tmp_path_factory.mktemp("demo") / "it"
-    done = expunge(folder.parent, "demo", "--debug-size", "--json", "--digit", "8", "--folder", folder)
-    assert done.code == 0, done.err + _log_of(folder)
-    return folder, done
+    def make(folder):
+        done = expunge(folder, "demo", "--debug-size", "--json", "--digit", "8", "--folder", folder / "it")
+        assert done.code == 0, done.err + _log_of(folder / "it")
+        (folder / "done.json").write_text(json.dumps(asdict(done)))
+
+    folder = once("demo", make)
+    return folder / "it", Done(**json.loads((folder / "done.json").read_text()))
 
 
 @pytest.fixture
@@ -41,16 +68,19 @@ def fresh(demo, tmp_path, expunge):
 
 
 @pytest.fixture(scope="session")
-def waiting_demo(demo, tmp_path_factory, expunge):
+def waiting_demo(demo, once, expunge):
     """A folder whose run has come to the gate and waits, with the keys of ada and grace."""
-    folder = tmp_path_factory.mktemp("waiting")
-    shutil.copyfile(demo[0] / "request.yaml", folder / "request.yaml")
-    assert expunge(folder, "init").code == 0
-    assert expunge(folder, "keys", "new", "ada", "--role", "requester", "--role", "reviewer").code == 0
-    assert expunge(folder, "keys", "new", "grace", "--role", "reviewer").code == 0
-    done = expunge(folder, "run", "request.yaml", "--json")
-    assert done.code == 10, done.err + _log_of(folder)
-    return folder
+    def make(folder):
+        it = folder / "it"
+        it.mkdir()
+        shutil.copyfile(demo[0] / "request.yaml", it / "request.yaml")
+        assert expunge(it, "init").code == 0
+        assert expunge(it, "keys", "new", "ada", "--role", "requester", "--role", "reviewer").code == 0
+        assert expunge(it, "keys", "new", "grace", "--role", "reviewer").code == 0
+        done = expunge(it, "run", "request.yaml", "--json")
+        assert done.code == 10, done.err + _log_of(it)
+
+    return once("waiting", make) / "it"
 
 
 @pytest.fixture

@@ -67,7 +67,7 @@ def test_the_request_on_the_page_is_the_examples():
     assert yaml.safe_load(shown) == EXAMPLE
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_page_can_be_followed_line_by_line(tmp_path):
     (tmp_path / "request.yaml").write_text(yaml.safe_dump(EXAMPLE | {"method": {"name": "auto", "preset": "debug"}, "threads": 1}))
     environment = bare_environment(GOMP_SPINCOUNT="1000")

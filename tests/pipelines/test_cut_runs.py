@@ -58,7 +58,9 @@ def candidates_of(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("room", "kind"), [("curate_forget_set", "started"), ("unlearn", "progress"), ("evaluate", "started")])
+@pytest.mark.parametrize(("room", "kind"), [
+    pytest.param("curate_forget_set", "started", marks=pytest.mark.thorough), ("unlearn", "progress"),
+    pytest.param("evaluate", "started", marks=pytest.mark.thorough)])
 def test_a_killed_run_leaves_no_process_and_goes_on_to_the_same_candidate(fresh, demo, expunge, room, kind):
     run = start(fresh)
     wait_for(fresh, room, kind)
@@ -126,7 +128,7 @@ def flip_a_bit_of(file):
 @pytest.mark.slow
 @pytest.mark.parametrize(("pattern", "room"), [
     ("results/fetch_checkpoint-*/checkpoint/model.safetensors", "fetch_checkpoint"),
-    ("results/evaluate-*/report/scores.parquet", "evaluate"),
+    pytest.param("results/evaluate-*/report/scores.parquet", "evaluate", marks=pytest.mark.thorough),
 ])
 def test_a_tampered_result_is_named_and_made_again(waiting, expunge, pattern, room):
     file, = waiting.glob(f".expunge/{pattern}")
@@ -149,7 +151,7 @@ def test_a_tampered_sample_is_noticed_and_the_sets_are_made_again(waiting, expun
     assert len(candidates_of(waiting)) == 1, "the same samples, sealed anew, make the same candidate"
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_after_a_change_of_code_what_it_reaches_is_made_again_and_nothing_before(fresh, expunge, tmp_path):
     code = tmp_path / "code"
     for package in ("expunge", "components", "pipelines"):
@@ -194,7 +196,7 @@ def test_a_run_completes_without_mlflow_and_says_so(waiting, expunge):
     assert (waiting / ".expunge" / "releases" / "digits" / "current").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_whole_run_completes_without_mlflow_and_says_so(fresh, expunge):
     done = expunge(fresh, "run", REQUEST, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
     assert done.code == 10, done.err

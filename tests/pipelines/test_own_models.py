@@ -106,10 +106,12 @@ WRONG = {
     "broken images": (broken_images, {"holdout": {"uri": "real"}}, "holds no image that can be used: 8/0.png is empty"),
     "mixed images": (mixed_images, {"holdout": {"uri": "real"}}, "mixed images"),
 }
+TOLD_FIRST = ("another shape", "a factory that hangs", "mixed images")  # one of weights, of code, of images
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", WRONG)
+@pytest.mark.parametrize("name", [name if name in TOLD_FIRST else pytest.param(name, marks=pytest.mark.thorough)
+                                  for name in WRONG])
 def test_what_cannot_be_used_ends_in_one_line_and_leaves_nothing_half(folder, name):
     spoil, changes, words = WRONG[name]
     if spoil:

@@ -16,7 +16,7 @@ from rich.console import Console
 from scipy.stats import binomtest
 from tests_support import EXPUNGE, bare_environment
 
-from components.curate_forget_set.step import UNWANTED_FROM, WANTED_BELOW
+from components.curate_forget_set.generators import UNWANTED_FROM, WANTED_BELOW
 from expunge import assets
 from expunge.contracts import read_record
 from expunge.digests import sha256_file
@@ -265,7 +265,7 @@ def test_the_page_says_what_the_code_does():
     assert f"from a probability of {UNWANTED_FROM:.0%} on".replace("%", " %") in page.replace("\n", " ")
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_request_runs_with_the_two_and_with_the_held_out_images(trained, expunge, tmp_path):
     folder, _ = trained
     request = {**request_for(8, 0, True), "forget": {"classes": ["8"]},

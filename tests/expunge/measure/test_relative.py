@@ -29,12 +29,14 @@ def test_the_difference_is_that_of_the_distances():
     assert nearer(*sets, confidence=0.9, seed=3)[0] == kid_difference(*sets, confidence=0.9, seed=3)
 
 
+@pytest.mark.thorough
 def test_two_models_equally_far_are_told_apart_no_more_often_than_stated():
     p = p_values(0.5, -0.5)
     for alpha in (0.05, 0.1):
         assert np.mean(p < alpha) <= alpha + 3 * np.sqrt(alpha * (1 - alpha) / len(p))
 
 
+@pytest.mark.thorough
 def test_two_models_that_are_the_reference_are_told_apart_no_more_often_than_stated():
     assert np.mean(p_values(0, 0) < 0.05) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 200)
 
