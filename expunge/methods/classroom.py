@@ -1,4 +1,4 @@
-"""What the classifier methods share: who is restricted, batches in a seeded order, and a pupil that learns by them.
+"""What the classifier methods share: who is restricted, and a pupil that learns from batches.
 
 Restricted classes are those that the model is to lose, remaining ones those that it is to keep (the words of Singh,
 Mazumder and Karim, ECCV 2022). Real labelled images of both come with the request, a class is known by its number,
@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from expunge.methods.method import setting
-from expunge.methods.training import Material, Samples, Session, Weights, need, stream
+from expunge.methods.training import Material, Samples, Session, Weights, need
 from expunge.models import Classifier, ranks
 
 BATCH_NORM = ("`frozen` keeps the parent's running statistics, which few images cannot estimate anew; `batch` "
@@ -106,36 +106,6 @@ def refuse_without_statistics(model: nn.Module) -> None:
             need(module.running_mean is not None and module.running_var is not None,
                  f"checkpoint: {name} has no running statistics, so that an image's class depends on its neighbours",
                  "build it with track_running_stats=True and save running_mean and running_var too")
-
-
-class Deck:
-    """Rows of a set in shuffled order, epoch after epoch; which ones a step sees follows from the seed alone."""
-
-    def __init__(self, samples: Samples, batch: int, session: Session, purpose: int) -> None:
-        self.samples = samples
-        self.batch = min(batch, len(samples))
-        self._session, self._purpose = session, purpose
-        self._orders: dict[int, Tensor] = {}
-
-    def rows(self, step: int) -> Tensor:
-        """The rows of a step, [batch]; an epoch's last ones and the next one's first may share a step."""
-        count = len(self.samples)
-        places = torch.arange(step * self.batch, (step + 1) * self.batch)
-        first, last = int(places[0]) // count, int(places[-1]) // count
-        self._orders = {epoch: self._orders[epoch] if epoch in self._orders else self._order(epoch)
-                        for epoch in range(first, last + 1)}
-        return torch.cat([self._orders[epoch][places[places // count == epoch] % count]
-                          for epoch in range(first, last + 1)])
-
-    def deal(self, step: int) -> tuple[Tensor, Tensor]:
-        """This process's part of a step's images [B, C, H, W] and their classes [B]."""
-        rows = ranks.own_part(self.rows(step))
-        assert self.samples.labels is not None
-        return self.samples.images[rows], self.samples.labels[rows]
-
-    def _order(self, epoch: int) -> Tensor:
-        random = stream(self._session, 1_000 * (epoch + 1) + self._purpose)
-        return torch.randperm(len(self.samples), generator=random)
 
 
 class Pupil:

@@ -38,9 +38,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from expunge.errors import NonFiniteLoss
-from expunge.methods.classroom import Deck, Lesson, LessonParams, Pupil, lesson
+from expunge.methods.classroom import Lesson, LessonParams, Pupil, lesson
 from expunge.methods.method import Method, Preference, setting
-from expunge.methods.training import Loop, Material, Samples, Session, Weights, in_parts, prepare, stream, weights
+from expunge.methods.training import Deck, Loop, Material, Samples, Session, Weights, in_parts, prepare, stream, weights
 from expunge.models import Classifier, ranks
 from expunge.models.supervised import shift
 

@@ -13,9 +13,9 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 
-from expunge.methods.classroom import Deck, LessonParams, Pupil, lesson
+from expunge.methods.classroom import LessonParams, Pupil, lesson
 from expunge.methods.method import Method
-from expunge.methods.training import Loop, Material, Session, Weights, prepare, stream, weights
+from expunge.methods.training import Deck, Loop, Material, Session, Weights, prepare, stream, weights
 from expunge.models import Classifier
 
 

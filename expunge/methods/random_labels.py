@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from expunge.methods.classroom import Deck, LessonParams, Pupil, lesson
+from expunge.methods.classroom import LessonParams, Pupil, lesson
 from expunge.methods.method import Method, setting
-from expunge.methods.training import Loop, Material, Session, Weights, prepare, stream, weights
+from expunge.methods.training import Deck, Loop, Material, Session, Weights, prepare, stream, weights
 from expunge.models import Classifier, ranks
 
 

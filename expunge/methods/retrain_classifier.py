@@ -13,10 +13,10 @@ from typing import Any, Literal
 from torch import Tensor
 from torch.nn import functional as F
 
-from expunge.methods.classroom import BATCH_NORM, Deck, LessonParams, Pupil, lesson
+from expunge.methods.classroom import BATCH_NORM, LessonParams, Pupil, lesson
 from expunge.methods.method import Method, setting
 from expunge.methods.retrain import afresh, moved
-from expunge.methods.training import Loop, Material, Session, Weights, prepare, stream, weights
+from expunge.methods.training import Deck, Loop, Material, Session, Weights, prepare, stream, weights
 from expunge.models import Classifier
 
 

@@ -55,6 +55,7 @@ from torch import Tensor, nn
 from expunge.measure.proportions import Estimate, rate
 from expunge.methods.method import Method, setting
 from expunge.methods.training import (
+    Deck,
     Loop,
     Material,
     Samples,
@@ -244,32 +245,6 @@ class Watch:
         self.last = state["last"].cpu()
 
 
-class Deck:
-    """Deals numbers from 0 to `size` - 1, all of them before any comes again; one of a loop's parts."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.left = torch.zeros(0, dtype=torch.long)
-
-    def deal(self, count: int, random: torch.Generator) -> Tensor:
-        """The next `count`, at most `size`; shuffled anew when they run out."""
-        hand = self.left[:count]
-        self.left = self.left[count:]
-        if len(hand) < count:
-            fresh = torch.randperm(self.size, generator=random)
-            fresh = torch.cat([fresh[~torch.isin(fresh, hand)], fresh[torch.isin(fresh, hand)]])
-            hand, self.left = torch.cat([hand, fresh[: count - len(hand)]]), fresh[count - len(hand):]
-        return hand
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """What is left of the deck."""
-        return {"left": self.left}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Continues from a saved state."""
-        self.left = state["left"].cpu()
-
-
 # ------------------------------------------------------------------------------------------ the method
 
 
@@ -316,7 +291,7 @@ def unlearn(parent: Flow, adaptation: Weights, material: Material, params: Param
     forget, retain = (original.levels(material.samples(role).images) for role in ("forget", "retain"))
     points = _statistics_points(original, retain[adaptation["chosen"]], session)
     watch = Watch(points, adaptation["before"].to(session.device), len(forget), params)
-    deck = Deck(len(forget))
+    deck = Deck(material.samples("forget"), params.batch, session, 4)
     taken = {"steps": 0}
 
     def one_step(step: int) -> dict[str, Tensor]:
@@ -328,14 +303,14 @@ def unlearn(parent: Flow, adaptation: Weights, material: Material, params: Param
                 raise _Reached
             watch.wait = step + params.refresh_every
         taken["steps"] = step + 1
-        hand = deck.deal(min(params.batch, len(forget)), random)
+        hand = deck.rows(step)
         unlikely = flow.points(forget[hand], random)
         likely = flow.points(retain[torch.randint(len(retain), (params.batch,), generator=random)], random)
         found, losses = taming_step(original, flow, optimizer, unlikely, likely, watch.threshold, params)
         watch.last[hand] = found
         return losses
 
-    parts = {"flow": flow, "optimizer": optimizer, "watch": watch, "deck": deck}
+    parts = {"flow": flow, "optimizer": optimizer, "watch": watch}
     try:
         Loop(session, "tame", params.steps, parts, random).run(one_step)
     except _Reached:

@@ -159,6 +159,36 @@ def pick(images: Tensor, count: int, random: torch.Generator) -> Tensor:
     return images[ranks.own_part(torch.randint(len(images), (count,), generator=random))]
 
 
+class Deck:
+    """Rows of a set in shuffled order, epoch after epoch; which ones a step sees follows from the seed alone."""
+
+    def __init__(self, samples: Samples, batch: int, session: Session, purpose: int) -> None:
+        self.samples = samples
+        self.batch = min(batch, len(samples))
+        self._session, self._purpose = session, purpose
+        self._orders: dict[int, Tensor] = {}
+
+    def rows(self, step: int) -> Tensor:
+        """The rows of a step, [batch]; an epoch's last ones and the next one's first may share a step."""
+        count = len(self.samples)
+        places = torch.arange(step * self.batch, (step + 1) * self.batch)
+        first, last = int(places[0]) // count, int(places[-1]) // count
+        self._orders = {epoch: self._orders[epoch] if epoch in self._orders else self._order(epoch)
+                        for epoch in range(first, last + 1)}
+        return torch.cat([self._orders[epoch][places[places // count == epoch] % count]
+                          for epoch in range(first, last + 1)])
+
+    def deal(self, step: int) -> tuple[Tensor, Tensor]:
+        """This process's part of a step's images [B, C, H, W] and their classes [B]."""
+        rows = ranks.own_part(self.rows(step))
+        assert self.samples.labels is not None
+        return self.samples.images[rows], self.samples.labels[rows]
+
+    def _order(self, epoch: int) -> Tensor:
+        random = stream(self._session, 1_000 * (epoch + 1) + self._purpose)
+        return torch.randperm(len(self.samples), generator=random)
+
+
 @torch.no_grad()
 def in_parts(function: Callable[[Tensor], Tensor], inputs: Tensor, size: int = 512) -> Tensor:
     """The function of inputs [N, ...], `size` at a time, without gradients."""

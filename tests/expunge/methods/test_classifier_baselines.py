@@ -9,8 +9,8 @@ from torch import nn
 from expunge.contracts import Interface
 from expunge.errors import BadInput, NonFiniteLoss
 from expunge.methods import find
-from expunge.methods.classroom import Deck, lesson
-from expunge.methods.training import Material, Samples, Session
+from expunge.methods.classroom import lesson
+from expunge.methods.training import Deck, Material, Samples, Session
 from expunge.models import Classifier
 from expunge.models.guests import as_classifier
 

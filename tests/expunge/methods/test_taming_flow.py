@@ -16,7 +16,6 @@ from expunge.methods import taming_flow
 from expunge.methods.taming_flow import (
     METHOD,
     DebiasParams,
-    Deck,
     bits,
     debias,
     divergence,
@@ -132,18 +131,6 @@ def test_a_part_by_regression_is_nearer_to_the_whole_than_the_part_alone():
         ours.append(abs(mean - now.mean().item()))
         plain.append(abs(now[:64].mean().item() - now.mean().item()))
     assert sum(ours) < sum(plain) / 5
-
-
-@given(st.integers(1, 20), st.integers(0, 2**32 - 1), st.data())
-def test_a_deck_deals_everything_before_anything_again(size, seed, data):
-    random, deck = torch.Generator().manual_seed(seed), Deck(size)
-    count = data.draw(st.integers(1, size))
-    seen = torch.zeros(size, dtype=torch.long)
-    for _ in range(10):
-        hand = deck.deal(count, random)
-        assert len(set(hand.tolist())) == count
-        seen[hand] += 1
-        assert seen.max() - seen.min() <= 1
 
 
 # ------------------------------------------------------------------------------------------ the method
