@@ -4,7 +4,7 @@ import functools
 
 import torch
 
-from expunge.methods.training import Samples
+from expunge.methods.training import Samples, Session
 from expunge.models import build
 from expunge.models.flow import fit_likelihood
 
@@ -46,3 +46,17 @@ def digits_to_forget(digit=3, count=4):
     """Some images of a digit, and all images of the others."""
     images, labels = digits()
     return Samples(images[labels == digit][:count]), Samples(images[labels != digit], labels=labels[labels != digit])
+
+
+class Noted(Session):
+    """Keeps what it is told."""
+
+    def __init__(self, seed=3, threads=1):
+        super().__init__(seed, threads)
+        self.notes, self.losses = [], []
+
+    def note(self, text):
+        self.notes.append(text)
+
+    def report(self, step, total, **scalars):
+        self.losses.append(scalars)

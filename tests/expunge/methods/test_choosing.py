@@ -106,12 +106,16 @@ def test_a_method_may_be_chosen_only_with_data_that_it_could_do_without(install)
 
 
 def test_a_family_that_no_method_is_for_is_said_so(install):
-    with pytest.raises(BadInput, match="'auto' has none to choose from for a flow: name one"):
-        decided(request(method="auto"), "flow")
-    install(reader="family='flow', needs=('retain',), preference=Preference(1, 'it is the only one')")
+    with pytest.raises(BadInput, match="'auto' has none to choose from for a diffusion: name one"):
+        decided(request(method="auto"), "diffusion")
+    install(reader="family='diffusion', needs=('retain',), preference=Preference(1, 'it is the only one')")
     with pytest.raises(BadInput, match=r"reader needs real images of what is to stay\).* \(training\)"):
-        decided(request(method="auto"), "flow")
-    assert decided(request(method="auto", **WITH_TRAINING), "flow").name == "reader"
+        decided(request(method="auto"), "diffusion")
+    assert decided(request(method="auto", **WITH_TRAINING), "diffusion").name == "reader"
+
+
+def test_of_a_flow_its_taming_is_chosen():
+    assert decided(request(method="auto", **WITH_TRAINING), "flow").name == "taming_flow"
 
 
 def test_a_method_without_its_data_is_refused_with_the_field_and_those_that_would_do(install):
