@@ -16,6 +16,7 @@ from threadpoolctl import threadpool_limits
 from expunge.contracts import Interval
 from expunge.errors import BadInput
 from expunge.measure.proportions import Bools, Estimate
+from expunge.measure.ratios import fieller
 
 Floats: TypeAlias = NDArray[np.float64]
 
@@ -245,21 +246,40 @@ def compare_kid(
     chosen, as in a stratified holdout: every block then gets its part of each class, and chance in the
     mixture is not counted as uncertainty. On a few hundred reals that chance would be most of the interval.
     """
-    was, real_table = alike(before, reals)
-    is_now, _ = alike(after, reals)
-    if was.shape != is_now.shape:
-        raise BadInput(f"after: features {is_now.shape}, before: {was.shape}", "measure the same latents")
-    masks = [
-        _all_of(was) if mask is None else np.asarray(mask, dtype=bool) for mask in (kept_before, kept_after)
-    ]
-    for name, mask in zip(("kept_before", "kept_after"), masks, strict=True):
-        if mask.shape != (len(was),) or mask.sum() < 2:
-            raise BadInput(f"{name}: {int(mask.sum())} of {len(was)} samples", "keep at least two")
-    sides = _Sides(masks, [was, is_now], real_table, seed, _strata(real_strata, real_table))
+    sides = _both_sides(before, after, reals, kept_before, kept_after, real_strata, seed)
     (found_before, _), (found_after, _), (difference, error) = (
         _half_sampled(sides, signs, confidence) for signs in ([1.0, 0.0], [0.0, 1.0], [-1.0, 1.0])
     )
     return KidComparison(found_before, found_after, difference, error, sides.freedom)
+
+
+def kid_ratio(
+    before: ArrayLike,
+    after: ArrayLike,
+    reals: ArrayLike,
+    *,
+    kept_before: ArrayLike | None = None,
+    kept_after: ArrayLike | None = None,
+    real_strata: ArrayLike | None = None,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Estimate:
+    """KID(after, reals) / KID(before, reals): one is as far from real images as before.
+
+    Takes what `compare_kid` takes. The bounds are Fieller's, from the covariance of both numbers over the same
+    half-samples; `benchmarks/coverage_likelihoods.py` holds them against known truth. Raises BadInput where the KID
+    before cannot be told from zero: nothing is a multiple of that.
+    """
+    sides = _both_sides(before, after, reals, kept_before, kept_after, real_strata, seed)
+    (bottom, top), deviations = _deviations(sides, [1.0, 0.0], [0.0, 1.0])
+    quantile = float(stdtrit(sides.freedom, (1 + confidence) / 2))
+    try:
+        lower, upper = fieller(top, bottom, (deviations.T @ deviations / _DRAWS)[::-1, ::-1], quantile)
+    except BadInput:
+        raise BadInput("kid_before: it cannot be told from zero, so there is no ratio", "draw more samples, and hold "
+                       "out more images") from None
+    interval = Interval(lower=lower, upper=upper, confidence=confidence, method=f"Fieller on {SUBSAMPLING}")
+    return Estimate(top / bottom, interval, min(int(found.counts.sum()) for found in sides.sets))
 
 
 # ------------------------------------------------------------------------------------- fitted Gaussians
@@ -373,18 +393,42 @@ class _Sides:
 
 def _half_sampled(sides: _Sides, signs: list[float], confidence: float) -> tuple[Estimate, float]:
     """The signed sum of the sets' KIDs with the interval of `compare_kid`, and its standard error."""
-    used = [(which, sign) for which, sign in enumerate(signs) if sign]
-
-    def value(chosen: Floats, real_chosen: Floats) -> Floats:
-        return np.asarray(sum(sign * sides.mmd(which, chosen, real_chosen) for which, sign in used))
-
-    full = float(value(np.ones((1, sides.blocks)), np.ones((1, sides.real_blocks)))[0])
-    rng = np.random.default_rng([sides.seed, 1])
-    draws = value(_halves(sides.blocks, rng), _halves(sides.real_blocks, rng))
-    error = float(np.sqrt(np.mean((draws - full) ** 2)))
+    used = [which for which, sign in enumerate(signs) if sign]
+    (full,), deviations = _deviations(sides, signs)
+    error = float(np.sqrt(np.mean(deviations**2)))
     reach = float(stdtrit(sides.freedom, (1 + confidence) / 2)) * error
     interval = Interval(lower=full - reach, upper=full + reach, confidence=confidence, method=SUBSAMPLING)
-    return Estimate(full, interval, min(int(sides.sets[which].counts.sum()) for which, _ in used)), error
+    return Estimate(full, interval, min(int(sides.sets[which].counts.sum()) for which in used)), error
+
+
+def _deviations(sides: _Sides, *sums: list[float]) -> tuple[list[float], Floats]:
+    """Signed sums [k] of the sets' KIDs, and how far they are from that on each half-sample: [draws, k]."""
+    used = sorted({which for signs in sums for which, sign in enumerate(signs) if sign})
+
+    def values(chosen: Floats, real_chosen: Floats) -> Floats:
+        found = {which: sides.mmd(which, chosen, real_chosen) for which in used}
+        return np.stack([np.asarray(sum(sign * found[which] for which, sign in enumerate(signs) if sign))
+                         for signs in sums], axis=1)
+
+    full = values(np.ones((1, sides.blocks)), np.ones((1, sides.real_blocks)))[0]
+    rng = np.random.default_rng([sides.seed, 1])
+    return full.tolist(), values(_halves(sides.blocks, rng), _halves(sides.real_blocks, rng)) - full
+
+
+def _both_sides(before: ArrayLike, after: ArrayLike, reals: ArrayLike, kept_before: ArrayLike | None,
+                kept_after: ArrayLike | None, real_strata: ArrayLike | None, seed: int) -> _Sides:
+    """Two models' features of the same latents and the reals, dealt into blocks; BadInput if they do not fit."""
+    was, real_table = alike(before, reals)
+    is_now, _ = alike(after, reals)
+    if was.shape != is_now.shape:
+        raise BadInput(f"after: features {is_now.shape}, before: {was.shape}", "measure the same latents")
+    masks = [
+        _all_of(was) if mask is None else np.asarray(mask, dtype=bool) for mask in (kept_before, kept_after)
+    ]
+    for name, mask in zip(("kept_before", "kept_after"), masks, strict=True):
+        if mask.shape != (len(was),) or mask.sum() < 2:
+            raise BadInput(f"{name}: {int(mask.sum())} of {len(was)} samples", "keep at least two")
+    return _Sides(masks, [was, is_now], real_table, seed, _strata(real_strata, real_table))
 
 
 def _halves(blocks: int, rng: np.random.Generator) -> Floats:

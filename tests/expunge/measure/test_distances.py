@@ -12,6 +12,7 @@ from expunge.measure.distances import (
     fid_floor,
     kid,
     kid_difference,
+    kid_ratio,
     moments_are_cheaper,
     unit_scale,
 )
@@ -285,3 +286,37 @@ def test_unit_scale_makes_kid_independent_of_the_features_unit():
 def test_what_has_no_distance_is_refused(call):
     with pytest.raises(BadInput):
         call(cloud(20, 4, 1))
+
+
+def blobs(rng, shift, n, d=4):
+    """Features with a mean and a spread that differ from those of the real ones by so much."""
+    return rng.standard_normal((n, d)) * (1 + shift) + shift
+
+
+def test_the_ratio_covers_the_truth_as_often_as_it_says():
+    """Both models draw from the same latents; the truth is that of far more samples."""
+    rng = np.random.default_rng(0)
+    latents, many = rng.standard_normal((20_000, 4)), rng.standard_normal((20_000, 4))
+    truth = kid(latents * 1.35 + 0.35, many).value / kid(latents * 1.3 + 0.3, many).value
+    hits, repeats = 0, 150
+    for _ in range(repeats):
+        z, real = rng.standard_normal((600, 4)), rng.standard_normal((300, 4))
+        found = kid_ratio(z * 1.3 + 0.3, z * 1.35 + 0.35, real).interval
+        hits += found.lower <= truth <= found.upper
+    assert hits / repeats >= 0.9
+
+
+def test_the_ratio_of_a_model_to_itself_is_one():
+    rng = np.random.default_rng(0)
+    same, real = blobs(rng, 0.5, 400), blobs(rng, 0.0, 200)
+    found = kid_ratio(same, same, real)
+    assert found.value == 1
+    assert (found.interval.lower, found.interval.upper) == pytest.approx((1, 1), abs=1e-9)
+    compared = compare_kid(same, blobs(rng, 0.7, 400), real)
+    assert kid_ratio(same, blobs(rng, 0.0, 400), real).interval.upper < 1 < compared.after.value / compared.before.value
+
+
+def test_no_ratio_to_a_distance_that_may_be_zero():
+    rng = np.random.default_rng(0)
+    with pytest.raises(BadInput, match="kid_before: it cannot be told from zero"):
+        kid_ratio(blobs(rng, 0.0, 200), blobs(rng, 0.5, 200), blobs(rng, 0.0, 200))
