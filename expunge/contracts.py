@@ -695,4 +695,5 @@ class Release(Record):
     report_sha256: Digest
     approvals: tuple[Digest, ...]  # digests of the decision envelopes
     weights: StoredFile
+    beside: tuple[StoredFile, ...] = ()  # what the library that has this format reads with the weights
     released_at: str

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from pathlib import Path
 
-from expunge.contracts import Release, StoredFile, Verdict, read_record, write_record
+from expunge.contracts import Candidate, Release, StoredFile, Verdict, read_record, write_record
 from expunge.errors import DoesNotVerify, Refused
 from expunge.evidence import policies
 from expunge.evidence.coherence import Case, open_case, record_sha256
@@ -37,16 +37,17 @@ def deploy(entered: Entered, *, request: Path, candidate: Path, report: Path, po
                       approved_sha256=case.candidate.weights.sha256, pending=True)
     _refuse_tainted(workspace, mark)
 
-    def describe(generation: int, weights: StoredFile) -> Release:
+    def describe(generation: int, weights: StoredFile, beside: tuple[StoredFile, ...]) -> Release:
         return Release(
             model=case.request.model, generation=generation, run=current_run(), request_id=case.request.id,
             request_sha256=case.subject.request_sha256, parent_sha256=case.candidate.parent_sha256,
             candidate_sha256=case.candidate.weights.sha256, verdict_sha256=record_sha256(verdict),
             report_sha256=case.subject.report_sha256, approvals=tally.approvals, weights=weights,
-            released_at=datetime.now(UTC).isoformat(timespec="seconds"))
+            beside=beside, released_at=datetime.now(UTC).isoformat(timespec="seconds"))
 
     taint.place(mark, workspace)  # before the flip: a crash in between leaves a mark, and the old one served
-    live = releases.publish(workspace, case.request.model, case.weights, mark.approved_sha256, describe)
+    live = releases.publish(workspace, case.request.model, case.weights, mark.approved_sha256, describe,
+                            _wanted_beside(case.candidate))
     taint.place(mark.model_copy(update={"pending": False}), workspace)
     write_record(release, live)
     told = Tracking.for_workspace(workspace).register_release(live)
@@ -55,6 +56,15 @@ def deploy(entered: Entered, *, request: Path, candidate: Path, report: Path, po
         entered.note(f"version {told.value} in MLflow")
     else:
         entered.note(f"MLflow was not told: {told.reason}")
+
+
+def _wanted_beside(candidate: Candidate) -> dict[str, bytes]:
+    """What the library of the candidate's format reads beside its weights: all of it is in the candidate's record."""
+    if candidate.architecture != "transformers":
+        return {}
+    from expunge.models.transformers_files import read_beside
+
+    return read_beside(**candidate.config)
 
 
 def _refuse_unless_passed(case: Case, given: Verdict) -> None:

@@ -302,7 +302,7 @@ def _record_of(workspace: Workspace, statement: Statement[Any] | None, kind: typ
 
 def _releases(workspace: Workspace, trail: _Trail) -> Iterator[Finding]:
     served: dict[str, str | None] = {}  # model -> folder that should be current
-    known: set[str] = set()
+    known: dict[str, set[str]] = {}  # folder -> the files that its release speaks of
     for place, _, statement in trail.statements:
         said = statement.predicate
         if isinstance(said, RoomPredicate) and said.room == "deploy":
@@ -313,9 +313,10 @@ def _releases(workspace: Workspace, trail: _Trail) -> Iterator[Finding]:
             folder = f"releases/{release.model}/{release.generation}-{release.weights.sha256[:12]}"
             served[release.model] = folder
             if folder not in known:
-                known.add(folder)
+                known[folder] = {"release.json", *(file.name for file in (release.weights, *release.beside))}
                 yield _same_file(workspace, f"{folder}/release.json", sha256)
-                yield _same_file(workspace, f"{folder}/{release.weights.name}", release.weights.sha256)
+                for file in (release.weights, *release.beside):
+                    yield _same_file(workspace, f"{folder}/{file.name}", file.sha256)
                 yield from _mark_of(workspace, release)
         elif isinstance(said, RollbackPredicate):
             served[said.model] = f"releases/{said.model}/{said.to_generation}-{said.to_sha256[:12]}"
@@ -327,7 +328,8 @@ def _releases(workspace: Workspace, trail: _Trail) -> Iterator[Finding]:
     yield from _live_and_tainted(workspace)
 
 
-def _served(workspace: Workspace, home: Path, expected: str | None, known: set[str]) -> Iterator[Finding]:
+def _served(workspace: Workspace, home: Path, expected: str | None,
+            known: dict[str, set[str]]) -> Iterator[Finding]:
     link = home / "current"
     name = link.relative_to(workspace.root).as_posix()
     if link.exists() and not link.is_symlink():
@@ -345,7 +347,7 @@ def _served(workspace: Workspace, home: Path, expected: str | None, known: set[s
             yield Finding(object=path, ok=path != expected, message="no signed statement speaks of it")
             continue
         for file in sorted(folder.iterdir()):
-            if file.name not in ("release.json", "model.safetensors"):
+            if file.name not in known[path]:
                 yield Finding(object=f"{path}/{file.name}", ok=False, message="no statement speaks of it")
 
 

@@ -1,4 +1,4 @@
-"""Image classifiers of the `transformers` library: a folder loads as it is, and leaves in the same format.
+"""Image classifiers of the `transformers` library: a folder loads as it is, and a release has the same format.
 
 Such a folder holds `config.json`, `model.safetensors` and, where images must be normalised, `preprocessor_config.json`.
 Nothing is fetched and no code of a folder's own is run. The library is an optional extra, and is imported only when a
@@ -9,29 +9,25 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
-from expunge.digests import write_atomically
 from expunge.errors import BadInput
 from expunge.models.classifiers import Classifier, last_linear
 
 ARCHITECTURE = "transformers"  # its name in `expunge.models.BUILDERS`
-CONFIG, WEIGHTS, PREPROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
+CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 EXTRA = "pip install 'expunge[transformers]'"
 
 
 class TransformersClassifier(Classifier):
     """One of the library's image classifiers as one of ours: its tensors keep the names of their file."""
 
-    def __init__(self, inner: nn.Module, mean: Tensor | None, std: Tensor | None) -> None:
+    def __init__(self, inner: nn.Module, mean: Tensor | None, std: Tensor | None, dtype: torch.dtype) -> None:
         super().__init__()
         self._inner = [inner]  # in a list, lest its tensors get a prefix; its parts are ours
         for name, part in inner.named_children():
@@ -40,7 +36,7 @@ class TransformersClassifier(Classifier):
             self.register_parameter(name, parameter)
         for name, buffer in inner.named_buffers(recurse=False):
             self.register_buffer(name, buffer, persistent=name not in inner._non_persistent_buffers_set)
-        self._mean, self._std = mean, std
+        self._mean, self._std, self._dtype = mean, std, dtype
         self._in_file = _names_in_file(inner)
         self.register_state_dict_post_hook(_as_in_file)
         self.register_load_state_dict_pre_hook(_as_in_library)
@@ -62,11 +58,21 @@ class TransformersClassifier(Classifier):
         return self.look(x)[0]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Class logits [B, K] of images [B, C, H, W] in [-1, 1], which are first normalised as its folder says."""
+        """Class logits [B, K] of images [B, C, H, W] in [-1, 1], which are first normalised as its folder says.
+
+        What was trained on colours is shown grey images in three equal ones.
+        """
+        if x.shape[1] == 1 and getattr(self._inner[0].config, "num_channels", 1) == 3:
+            x = x.expand(-1, 3, -1, -1)
         if self._mean is not None and self._std is not None:
             x = ((x + 1) / 2 - self._mean.to(x)) / self._std.to(x)
         logits: Tensor = self._inner[0](pixel_values=x).logits
         return logits
+
+    def as_in_file(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A state of this model, its numbers in the type that its file has."""
+        return {name: tensor.to(self._dtype) if tensor.is_floating_point() else tensor
+                for name, tensor in state.items()}
 
     def train(self, mode: bool = True) -> TransformersClassifier:
         """Sets training or evaluation mode, of the library's model too."""
@@ -104,12 +110,15 @@ def build_transformers(config: dict[str, Any], preprocessor: dict[str, Any] | No
         said = " ".join(str(error).split())[:160]
         raise BadInput(f"architecture 'transformers': no image classifier of model_type {kind!r} "
                        f"({type(error).__name__}: {said})", "check its config.json") from error
-    return TransformersClassifier(inner, *_normalisation(preprocessor or {})).eval()
+    dtype = getattr(torch, str(config.get("dtype") or config.get("torch_dtype")), torch.float32)
+    return TransformersClassifier(inner, *_normalisation(preprocessor or {}), dtype).eval()
 
 
 def is_folder(path: str | os.PathLike[str]) -> bool:
-    """Whether a path is a folder of the library's format."""
-    return (Path(path) / CONFIG).is_file()
+    """Whether a path is a folder in which the library finds an image classifier."""
+    file = Path(path) / CONFIG
+    named = _json(file).get("architectures") if file.is_file() else None
+    return isinstance(named, list) and any(str(name).endswith("ForImageClassification") for name in named)
 
 
 def config_in(folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -124,50 +133,19 @@ def config_in(folder: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def classes_in(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """The classes' names in the order of the logits, from the content of a `config.json`; () if it does not say."""
+    """The classes' names in the order of the logits, from the content of a `config.json`.
+
+    () if it does not say, or has no others than those that the library makes up.
+    """
     names: dict[str, str] = config.get("id2label") or {}
-    return tuple(names[number] for number in sorted(names, key=int))
+    found = tuple(str(names[number]) for number in sorted(names, key=int))
+    return () if found == tuple(f"LABEL_{number}" for number in range(len(found))) else found
 
 
-def state_in(folder: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """A folder's tensors, on the CPU.
-
-    Raises:
-        BadInput: there is no `model.safetensors`, or it is none.
-    """
-    file = Path(folder) / WEIGHTS
-    if not file.is_file():
-        raise BadInput(f"checkpoint {folder}: there is no {WEIGHTS}",
-                       "save the model again, by save_pretrained(folder, max_shard_size='100GB')")
-    try:
-        with safe_open(file, framework="pt") as opened:
-            return {name: opened.get_tensor(name) for name in sorted(opened.keys())}
-    except (SafetensorError, OSError) as error:
-        raise BadInput(f"checkpoint {file} is truncated or not a safetensors file", "fetch it again") from error
-
-
-def save(folder: str | os.PathLike[str], state: Mapping[str, Tensor], like: str | os.PathLike[str]) -> None:
-    """Writes a model's state as a folder from which the library loads it.
-
-    Args:
-        folder: where to; made if it is not there.
-        state: tensors by the names of the original's file.
-        like: the original's folder: config and preprocessor are copied from it as they are, and each tensor is
-            written in the type that it had there.
-
-    Raises:
-        BadInput: the original cannot be read, or has other tensors.
-    """
-    original, target = state_in(like), Path(folder)
-    if original.keys() != state.keys():
-        astray = sorted(original.keys() ^ state.keys())[0]
-        raise BadInput(f"checkpoint {like}: {astray} is in only one of the original and the model", "name its original")
-    target.mkdir(parents=True, exist_ok=True)
-    for name in (CONFIG, PREPROCESSOR):
-        if (Path(like) / name).is_file():
-            shutil.copyfile(Path(like) / name, target / name)
-    tensors = {name: state[name].detach().cpu().to(original[name].dtype).contiguous() for name in sorted(state)}
-    write_atomically(target / WEIGHTS, to_safetensors(tensors, metadata={"format": "pt"}))
+def read_beside(config: Mapping[str, Any], preprocessor: Mapping[str, Any] | None = None) -> dict[str, bytes]:
+    """The files that the library reads beside the weights, by name, from the arguments of `build_transformers`."""
+    files = {CONFIG: config} | ({PREPROCESSOR: preprocessor} if preprocessor is not None else {})
+    return {name: (json.dumps(content, indent=2, sort_keys=True) + "\n").encode() for name, content in files.items()}
 
 
 def _names_in_file(inner: nn.Module) -> dict[str, str]:

@@ -1,7 +1,8 @@
 """What is served, on this machine: release folders, and a `current` link that is replaced in one step.
 
 A release is ``releases/<model>/<generation>-<first 12 digits of the weights' digest>/`` with the files
-``model.safetensors`` and ``release.json``; ``releases/<model>/current`` points at one. A release is finished
+``model.safetensors`` and ``release.json``, and those that the library of the weights' format reads beside them, such as
+``config.json``; ``releases/<model>/current`` points at one. A release is finished
 in a scratch folder, flushed to disk and renamed before `current` is flipped, so a reader never sees half of
 one and a crash leaves the old one. Rollback and withdrawal are signed and in the ledger before they are done.
 """
@@ -10,7 +11,7 @@ import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -74,11 +75,13 @@ def folder_of(workspace: Workspace, release: Release) -> Path:
 
 
 def publish(workspace: Workspace, model: str, weights: Path, sha256: str,
-            describe: Callable[[int, StoredFile], Release]) -> Release:
+            describe: Callable[[int, StoredFile, tuple[StoredFile, ...]], Release],
+            beside: Mapping[str, bytes]) -> Release:
     """Puts `weights` into service as the next generation; what is served already stays as it is.
 
-    `describe` makes the release's record from its generation and its file. The bytes are hashed while they
-    are copied: what is served is what was hashed, whatever happens to `weights` meanwhile.
+    `describe` makes the release's record from its generation, its file and the files `beside` it, which are given as
+    their content by name. The bytes are hashed while they are copied: what is served is what was hashed, whatever
+    happens to `weights` meanwhile.
 
     Raises:
         Refused: the bytes are not those of `sha256`.
@@ -102,9 +105,12 @@ def publish(workspace: Workspace, model: str, weights: Path, sha256: str,
             shutil.rmtree(scratch)
             raise Refused(f"{weights.name}: its bytes are not the approved ones ({stored.sha256[:12]})",
                           "nothing was released")
-        release = describe(generation, stored)
+        written = [scratch / name for name in beside]
+        for file in written:
+            file.write_bytes(beside[file.name])
+        release = describe(generation, stored, tuple(StoredFile.of(file) for file in written))
         (scratch / RELEASE_FILE).write_bytes(release.to_bytes())
-        _flush(scratch / RELEASE_FILE, scratch)
+        _flush(*written, scratch / RELEASE_FILE, scratch)
         scratch.rename(folder_of(workspace, release))
         _flush(home)
         _flip(home, folder_of(workspace, release).name)
@@ -112,11 +118,11 @@ def publish(workspace: Workspace, model: str, weights: Path, sha256: str,
 
 
 def _is_unfinished(workspace: Workspace, last: Release, served: Release | None, sha256: str,
-                   describe: Callable[[int, StoredFile], Release]) -> bool:
+                   describe: Callable[[int, StoredFile, tuple[StoredFile, ...]], Release]) -> bool:
     """Whether `last` is this very release, complete on disk, but for the flip that a crash prevented."""
     if last.weights.sha256 != sha256 or (served is not None and served.generation >= last.generation):
         return False
-    again = describe(last.generation, last.weights).model_copy(update={"released_at": last.released_at})
+    again = describe(last.generation, last.weights, last.beside).model_copy(update={"released_at": last.released_at})
     return again == last and sha256_file(folder_of(workspace, last) / WEIGHTS) == sha256
 
 
@@ -167,9 +173,10 @@ def _served(workspace: Workspace, model: str) -> Release:
 
 def _serve_again(workspace: Workspace, was: Release, release: Release, by: str, reason: str) -> Served:
     folder = folder_of(workspace, release)
-    if sha256_file(folder / WEIGHTS) != release.weights.sha256:
-        name = (folder / WEIGHTS).relative_to(workspace.root)
-        raise DoesNotVerify(f"{name}: not the bytes that were released")
+    for file in (release.weights, *release.beside):
+        if sha256_file(folder / file.name) != file.sha256:
+            name = (folder / file.name).relative_to(workspace.root)
+            raise DoesNotVerify(f"{name}: not the bytes that were released")
     _sign(workspace, Statement.over(
         {file.relative_to(workspace.root).as_posix(): sha256_file(file)
          for file in (folder / WEIGHTS, folder / RELEASE_FILE)},

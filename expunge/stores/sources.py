@@ -14,12 +14,23 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, cast, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
 import numpy as np
 
-from expunge.contracts import AUTO, Family, MethodChoice, ModelSource, ParentSource, Release, Request, Source, shorten
+from expunge.contracts import (
+    AUTO,
+    ClassifierSource,
+    Family,
+    MethodChoice,
+    ModelSource,
+    ParentSource,
+    Release,
+    Request,
+    Source,
+    shorten,
+)
 from expunge.digests import atomic_path, canonical_json, sha256_file
 from expunge.errors import BadInput, DoesNotVerify, ExpungeError, Refused
 from expunge.families import refuse_what_does_not_fit
@@ -131,7 +142,8 @@ def pin(request: Request, folder: Path, workspace: Workspace) -> Request:
     """The request with every source made absolute and pinned by the digest of its bytes, factories' files too.
 
     Paths in the request are relative to `folder`, where its file lies. A release is pinned by its number, for which
-    one is served may change. The family of the model is read off its file where the request does not say it.
+    one is served may change. The family of the model is read off its file where the request does not say it, and what a
+    folder of the transformers library says of its model is written down: the request's digest stands for that too.
     `method: auto` is decided here, so that the pinned request's digest stands for one method; it is also what a
     request about anything but a generator comes to that says nothing of a method. If the checkpoint came of earlier
     requests here, what they were about is filled in.
@@ -151,6 +163,9 @@ def pin(request: Request, folder: Path, workspace: Workspace) -> Request:
         if parts is not None:
             changes["architecture"] = f"{_absolute(parts[0], folder)}:{parts[1]}"
         made = source.model_copy(update=changes)
+        if isinstance(made, ModelSource):
+            with _naming(field):
+                made = made.model_copy(update=_said_by_folder(made))
         changes = {"sha256": digest(field, made, workspace)}
         factory = factory_file(field, made)
         if factory is not None:
@@ -175,6 +190,24 @@ def pin(request: Request, folder: Path, workspace: Workspace) -> Request:
     if found.origin is not None:
         digest("origin", found.origin, workspace)  # the chain's own is known by its digest: is it still there?
     return found
+
+
+def _said_by_folder(source: ModelSource) -> dict[str, Any]:
+    """What a folder of the transformers library says of the model in it, where the request does not; else nothing."""
+    if scheme(source.uri) not in ("", "file") or source.architecture is not None:
+        return {}
+    folder = _local(source.uri)
+    if not folder.is_dir():
+        return {}
+    from expunge.models import transformers_files as library
+
+    if not library.is_folder(folder):
+        return {}
+    config = library.config_in(folder)
+    said: dict[str, Any] = {"architecture": library.ARCHITECTURE, "config": config}
+    if isinstance(source, ParentSource | ClassifierSource) and not source.classes:
+        said["classes"] = library.classes_in(config["config"])
+    return said
 
 
 def _family(field: str, source: ParentSource, workspace: Workspace) -> Family:

@@ -7,7 +7,7 @@ import torch
 
 from expunge.errors import BadInput
 from expunge.methods.retrain import afresh
-from expunge.models import build, fit
+from expunge.models import ModelSpec, build, fit, read, save
 from expunge.models import transformers_files as files
 
 transformers = pytest.importorskip("transformers")
@@ -35,10 +35,22 @@ def original(request, tmp_path):
     return model, tmp_path / "original"
 
 
+WEIGHTS = "model.safetensors"
+
+
 def opened(folder):
     model = build(files.ARCHITECTURE, **files.config_in(folder))
-    fit(model, files.state_in(folder), str(folder))
+    fit(model, read(folder / WEIGHTS)[0], str(folder))
     return model.eval()
+
+
+def written(model, config, folder):
+    """As a candidate is stored, and a release is laid out."""
+    folder.mkdir()
+    save(folder / WEIGHTS, model.as_in_file(model.state_dict()), ModelSpec(
+        architecture=files.ARCHITECTURE, config=config, family="classifier"))
+    for name, content in files.read_beside(**config).items():
+        (folder / name).write_bytes(content)
 
 
 def images(count=4):
@@ -48,7 +60,7 @@ def images(count=4):
 def test_a_folder_answers_as_it_did_and_under_the_names_of_its_file(original):
     theirs, folder = original
     ours = opened(folder)
-    assert ours.state_dict().keys() == files.state_in(folder).keys()
+    assert ours.state_dict().keys() == read(folder / WEIGHTS)[0].keys()
     with torch.no_grad():
         assert torch.equal(ours(images()), theirs(images()).logits)
         features, logits = ours.look(images())
@@ -63,20 +75,32 @@ def test_what_is_saved_the_library_loads_and_it_answers_alike(original, tmp_path
     with torch.no_grad():
         for parameter in ours.parameters():
             parameter += 0.01
-    files.save(tmp_path / "candidate", ours.state_dict(), like=folder)
+    written(ours, files.config_in(folder), tmp_path / "candidate")
     again = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "candidate").eval()
     with torch.no_grad():
         assert torch.allclose(again(images()).logits, ours(images()), atol=1e-6)
-    assert (tmp_path / "candidate" / files.CONFIG).read_bytes() == (folder / files.CONFIG).read_bytes()
+    assert files.config_in(tmp_path / "candidate") == files.config_in(folder)
 
 
 def test_numbers_keep_the_type_of_their_file(original, tmp_path):
     theirs, folder = original
     theirs.half().save_pretrained(folder)
-    files.save(tmp_path / "candidate", opened(folder).state_dict(), like=folder)
-    before, after = files.state_in(folder), files.state_in(tmp_path / "candidate")
+    written(opened(folder), files.config_in(folder), tmp_path / "candidate")
+    before, after = (read(some / WEIGHTS)[0] for some in (folder, tmp_path / "candidate"))
+    assert {tensor.dtype for tensor in before.values()} >= {torch.float16}
     assert {name: tensor.dtype for name, tensor in before.items()} == {name: tensor.dtype for name, tensor in after.items()}
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_grey_images_are_shown_in_three_equal_colours(original):
+    model, grey = opened(original[1]), images()[:, :1]
+    with torch.no_grad():
+        assert torch.equal(model(grey), model(grey.expand(-1, 3, -1, -1)))
+
+
+def test_names_that_the_library_made_up_are_none():
+    assert files.classes_in({"id2label": {"0": "LABEL_0", "1": "LABEL_1"}}) == ()
+    assert files.classes_in({"id2label": {"1": "dog", "0": "LABEL_0"}}) == ("LABEL_0", "dog")
 
 
 def test_images_are_normalised_as_the_folder_says(original):
@@ -112,12 +136,8 @@ def test_what_is_no_such_folder_is_said_in_a_line(original, tmp_path):
     _, folder = original
     assert files.is_folder(folder)
     assert not files.is_folder(tmp_path)
-    (folder / files.WEIGHTS).write_bytes(b"torn")
-    with pytest.raises(BadInput, match="truncated or not a safetensors file: fetch it again"):
-        files.state_in(folder)
-    (folder / files.WEIGHTS).unlink()
-    with pytest.raises(BadInput, match=r"there is no model\.safetensors: save the model again"):
-        files.state_in(folder)
+    (folder / files.CONFIG).write_text(json.dumps({"architectures": ["ViTMAEForPreTraining"]}))
+    assert not files.is_folder(folder), "the library's, but no classifier"
     (folder / files.CONFIG).write_text("[]")
     with pytest.raises(BadInput, match=r"config\.json is no JSON object"):
         files.config_in(folder)

@@ -19,11 +19,11 @@ from expunge.stores.taint import Mark, tainting
 
 
 def describe(parent="f" * 64, run="run.1"):
-    def made(generation, weights):
+    def made(generation, weights, beside):
         return Release(
             model="digits", generation=generation, run=run, request_id="r", request_sha256="a" * 64,
             parent_sha256=parent, candidate_sha256=weights.sha256, verdict_sha256="b" * 64, report_sha256="c" * 64,
-            approvals=(), weights=weights, released_at="2026-11-20T00:00:00+00:00")
+            approvals=(), weights=weights, beside=beside, released_at="2026-11-20T00:00:00+00:00")
     return made
 
 
@@ -32,7 +32,7 @@ def publish(workspace, tmp_path):
     def go(weights, **more):
         file = tmp_path / "weights"
         file.write_bytes(weights)
-        return releases.publish(workspace, "digits", file, sha256_bytes(weights), describe(**more))
+        return releases.publish(workspace, "digits", file, sha256_bytes(weights), describe(**more), {})
     return go
 
 
@@ -48,6 +48,21 @@ def test_generations_grow_and_current_points_at_the_newest(workspace, publish):
     assert (link / "model.safetensors").read_bytes() == b"three"
 
 
+def test_what_a_library_reads_beside_the_weights_is_released_with_them_and_checked_before_it_is_served_again(
+        workspace, publish, tmp_path):
+    (tmp_path / "weights").write_bytes(b"one")
+    first = releases.publish(workspace, "digits", tmp_path / "weights", sha256_bytes(b"one"), describe(),
+                             {"config.json": b"{}"})
+    assert [(file.name, file.sha256) for file in first.beside] == [("config.json", sha256_bytes(b"{}"))]
+    publish(b"two")
+    beside = releases.folder_of(workspace, first) / "config.json"
+    beside.write_bytes(b"[]")
+    with pytest.raises(DoesNotVerify, match=r"config\.json: not the bytes that were released"):
+        releases.rollback(workspace, "digits")
+    beside.write_bytes(b"{}")
+    assert releases.rollback(workspace, "digits").now == first
+
+
 def test_a_digest_that_is_current_already_is_not_released_again(workspace, publish):
     assert publish(b"one", run="run.1") == publish(b"one", run="run.2")
     assert len(releases.history(workspace, "digits")) == 1
@@ -56,7 +71,7 @@ def test_a_digest_that_is_current_already_is_not_released_again(workspace, publi
 def test_bytes_that_are_not_the_approved_ones_are_refused(workspace, tmp_path):
     (tmp_path / "weights").write_bytes(b"other")
     with pytest.raises(Refused):
-        releases.publish(workspace, "digits", tmp_path / "weights", sha256_bytes(b"one"), describe())
+        releases.publish(workspace, "digits", tmp_path / "weights", sha256_bytes(b"one"), describe(), {})
     assert releases.current(workspace, "digits") is None
 
 
@@ -74,8 +89,8 @@ def test_a_crash_before_the_flip_leaves_the_old_release_and_the_next_try_finishe
         releases.{where} = lambda *_: os._exit(9)
         released = Release.model_validate_json({old.model_dump_json(by_alias=True)!r})
         releases.publish(Workspace(Path({str(workspace.root)!r})), "digits", Path({str(tmp_path / 'new')!r}),
-            sha256_bytes(b"new"), lambda generation, weights: released.model_copy(update=dict(
-                generation=generation, weights=weights, candidate_sha256=weights.sha256)))
+            sha256_bytes(b"new"), lambda generation, weights, _: released.model_copy(update=dict(
+                generation=generation, weights=weights, candidate_sha256=weights.sha256)), dict())
         """)], check=False)
     assert died.returncode == 9
     assert releases.current(workspace, "digits") == old
