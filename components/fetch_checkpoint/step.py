@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 from expunge.contracts import (
     Absent,
@@ -28,6 +29,7 @@ from expunge.stores import sources
 
 WEIGHTS, FACTORY = "model.safetensors", "factory.py"
 DISCRIMINATOR = "discriminator"  # the prefix of a separate discriminator's files
+TRIED = 16  # held-out images that a flow is asked about
 OF_THE_PARENTS_KIND = ("parent", "reference", "origin")  # every other model is a classifier, who looks at images
 
 
@@ -52,7 +54,6 @@ def fetch_checkpoint(entered: Entered, *, request: Path, checkpoint: Path, oracl
     if wanted.method.chosen is not None:
         entered.note(f"auto chose {wanted.method.name}, {wanted.method.chosen}")
     fetch = _Fetch(entered.workspace, sha256_file(request), wanted.family)
-    fetch.model("parent", "checkpoint", wanted.checkpoint, checkpoint, wanted.discriminator)
     named: dict[str, tuple[ModelSource | None, Path]] = {
         "oracle": (wanted.oracle, oracle), "judge": (wanted.judge, judge), "extractor": (wanted.extractor, extractor),
         "reference": (wanted.reference, reference), "origin": (wanted.origin, origin)}
@@ -61,10 +62,12 @@ def fetch_checkpoint(entered: Entered, *, request: Path, checkpoint: Path, oracl
             write_record(folder, Absent(reason=f"the request names no {name}"))
         else:
             fetch.model(name, name, source, folder)
+    fetch.model("parent", "checkpoint", wanted.checkpoint, checkpoint, wanted.discriminator)
     held = sources.images("holdout", wanted.holdout, entered.workspace)
     there = {name: str(folder) for name, (source, folder) in named.items() if source is not None}
     known = trial.try_out(trial.Wanted(
         checkpoint=str(checkpoint), forget=wanted.forget, image_shape=held.table.images.shape[1:],
+        pixels=held.table[:TRIED].pixels.tobytes() if wanted.family == "flow" else b"",
         range_declared=wanted.checkpoint.range is not None,
         reference_range_declared=bool(wanted.reference and wanted.reference.range),
         origin_range_declared=bool(wanted.origin and wanted.origin.range), **there))
@@ -74,6 +77,17 @@ def fetch_checkpoint(entered: Entered, *, request: Path, checkpoint: Path, oracl
     else:
         names = read_record(Checkpoint, judge).interface.classes
         as_known_to_judge(held.table.labels, held.classes, names, known)  # for its complaint
+        _refuse_strangers(wanted, entered.workspace, names, known)
+
+
+def _refuse_strangers(wanted: Request, workspace: Workspace, names: tuple[str, ...], known: int) -> None:
+    """BadInput for a flow's real images of a class that its judge does not know: it numbers all of its sample sets."""
+    if wanted.family != "flow":
+        return
+    for field, source in (("training", wanted.training), ("members", wanted.members)):
+        if source is not None:
+            found = sources.images(field, source, workspace)
+            as_known_to_judge(found.table.labels, found.classes, names, known, field)
 
 
 class _Fetch:
@@ -81,6 +95,7 @@ class _Fetch:
 
     def __init__(self, workspace: Workspace, request_sha256: str, family: Family) -> None:
         self.workspace, self.request_sha256, self.family = workspace, request_sha256, family
+        self.judges: tuple[str, ...] = ()  # the names of the judge's classes, once it is there
 
     def model(self, role: str, field: str, source: ModelSource, folder: Path,
               discriminator: ModelSource | None = None) -> None:
@@ -89,6 +104,11 @@ class _Fetch:
         if family not in (None, needed):
             raise BadInput(f"{field}.uri: {source.uri} is a {family}, a {needed} is needed", "name another model")
         critic = discriminator and self._store(DISCRIMINATOR, discriminator, folder, f"{DISCRIMINATOR}-", needed)[0]
+        if role == "judge":
+            self.judges = stored.interface.classes
+        if needed == "flow":  # its sample sets are numbered as the judge's classes are
+            stored = stored.model_copy(update={
+                "interface": stored.interface.model_copy(update={"classes": self.judges})})
         write_record(folder, Checkpoint(
             role=role, request_sha256=self.request_sha256, uri=source.uri, family=needed,
             discriminator=critic, **dict(stored)))
@@ -122,8 +142,17 @@ class _Fetch:
             models.save(weights, state, models.ModelSpec(architecture=architecture, config=config, family=family))
         stored = StoredModel(architecture=architecture, config=config, factory=factory,
                              weights=StoredFile.of(weights),
-                             interface=_interface(source, spec.classes if spec else (), family))
+                             interface=_interface(source, spec.classes if spec else (), family,
+                                                  self._own(field, architecture, config)))
         return stored, spec.family if spec and source.architecture is None else None
+
+    def _own(self, field: str, architecture: str, config: dict[str, Any]) -> Interface | None:
+        from expunge import models
+
+        try:
+            return models.own_interface(architecture, config)
+        except BadInput as error:
+            raise BadInput(f"{field}: {error.problem}", error.remedy) from error
 
     def _factory(self, field: str, source: ModelSource, folder: Path, name: str) -> StoredFile | None:
         """A copy of the user's code as it is now: the one that the digest names, whatever becomes of the original."""
@@ -133,14 +162,20 @@ class _Fetch:
         return StoredFile.of(Path(shutil.copyfile(origin, folder / name)))
 
 
-def _interface(source: ModelSource, names: tuple[str, ...], family: str) -> Interface:
-    """How the model is spoken to: as the request declares, else as ours are; classes by its file's names, if any."""
-    said = Interface(range=source.range or (-1.0, 1.0), channels=source.channels)
+def _interface(source: ModelSource, names: tuple[str, ...], family: str, own: Interface | None) -> Interface:
+    """How the model is spoken to: as the request declares, else as ours are; classes by its file's names, if any.
+
+    What the model says of itself (`own`) stands where the request is silent. Where it is not, the trial compares.
+    """
+    own = own or Interface()
+    said = Interface(range=source.range or own.range, channels=source.channels)
     if isinstance(source, DiscriminatorSource):
         return said.model_copy(update={"output": source.output})
     assert isinstance(source, ParentSource | ClassifierSource)
     if isinstance(source, ParentSource) and family == "gan":
         return said.model_copy(update={"latent": source.latent, "latent_distribution": source.latent_distribution,
                                        "output": source.discriminator_output})
+    if isinstance(source, ParentSource) and family == "flow":
+        return said.model_copy(update={"bits": source.bits or own.bits})
     return said.model_copy(update={"output": source.output, "classes": source.classes or names,
                                    "features": source.features})

@@ -20,11 +20,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
-from expunge.contracts import Candidate, Checkpoint, StoredModel
+from expunge.contracts import Candidate, Checkpoint, Family, Interface, StoredModel
 from expunge.digests import sha256_file, write_atomically
 from expunge.errors import BadInput, DoesNotVerify
 from expunge.models import stylegan2_files
 from expunge.models.classifiers import Classifier
+from expunge.models.flow import Flow, as_flow
 from expunge.models.gan import Gan
 from expunge.models.guests import as_classifier, as_gan
 from expunge.models.registry import BUILDERS, build
@@ -32,6 +33,7 @@ from expunge.models.registry import BUILDERS, build
 METADATA_KEY = "expunge"
 MISMATCHES_NAMED = 3
 STYLEGAN2 = "stylegan2"  # the architecture whose config can be read off its weights
+MADE: dict[type[nn.Module], Family] = {Gan: "gan", Classifier: "classifier", Flow: "flow"}  # by what a builder returns
 
 
 class ModelSpec(BaseModel):
@@ -40,8 +42,8 @@ class ModelSpec(BaseModel):
     Attributes:
         architecture: a built-in name, or `path/to/file.py:factory`.
         config: the keyword arguments of its builder.
-        family: `gan` or `classifier`.
-        classes: names of the classes, in the order of a classifier's logits; for a GAN, of its data.
+        family: `gan`, `classifier` or `flow`.
+        classes: names of the classes, in the order of a classifier's logits; for what draws, of its data.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -104,13 +106,26 @@ def family_in(path: str | os.PathLike[str]) -> str | None:
     return spec.family if spec else None
 
 
-def family_of(architecture: str) -> str | None:
+def family_of(architecture: str) -> Family | None:
     """The family that a built-in architecture's builder makes; None for a factory, which may make any."""
     builder = BUILDERS.get(architecture)
     made = get_type_hints(builder)["return"] if builder else None
     if not isinstance(made, type):
         return None
-    return "classifier" if issubclass(made, Classifier) else "gan" if issubclass(made, Gan) else None
+    return next((family for kind, family in MADE.items() if issubclass(made, kind)), None)
+
+
+def own_interface(architecture: str, config: Mapping[str, Any]) -> Interface | None:
+    """How a flow is spoken to that says so itself: a built-in one. None for anything else.
+
+    Raises:
+        BadInput: it cannot be built with that config.
+    """
+    if family_of(architecture) != "flow":
+        return None
+    flow = build(architecture, **config)
+    assert isinstance(flow, Flow)
+    return Interface(range=flow.range, bits=flow.bits)
 
 
 def load(
@@ -197,7 +212,7 @@ def _read_torch(source: Path) -> dict[str, Tensor]:
     return stylegan2_files.with_noise({str(name): value for name, value in state.items()})
 
 
-def load_recorded(folder: Path, record: Checkpoint | Candidate) -> Gan | Classifier:
+def load_recorded(folder: Path, record: Checkpoint | Candidate) -> Gan | Classifier | Flow:
     """The model of a room's record, in evaluation mode, from the folder that holds its files.
 
     Raises:
@@ -207,6 +222,8 @@ def load_recorded(folder: Path, record: Checkpoint | Candidate) -> Gan | Classif
     module = load_stored(folder, record)
     if record.family == "classifier":
         return as_classifier(module, record.interface)
+    if record.family == "flow":
+        return as_flow(module, None, record.interface.bits, record.interface.range)
     critic = record.discriminator if isinstance(record, Checkpoint) else None
     brought = (load_stored(folder, critic), critic.interface) if critic is not None else None
     return as_gan(module, record.interface, brought)

@@ -218,6 +218,14 @@ def _shape_of_a_draw(module: nn.Module) -> tuple[int, int, int]:
     return channels, height, width
 
 
+def levels_of(field: str, flow: Flow, images: Tensor) -> Tensor:
+    """`Flow.levels` of the images [N, C, H, W] of a request's field, which is named in every complaint."""
+    try:
+        return flow.levels(images)
+    except BadInput as error:
+        raise BadInput(f"{field}: {error.problem.removeprefix('images: ')}", error.remedy) from None
+
+
 # ---------------------------------------------------------------------------------- training, trying one out
 
 

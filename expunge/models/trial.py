@@ -18,12 +18,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
+from pydantic import ConfigDict
 from torch import Tensor
 
-from expunge.contracts import Checkpoint, Forget, Frozen, read_record
+from expunge.contracts import Checkpoint, Family, Forget, Frozen, read_record
 from expunge.errors import BadInput, by_name
 from expunge.models.checkpoints import load_recorded
 from expunge.models.classifiers import Classifier
+from expunge.models.flow import TRIED, Flow, levels_of, try_flow
 from expunge.models.gan import Gan
 from expunge.models.guests import Critic, to_guest
 from expunge.room import die_with_run
@@ -34,16 +36,20 @@ SLACK = 0.05  # of the range's width: how far a pixel may lie outside of what wa
 NARROW = 0.55  # of the range's width: a generator that uses less is taken to have another range
 SECONDS_VARIABLE = "EXPUNGE_FACTORY_SECONDS"
 # Complaints that say their field already begin with one of these.
-NAMED = ("checkpoint", "discriminator", "oracle", "judge", "extractor", "reference", "origin", "forget")
+NAMED = ("checkpoint", "discriminator", "oracle", "judge", "extractor", "reference", "origin", "forget", "holdout")
 SECONDS = 60.0  # that a user's model may take to be built and to draw
 
 
 class Wanted(Frozen):
     """What is to be tried: the folders of the models' records, and what is to be forgotten."""
 
+    # Pixels go to a child through a pipe, and nowhere else.
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_bytes="base64", val_json_bytes="base64")
+
     checkpoint: str
     forget: Forget
     image_shape: tuple[int, int, int]  # of real images, for a classifier to look at
+    pixels: bytes = b""  # of some of them, as they are stored: a flow says how likely they are
     range_declared: bool = False
     oracle: str | None = None
     judge: str | None = None
@@ -56,7 +62,7 @@ class Wanted(Frozen):
 
 
 def try_out(wanted: Wanted) -> int:
-    """Builds the parent and the others; lets a generator draw, and all classifiers look at what it drew.
+    """Builds the parent and the others; lets what draws draw, and all classifiers look at what it drew.
 
     Returns how many classes the judge knows; the parent itself, if it is a classifier.
 
@@ -139,25 +145,21 @@ def _main() -> None:
 # ---------------------------------------------------------------------------------- what is tried, and how
 
 
-def _try_here(wanted: Wanted, tell: Callable[[str], None]) -> int:
+Known = dict[str, tuple[int, tuple[str, ...]]]  # how many classes a classifier knows, and their names; by its role
+Tell = Callable[[str], None]
+
+
+def _try_here(wanted: Wanted, tell: Tell) -> int:
     torch.set_num_threads(1)
-    if read_record(Checkpoint, Path(wanted.checkpoint)).family == "classifier":
-        return _try_classifiers(wanted, tell)
-    return _try_generators(wanted, tell)
+    families: dict[Family, Callable[[Wanted, Tell], int]] = {
+        "gan": _try_generators, "classifier": _try_classifiers, "flow": _try_flows}
+    return families[read_record(Checkpoint, Path(wanted.checkpoint)).family](wanted, tell)
 
 
-def _try_classifiers(wanted: Wanted, tell: Callable[[str], None]) -> int:
+def _try_classifiers(wanted: Wanted, tell: Tell) -> int:
     """The parent, and those of its kind, which have to answer with the same classes."""
     images = 2 * torch.rand(IMAGES, *wanted.image_shape, generator=torch.Generator().manual_seed(0)) - 1
-    known: dict[str, tuple[int, tuple[str, ...]]] = {}
-    for role in ("checkpoint", "reference", "origin"):
-        folder: str | None = getattr(wanted, role)
-        if folder is None:
-            continue
-        tell(f"{role}.architecture: building it and showing it images")
-        with _blamed_on(role):
-            record = read_record(Checkpoint, Path(folder))
-            known[role] = _try_classifier(role, load_recorded(Path(folder), record), record, images)
+    known = _shown(wanted, ("checkpoint", "reference", "origin"), images, tell)
     count, names = known.pop("checkpoint")
     for role, (theirs, named) in known.items():
         if theirs != count or (names and named and names != named):
@@ -172,7 +174,72 @@ def _try_classifiers(wanted: Wanted, tell: Callable[[str], None]) -> int:
     return count
 
 
-def _try_generators(wanted: Wanted, tell: Callable[[str], None]) -> int:
+def _shown(wanted: Wanted, roles: tuple[str, ...], images: Tensor, tell: Tell) -> Known:
+    """What those of the classifiers that the request names make of images [N, C, H, W]."""
+    known: Known = {}
+    for role in roles:
+        folder: str | None = getattr(wanted, role)
+        if folder is None:
+            continue
+        tell(f"{role}.architecture: building it and showing it images")
+        with _blamed_on(role):
+            record = read_record(Checkpoint, Path(folder))
+            known[role] = _try_classifier(role, load_recorded(Path(folder), record), record, images)
+    return known
+
+
+def _try_flows(wanted: Wanted, tell: Tell) -> int:
+    """The parent, those of its kind, which have to be of the same images, and who looks at what it draws."""
+    real = torch.frombuffer(bytearray(wanted.pixels), dtype=torch.uint8).view(-1, *wanted.image_shape) / 127.5 - 1
+    flows: dict[str, Flow] = {}
+    for role in ("checkpoint", "reference", "origin"):
+        folder: str | None = getattr(wanted, role)
+        if folder is None:
+            continue
+        tell(f"{role}.architecture: building the flow, drawing from it and asking it of images")
+        with _blamed_on(role):
+            record = read_record(Checkpoint, Path(folder))
+            flow = load_recorded(Path(folder), record)
+            assert isinstance(flow, Flow)  # the record's family said so
+            flows[role] = flow
+            _refuse_other_form(role, flow, flows["checkpoint"])
+            _try_flow(role, flow, record, real)
+    known = _shown(wanted, ("judge", "extractor"), flows["checkpoint"].sample(
+        TRIED, torch.Generator().manual_seed(0)), tell)
+    count, names = known["judge"]
+    lost = {*wanted.forget.numbers("the judge", names, count),
+            *wanted.forget.earlier_numbers("the judge", names, count)}
+    if len(lost) == count and not wanted.forget.images:
+        raise BadInput(f"forget.classes: all {count} classes of the judge would be forgotten",
+                       "leave at least one that is to stay, or name single images (forget.images)")
+    return count
+
+
+@torch.no_grad()
+def _try_flow(field: str, flow: Flow, record: Checkpoint, real: Tensor) -> None:
+    """BadInput if it is not as its record says, or does not do with real images what a flow does."""
+    said = record.interface
+    if flow.bits != said.bits:
+        raise BadInput(f"{field}.bits: the flow was built for images of {flow.bits} bits, declared are {said.bits}",
+                       f"write 'bits: {flow.bits}'")
+    if flow.range != said.range:
+        (low, high), (other_low, other_high) = flow.range, said.range
+        raise BadInput(f"{field}.range: the flow was built for points from {low:g} to {high:g}, declared are "
+                       f"{other_low:g} to {other_high:g}", f"write 'range: [{low:g}, {high:g}]'")
+    if said.channels not in (None, flow.image_shape[0]):
+        raise BadInput(f"{field}.channels: {said.channels} declared, it draws {flow.image_shape[0]}", "correct it")
+    levels_of("holdout", flow, real)
+    try_flow(flow, real)
+
+
+def _refuse_other_form(role: str, flow: Flow, parent: Flow) -> None:
+    if (flow.image_shape, flow.bits) != (parent.image_shape, parent.bits):
+        theirs, ours = (f"{'x'.join(map(str, one.image_shape))} and {one.bits} bits" for one in (flow, parent))
+        raise BadInput(f"{role}: it is a flow of images of {theirs}, the checkpoint of {ours}",
+                       "name a flow of the same images")
+
+
+def _try_generators(wanted: Wanted, tell: Tell) -> int:
     tell("checkpoint.architecture: building the generator and drawing from it")
     with _blamed_on("checkpoint"):
         came = read_record(Checkpoint, Path(wanted.checkpoint))
@@ -183,19 +250,9 @@ def _try_generators(wanted: Wanted, tell: Callable[[str], None]) -> int:
         with _blamed_on("discriminator"):
             field = "discriminator.output" if came.discriminator else "checkpoint.discriminator_output"
             _try_discriminator(parent.discriminator, images, field)
-    known: dict[str, tuple[int, tuple[str, ...]]] = {}
-    for role, folder in (("oracle", wanted.oracle), ("judge", wanted.judge)):
-        assert folder is not None  # a generator's request names both
-        tell(f"{role}.architecture: building it and showing it images")
-        with _blamed_on(role):
-            record = read_record(Checkpoint, Path(folder))
-            known[role] = _try_classifier(role, load_recorded(Path(folder), record), record, images)
+    known = _shown(wanted, ("oracle", "judge"), images, tell)  # a generator's request names both
     _agree_on_classes(wanted.forget, known)
-    if wanted.extractor is not None:
-        tell("extractor.architecture: building it and showing it images")
-        with _blamed_on("extractor"):
-            record = read_record(Checkpoint, Path(wanted.extractor))
-            _try_classifier("extractor", load_recorded(Path(wanted.extractor), record), record, images)
+    _shown(wanted, ("extractor",), images, tell)
     others = (("reference", wanted.reference, wanted.reference_range_declared, "retrained without the forget data"),
               ("origin", wanted.origin, wanted.origin_range_declared, "from before the earlier requests"))
     for role, other, range_declared, which in others:
@@ -224,6 +281,8 @@ def _blamed_on(field: str) -> Iterator[None]:
     try:
         yield
     except BadInput as error:
+        if error.problem.startswith("checkpoint") and field in ("reference", "origin"):  # another of the parent's kind
+            raise BadInput(error.problem.replace("checkpoint", field, 1), error.remedy) from error
         if error.problem.startswith(NAMED):
             raise
         joint = "." if error.problem.startswith(("architecture ", "features: ", "output: ")) else ": "
@@ -271,7 +330,7 @@ def _try_discriminator(critic: Critic, images: Tensor, field: str) -> None:
 
 
 @torch.inference_mode()
-def _try_classifier(role: str, model: Gan | Classifier, record: Checkpoint,
+def _try_classifier(role: str, model: Gan | Classifier | Flow, record: Checkpoint,
                     images: Tensor) -> tuple[int, tuple[str, ...]]:
     """How many classes it knows, and their names."""
     assert isinstance(model, Classifier)
@@ -303,7 +362,7 @@ def _refuse_wrong_output(field: str, declared: str, looks_like_probabilities: bo
         raise BadInput(f"{field}: '{declared}' declared, it puts out {looks}", f"declare '{right}' there")
 
 
-def _agree_on_classes(forget: Forget, known: dict[str, tuple[int, tuple[str, ...]]]) -> None:
+def _agree_on_classes(forget: Forget, known: Known) -> None:
     """Both know what is to be forgotten and what was, and a number means the same to both."""
     for role, (count, names) in known.items():
         forget.numbers(f"the {role}", names, count)

@@ -126,7 +126,7 @@ def _request(workspace: Workspace, sha256: str) -> Request:
 
 
 def _earlier(request: Request, past: Past) -> tuple[Class, ...]:
-    """The classes that have to stay forgotten, as this request's oracle calls them."""
+    """The classes that have to stay forgotten, as this request calls them."""
     stated = request.forget.earlier
     if past.named_by is None:
         return stated
@@ -147,8 +147,8 @@ def _earlier(request: Request, past: Past) -> tuple[Class, ...]:
 
 
 def _names(request: Request) -> ClassifierSource | ParentSource:
-    """By whose names a request says what is unwanted: its oracle's, or those of the classifier that is to forget."""
-    return request.oracle or request.checkpoint
+    """By whose names a request says what is unwanted: its oracle's, its judge's, or its own, of a classifier's."""
+    return request.oracle or request.judge or request.checkpoint
 
 
 def _origin(request: Request, past: Past) -> ParentSource | None:

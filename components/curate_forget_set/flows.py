@@ -1,0 +1,130 @@
+"""The sample sets of a request about a normalizing flow: real images, whole classes of them or single ones.
+
+A flow says exactly how likely it finds an image, so what is to be forgotten are given images: those of `training` that
+are of the request's classes, or only those of them whose numbers `forget.images` holds. Every label is put into the
+judge's numbers.
+
+What is remembered is held as likely as it was. Where whole classes are asked for, nothing of a class that an earlier
+request was about is remembered: that was to become unlikely, too.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from components.curate_forget_set.labelled import NOTHING_ELSE, Mask, Numbering, RealImages, members_of
+from expunge.contracts import Checkpoint, DataSource, Request, read_record
+from expunge.errors import BadInput
+from expunge.room import Entered
+from expunge.samples import NewSampleSet, SampleTable
+
+if TYPE_CHECKING:
+    from expunge.models import Flow
+
+LOOKED_AT = 256  # held-out images by which it is seen whether the flow knows such images at all
+STRANGER = "leave them out, or bring a judge that knows them (judge.classes names what it knows)"
+ANY_NUMBER = 2**31  # a judge without names: the first room has compared all numbers with how many classes it knows
+
+
+def sets_of_flow(entered: Entered, wanted: Request, parent: "Flow", checkpoint: Path, oracle: Path,
+                 policy: Path) -> list[NewSampleSet]:
+    """`forget` and `retain` from the training images, `holdout`, and `members` if the request names any.
+
+    Raises:
+        BadInput: a class that is to be forgotten has no image to learn or to measure by, or nothing else has; a number
+            of `forget.images` is of no image, or of one of another class; an image is of another size or depth than
+            the flow's; the flow finds held-out images no likelier than noise.
+    """
+    assert wanted.training is not None  # fetch_checkpoint has seen to that
+    names = read_record(Checkpoint, checkpoint).interface.classes
+    count = len(names) or ANY_NUMBER
+    by = Numbering("the judge", names, count, wanted.forget.numbers("the judge", names, count),
+                   wanted.forget.earlier_numbers("the judge", names, count))
+
+    def opened(field: str, source: DataSource) -> RealImages:
+        found = RealImages.open(field, source, entered.workspace)
+        _refuse_other_depth(parent, found.of_shape(parent.image_shape, "the flow was trained on"))
+        return found.numbered(by, STRANGER)
+
+    training, held = opened("training", wanted.training), opened("holdout", wanted.holdout)
+    if wanted.forget.images:
+        forget = _single(wanted.forget.images, training, by)
+        retain = ~forget
+        if not retain.any():
+            raise BadInput("forget.images: every image of training is to be forgotten", "add images of what is to stay")
+    else:
+        training.refuse_without(by)
+        held.refuse_without(by, NOTHING_ELSE)
+        forget = np.isin(training.table.labels, by.unwanted)
+        retain = ~np.isin(training.table.labels, by.lost)
+    _refuse_blind(parent, held.table[~np.isin(held.table.labels, by.lost) | bool(wanted.forget.images)], wanted.seed)
+
+    sets = [training.set("forget", forget, by), training.set("retain", retain, by),
+            held.set("holdout", slice(None), by)]
+    if wanted.members is not None:
+        members = opened("members", wanted.members)
+        asked = (_same_as(training.table[forget], members.table) if wanted.forget.images
+                 else np.isin(members.table.labels, by.unwanted))
+        sets.append(members_of(asked, members, by))
+    entered.note(f"{int(forget.sum())} images to forget and {int(retain.sum())} to keep, by their "
+                 f"{'numbers' if wanted.forget.images else 'labels'}")
+    return sets
+
+
+def _single(numbers: tuple[int, ...], training: RealImages, by: Numbering) -> Mask:
+    """The images [N] of those numbers. BadInput for one that is none, or not of the classes, or there twice."""
+    labels = training.table.labels
+    beyond = [number for number in numbers if number >= len(labels)]
+    if beyond:
+        raise BadInput(f"forget.images: training has no image {beyond[0]}, its {len(labels)} are 0 to "
+                       f"{len(labels) - 1}", "count the images of training from 0")
+    for number in numbers:
+        if labels[number] not in by.unwanted:
+            raise BadInput(f"forget.images: image {number} of training is of class {by.called(int(labels[number]))}, "
+                           "which forget.classes does not name", "name its class there, or leave the image out")
+    for label in by.unwanted:
+        if label not in labels[list(numbers)]:
+            raise BadInput(f"forget.classes: none of forget.images is of class {by.called(label)}",
+                           "leave the class out, or name images of it")
+    chosen = np.isin(np.arange(len(labels)), numbers)
+    again = np.flatnonzero(_same_as(training.table[chosen], training.table) & ~chosen)
+    if len(again):
+        raise BadInput(f"forget.images: image {again[0]} of training is the same as one that is to be forgotten",
+                       "name it as well: it would be remembered")
+    return chosen
+
+
+def _same_as(some: SampleTable, table: SampleTable) -> Mask:
+    """Which images [N] of a table are also among some others, by their pixels."""
+    known = {pixels.tobytes() for pixels in some.pixels}
+    return np.array([pixels.tobytes() in known for pixels in table.pixels], bool)
+
+
+def _refuse_other_depth(parent: "Flow", images: RealImages) -> None:
+    """BadInput if the images, as they are going to be stored, are not of the flow's range and depth."""
+    import torch
+
+    from expunge.models.flow import levels_of
+    from expunge.samples.table import from_pixels
+
+    levels_of(images.role, parent, torch.from_numpy(from_pixels(images.table.pixels)))
+
+
+def _refuse_blind(parent: "Flow", held: SampleTable, seed: int) -> None:
+    """BadInput if it finds what is to stay no likelier than noise: `bits` per dimension cost as much as any image."""
+    import torch
+
+    from expunge.samples.table import from_pixels
+
+    chosen = np.random.default_rng(seed).permutation(len(held))[:LOOKED_AT]
+    random = torch.Generator().manual_seed(seed)
+    levels = parent.levels(torch.from_numpy(from_pixels(held[chosen].pixels)))
+    with torch.inference_mode():
+        found = torch.cat([parent.bits_per_dim(parent.log_prob(parent.points(some, random)))
+                           for some in levels.split(32)])
+    middle = found.median().item()
+    if not middle < parent.bits:
+        raise BadInput(
+            f"checkpoint: it finds held-out images of what is to stay no likelier than noise ({middle:.4g} bits per "
+            f"dimension; noise takes {parent.bits})", "check its weights, checkpoint.range and checkpoint.bits")

@@ -1,0 +1,315 @@
+"""A request about a normalizing flow goes all the way, for a class and for single images; what cannot go is refused."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+from components.curate_forget_set.step import curate_forget_set
+from components.fetch_checkpoint.step import fetch_checkpoint
+from expunge import assets, models
+from expunge.contracts import (
+    Checkpoint,
+    Request,
+    SampleRole,
+    SampleSet,
+    parse_record,
+    read_record,
+    read_record_if_any,
+    write_record,
+)
+from expunge.errors import BadInput
+from expunge.families import refuse_what_does_not_fit
+from expunge.measure.policy import preset_bytes
+from expunge.samples import SampleTable, read_samples
+from expunge.stores.sources import pin
+from pipelines.cli import carry_out
+from pipelines.runs import Run
+
+ROOT = Path(__file__).parent.parent.parent
+EXAMPLE = yaml.safe_load((ROOT / "examples" / "flow" / "request.yaml").read_text())
+QUICK = {"method": {"name": "taming_flow", "preset": "debug"}, "policy": "debug", "threads": 1,
+         "sampling": {"evaluate": 200}}
+WHOLE = {"forget": {"classes": ["4"]}}
+TRAIN = {"uri": "builtin://digits/train"}
+
+# A flow of somebody's own: points in [0, 1], a scale of its own for every pixel.
+FACTORY = '''
+import torch
+from torch import nn
+
+class Mine(nn.Module):
+    def __init__(self, side=16, skew=1.0):
+        super().__init__()
+        self.middle = nn.Parameter(torch.zeros(1, side, side))
+        self.log_scale = nn.Parameter(torch.zeros(1, side, side))
+        self.skew = skew
+
+    def forward(self, x):
+        return (x - self.middle) / self.log_scale.exp(), -self.log_scale.sum().expand(len(x))
+
+    def inverse(self, z):
+        return z * self.log_scale.exp() * self.skew + self.middle
+
+    def log_prob(self, x):
+        z, log_det = self(x)
+        return torch.distributions.Normal(0.0, 1.0).log_prob(z).flatten(1).sum(1) + log_det
+
+    def sample(self, count, generator):
+        return self.inverse(torch.randn(count, *self.middle.shape, generator=generator))
+'''
+
+
+def asked(**changes):
+    return EXAMPLE | QUICK | changes
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with the flow that the example's script makes, at debug size, and one by a factory."""
+    folder = tmp_path_factory.mktemp("flow")
+    script = ROOT / "examples" / "flow" / "train.py"
+    small = ["--depth", "2", "--hidden", "8", "--steps", "40", "--rate", "5e-3", "--threads", "1"]
+    done = subprocess.run([sys.executable, script, *small], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (folder / "mine.py").write_text(FACTORY)
+    images = (torch.from_numpy(assets.digits("train")[0]) + 1) / 2
+    save_file({"middle": images.mean(0), "log_scale": (images.std(0) + 0.05).log()}, folder / "mine.safetensors")
+    return folder
+
+
+@pytest.fixture
+def here(trained, tmp_path):
+    """The same files, in a folder of the test's own."""
+    for file in trained.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    return tmp_path
+
+
+MINE = {"uri": "mine.safetensors", "architecture": "mine.py:Mine", "family": "flow", "range": [0, 1]}
+
+
+# ------------------------------------------------------------------------------------- what the request says
+
+REFUSED = {
+    "an oracle": ({"oracle": {"uri": "builtin://digits/oracle"}}, "oracle: it means nothing for a normalizing flow"),
+    "a discriminator": ({"discriminator": {"uri": "builtin://digits/dcgan"}}, "discriminator: it means nothing for a normalizing flow"),
+    "names of classes": ({"checkpoint": {"uri": "flow.safetensors", "classes": ["a"]}}, "checkpoint.classes: it means nothing"),
+    "draws to curate": ({"sampling": {"curate": 500}}, "sampling.curate: it means nothing for a normalizing flow"),
+    "lessons": ({"sampling": {"lessons": 2}}, "sampling.lessons: it means nothing for a normalizing flow"),
+    "no training": ({"training": None}, "training: a normalizing flow needs one"),
+    "no judge": ({"judge": None}, "judge: a normalizing flow needs one"),
+    "a generator for a reference": (
+        {"reference": {"uri": "builtin://digits/dcgan"}}, "reference: it is a generator, the checkpoint is a normalizing flow"),
+    "another family": ({"checkpoint": {"uri": "flow.safetensors", "family": "gan"}}, "checkpoint.family: the request says gan"),
+    "a method of generators": ({"method": {"name": "retrain"}}, "method 'retrain' is for gan models"),
+    "a truth value for an image": ({"forget": {"classes": ["4"], "images": [True]}}, "'forget.images' holds a truth value"),
+    "an image before the first": ({"forget": {"classes": ["4"], "images": [-1]}}, "'forget.images.0' input should be greater"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_means_nothing_for_a_flow_is_refused_before_anything_runs(name, workspace, here, capsys, monkeypatch):
+    changes, said = REFUSED[name]
+    monkeypatch.chdir(here)
+    Path("request.yaml").write_text(yaml.safe_dump(asked(**changes)))
+    assert carry_out(["run", "request.yaml", "--plan"]) == 2
+    line, = capsys.readouterr().err.splitlines()
+    assert said in line
+    assert not Run.all(workspace)
+
+
+def test_the_family_is_read_off_the_file_or_the_architecture_and_else_said(workspace, here):
+    state, spec = models.read(here / "flow.safetensors")
+    torch.save(state, here / "plain.pt")
+    bare = {"uri": "plain.pt", "architecture": "glow", "config": spec.config}
+    for checkpoint in (EXAMPLE["checkpoint"], bare, {**bare, "family": "flow"}, MINE):
+        pinned = pin(parse_record(Request, asked(checkpoint=checkpoint), "r"), here, workspace)
+        assert pinned.family == pinned.checkpoint.family == "flow"
+    assert pin(pinned, Path("/elsewhere"), workspace) == pinned
+    refuse_what_does_not_fit(pinned)
+
+
+# ------------------------------------------------------------------------------------- what the rooms find
+
+
+@pytest.fixture
+def rooms(workspace, here):
+    """The first two rooms, for a request that differs from the example; returns the folders, and the sets by role."""
+
+    def work(**changes):
+        request = here / "request.json"
+        write_record(request, pin(parse_record(Request, asked(**changes), "request"), here, workspace))
+        fetched = {name: here / "in" / name
+                   for name in ("checkpoint", "oracle", "judge", "extractor", "reference", "origin")}
+        fetch_checkpoint(request=request, statement=here / "s1.json", **fetched)
+        (here / "policy.yaml").write_bytes(preset_bytes("debug"))
+        made = {role: here / "out" / role for role in get_args(SampleRole)}
+        curate_forget_set(request=request, checkpoint=fetched["checkpoint"], oracle=fetched["oracle"],
+                          policy=here / "policy.yaml", statement=here / "s2.json", **made)
+        return {role: record for role, folder in made.items() if (record := read_record_if_any(SampleSet, folder))}
+
+    return work
+
+
+@pytest.fixture
+def pictures(here):
+    """Writes a part of the built-in images as a Parquet file, `images` and `labels` to be changed on the way."""
+
+    def write(name, which="train", change=lambda images, labels: (images, labels), names=()):
+        images, labels = change(*assets.digits(which))
+        (here / name).write_bytes(SampleTable(images, labels).to_parquet(names))
+        return {"uri": name}
+
+    return write
+
+
+def without(*classes):
+    return lambda images, labels: (images[~np.isin(labels, classes)], labels[~np.isin(labels, classes)])
+
+
+def test_single_images_go_and_the_others_of_their_class_stay(rooms, workspace):
+    found = rooms()
+    assert found.keys() == {"forget", "retain", "holdout"}
+    assert found["forget"].class_counts == {"4": 3}
+    of_class = int((assets.digits("train")[1] == 4).sum())
+    assert found["retain"].class_counts["4"] == of_class - 3
+    assert {record.unwanted for record in found.values()} == {(4,)}
+    table, (images, _) = read_samples(workspace, found["forget"]), assets.digits("train")
+    assert np.allclose(table.images, images[[2, 13, 45]], atol=1 / 255)
+    assert found["holdout"].count == len(assets.digits("holdout")[1])
+
+
+def test_a_whole_class_goes_and_nothing_of_it_or_of_what_went_before_is_remembered(rooms):
+    found = rooms(forget={"classes": ["4"], "earlier": ["7"]}, members=TRAIN)
+    assert set(found["forget"].class_counts) == set(found["members"].class_counts) == {"4"}
+    assert set(found["retain"].class_counts) == set("01235689")
+    assert (found["forget"].unwanted, found["forget"].earlier) == ((4,), (7,))
+
+
+def test_the_sets_are_numbered_as_the_judge_numbers_its_classes(rooms, pictures, here):
+    state, spec = models.read(assets.path("judge"))
+    names = tuple(f"digit {number}" for number in range(10))
+    models.save(here / "judge.safetensors", state, spec.model_copy(update={"classes": names}))
+    backwards = [f"digit {9 - number}" for number in range(10)]
+    turned = {field: pictures(f"{field}.parquet", which, lambda images, labels: (images, 9 - labels), backwards)
+              for field, which in (("training", "train"), ("holdout", "holdout"))}
+    found = rooms(judge={"uri": "judge.safetensors"}, forget={"classes": ["digit 4"], "images": [2]}, **turned)
+    assert found["forget"].class_counts == {"4": 1}
+    assert {record.classes for record in found.values()} == {names}
+
+
+def test_members_are_narrowed_to_the_images_that_are_to_go(rooms):
+    assert rooms(members=TRAIN)["members"].count == 3
+    with pytest.raises(BadInput, match="members: no image is of what is to be forgotten"):
+        rooms(members={"uri": "builtin://digits/holdout"}, holdout={"uri": "builtin://digits/holdout"})
+
+
+@pytest.mark.parametrize(("forget", "said"), [
+    ({"classes": ["4"], "images": [2, 1258]}, r"forget\.images: training has no image 1258, its 1258 are 0 to 1257: count"),
+    ({"classes": ["4"], "images": [0]}, r"forget\.images: image 0 of training is of class 0, which forget\.classes does not name"),
+    ({"classes": ["4", "7"], "images": [2]}, r"forget\.classes: none of forget\.images is of class 7: leave the class out"),
+    ({"classes": ["cat"]}, r"forget\.classes: the judge does not know class 'cat'"),
+    ({"classes": list(range(10))}, r"forget\.classes: all 10 classes of the judge would be forgotten: .* single images"),
+])
+def test_what_there_is_not_cannot_be_forgotten(rooms, forget, said):
+    with pytest.raises(BadInput, match=said):
+        rooms(forget=forget)
+
+
+def test_an_image_that_is_there_twice_has_to_go_twice(rooms, pictures):
+    def twice(images, labels):
+        return np.concatenate([images, images[2:3]]), np.concatenate([labels, labels[2:3]])
+
+    training = pictures("twice.parquet", change=twice)
+    with pytest.raises(BadInput, match=r"forget\.images: image 1258 of training is the same as one .*: name it as well"):
+        rooms(training=training)
+    assert rooms(training=training, forget={"classes": ["4"], "images": [2, 1258]})["forget"].count == 2
+
+
+def test_a_class_without_an_image_is_refused_where_the_whole_class_is_asked_for(rooms, pictures):
+    with pytest.raises(BadInput, match="training: no image is of class 4, which is to be forgotten: add labelled"):
+        rooms(training=pictures("train.parquet", change=without(4)), **WHOLE)
+    lacking = pictures("holdout.parquet", "holdout", without(4))
+    with pytest.raises(BadInput, match=r"holdout: no image is of class 4, .* nothing else could show"):
+        rooms(holdout=lacking, **WHOLE)
+    assert rooms(holdout=lacking)["holdout"].class_counts.get("4") is None
+
+
+def test_images_of_another_size_class_or_depth_are_refused_by_their_field(rooms, pictures):
+    with pytest.raises(BadInput, match="training: its images are 1x15x16, the flow was trained on 1x16x16"):
+        rooms(training=pictures("small.parquet", change=lambda images, labels: (images[:, :, 1:], labels)))
+    with pytest.raises(BadInput, match="holdout: 16x1x15x16, the flow was trained on 1x16x16"):
+        rooms(holdout=pictures("held.parquet", "holdout", lambda images, labels: (images[:, :, 1:], labels)))
+    with pytest.raises(BadInput, match=r"training: .* images are of class 14, which the judge does not know"):
+        rooms(training=pictures("more.parquet", change=lambda images, labels: (images, np.where(labels == 3, 14, labels))))
+
+
+def test_a_flow_of_another_depth_than_the_images_is_refused_with_what_to_do(rooms, here, pictures):
+    state, spec = models.read(here / "flow.safetensors")
+    models.save(here / "four.safetensors", state, spec.model_copy(update={"config": {**spec.config, "bits": 4}}))
+    four = {"checkpoint": {"uri": "four.safetensors"}}
+    with pytest.raises(BadInput, match=r"holdout: \d+ pixels lie between the 16 levels of the 4 bits .*: reduce the images to 4"):
+        rooms(**four)
+
+    def coarse(images, labels):
+        levels = np.floor((images + 1) * 7.999)
+        return (levels / 7.5 - 1).astype(np.float32), labels
+
+    held = {"holdout": pictures("coarse.parquet", "holdout", coarse)}
+    with pytest.raises(BadInput, match=r"training: .* pixels lie between the 16 levels of the 4 bits"):
+        rooms(**four, **held)
+    assert rooms(**four, **held, training=pictures("coarse-train.parquet", change=coarse))["forget"].count == 3
+
+
+def test_what_a_built_in_flow_says_of_itself_cannot_be_said_otherwise(rooms, here):
+    rooms(checkpoint={"uri": "flow.safetensors", "bits": 8, "range": [-0.5, 0.5]})
+    came = read_record(Checkpoint, here / "in" / "checkpoint")
+    assert (came.interface.bits, came.interface.range) == (8, (-0.5, 0.5))
+    with pytest.raises(BadInput, match=r"checkpoint\.bits: the flow was built for images of 8 bits, declared are 5"):
+        rooms(checkpoint={"uri": "flow.safetensors", "bits": 5})
+    with pytest.raises(BadInput, match=r"checkpoint\.range: the flow was built for points from -0.5 to 0.5, declared"):
+        rooms(checkpoint={"uri": "flow.safetensors", "range": [0, 1]})
+    with pytest.raises(BadInput, match=r"checkpoint\.channels: 3 declared, it draws 1"):
+        rooms(checkpoint={"uri": "flow.safetensors", "channels": 3})
+
+
+def test_a_flow_of_somebodys_own_is_spoken_to_in_its_own_range(rooms, here):
+    assert rooms(checkpoint=MINE)["forget"].count == 3
+    came = read_record(Checkpoint, here / "in" / "checkpoint")
+    flow = models.load_recorded(here / "in" / "checkpoint", came)
+    assert (flow.image_shape, flow.bits, flow.range) == ((1, 16, 16), 8, (0.0, 1.0))
+    assert flow.as_in_file(flow.state_dict()).keys() == load_file(here / "mine.safetensors").keys()
+    with pytest.raises(BadInput, match=r"checkpoint: it finds held-out images .* no likelier than noise .*checkpoint\.range"):
+        rooms(checkpoint=MINE | {"range": [-1, 1]})
+
+
+@pytest.mark.parametrize(("changes", "said"), [
+    ({"config": {"skew": 1.2}}, r"checkpoint: inverse\(forward\(x\)\) misses x by up to .* levels.*: let inverse\(\) undo"),
+    ({"config": {"side": 8}}, r"checkpoint: .*the weights do not fit the architecture"),
+    ({"architecture": "glow", "config": {"side": 15}}, r"checkpoint: side: 15 pixels cannot be halved 2 times"),
+])
+def test_a_flow_that_is_none_is_refused_with_what_to_do(rooms, changes, said):
+    with pytest.raises(BadInput, match=said):
+        rooms(checkpoint=MINE | changes)
+
+
+def test_a_reference_is_a_flow_of_the_same_images(rooms, here):
+    state, spec = models.read(here / "flow.safetensors")
+    models.save(here / "four.safetensors", state, spec.model_copy(update={"config": {**spec.config, "bits": 4}}))
+    with pytest.raises(BadInput, match=r"reference: it is a flow of images of 1x16x16 and 4 bits, the checkpoint of .* 8 bits"):
+        rooms(reference={"uri": "four.safetensors"})
+    with pytest.raises(BadInput, match=r"reference: inverse\(forward\(x\)\) misses x"):
+        rooms(reference=MINE | {"config": {"skew": 1.2}})
+    assert rooms(reference={"uri": "flow.safetensors"})
+
+
+def test_an_image_to_learn_from_and_to_be_measured_by_is_refused(rooms):
+    with pytest.raises(BadInput, match=r"the same image is in the .* and the holdout set"):
+        rooms(training={"uri": "builtin://digits/holdout"}, **WHOLE)
