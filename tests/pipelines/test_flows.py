@@ -11,10 +11,13 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
+from components.adapt.step import adapt
 from components.curate_forget_set.step import curate_forget_set
 from components.fetch_checkpoint.step import fetch_checkpoint
+from components.unlearn.step import unlearn
 from expunge import assets, models
 from expunge.contracts import (
+    Candidate,
     Checkpoint,
     Request,
     SampleRole,
@@ -313,3 +316,35 @@ def test_a_reference_is_a_flow_of_the_same_images(rooms, here):
 def test_an_image_to_learn_from_and_to_be_measured_by_is_refused(rooms):
     with pytest.raises(BadInput, match=r"the same image is in the .* and the holdout set"):
         rooms(training={"uri": "builtin://digits/holdout"}, **WHOLE)
+
+
+# ------------------------------------------------------------------------------------- what training makes of it
+
+
+def likely(flow, images):
+    """Bits per dimension [N] of images [N, C, H, W], by the same points for whoever is asked."""
+    with torch.no_grad():
+        points = flow.points(flow.levels(images), torch.Generator().manual_seed(0))
+        return flow.bits_per_dim(flow.log_prob(points))
+
+
+@pytest.mark.parametrize("checkpoint", [EXAMPLE["checkpoint"], MINE], ids=["built in", "of a factory"])
+def test_a_candidate_finds_the_images_less_likely_and_is_built_and_named_as_its_parent(rooms, here, workspace, checkpoint):
+    rooms(checkpoint=checkpoint)
+    recipe = {"method": "taming_flow", "preset": "debug", "overrides": '{"rate": 0.01}', "seed": 0, "threads": 1}
+    sets = {role: here / "out" / role for role in ("negative", "forget", "retain")}
+    adapt(checkpoint=here / "in" / "checkpoint", adaptation=here / "a", statement=here / "s3.json", **sets, **recipe)
+    unlearn(checkpoint=here / "in" / "checkpoint", oracle=here / "in" / "oracle", adaptation=here / "a",
+            positive=here / "out" / "positive", candidate=here / "c", statement=here / "s4.json", **sets, **recipe)
+
+    came, made = read_record(Checkpoint, here / "in" / "checkpoint"), read_record(Candidate, here / "c")
+    assert (made.family, made.claim, made.interface) == ("flow", "output suppression", came.interface)
+    assert load_file(here / "c" / "model.safetensors").keys() == load_file(here / checkpoint["uri"]).keys()
+    parent, candidate = (models.load_recorded(here / name, record) for name, record in (("in/checkpoint", came), ("c", made)))
+    forget, retain = (torch.from_numpy(read_samples(workspace, read_record(SampleSet, sets[role])).images)
+                      for role in ("forget", "retain"))
+    assert (likely(candidate, forget) > likely(parent, forget)).all()
+    assert likely(candidate, retain[:100]).mean() < likely(candidate, forget).mean()
+    assert models.read(here / "c" / "model.safetensors")[1].family == "flow"
+    if came.factory is None:
+        assert isinstance(models.load(here / "c" / "model.safetensors"), models.Flow)
