@@ -7,7 +7,6 @@ model of this kind is built.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,28 +17,20 @@ from torch import Tensor, nn
 
 from expunge.errors import BadInput
 from expunge.models.classifiers import Classifier, last_linear
+from expunge.models.library_files import CONFIG, LibraryModel, read_json, written
 
 ARCHITECTURE = "transformers"  # its name in `expunge.models.BUILDERS`
-CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
+PREPROCESSOR = "preprocessor_config.json"
 EXTRA = "pip install 'expunge[transformers]'"
 
 
-class TransformersClassifier(Classifier):
+class TransformersClassifier(LibraryModel, Classifier):
     """One of the library's image classifiers as one of ours: its tensors keep the names of their file."""
 
     def __init__(self, inner: nn.Module, mean: Tensor | None, std: Tensor | None, dtype: torch.dtype) -> None:
         super().__init__()
-        self._inner = [inner]  # in a list, lest its tensors get a prefix; its parts are ours
-        for name, part in inner.named_children():
-            self.add_module(name, part)
-        for name, parameter in inner.named_parameters(recurse=False):
-            self.register_parameter(name, parameter)
-        for name, buffer in inner.named_buffers(recurse=False):
-            self.register_buffer(name, buffer, persistent=name not in inner._non_persistent_buffers_set)
-        self._mean, self._std, self._dtype = mean, std, dtype
-        self._in_file = _names_in_file(inner)
-        self.register_state_dict_post_hook(_as_in_file)
-        self.register_load_state_dict_pre_hook(_as_in_library)
+        self.hold(inner, dtype, names_in_file(inner))
+        self._mean, self._std = mean, std
 
     def look(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Features [B, F], which are what enters its last linear layer, and class logits [B, K] from one pass."""
@@ -68,18 +59,6 @@ class TransformersClassifier(Classifier):
             x = ((x + 1) / 2 - self._mean.to(x)) / self._std.to(x)
         logits: Tensor = self._inner[0](pixel_values=x).logits
         return logits
-
-    def as_in_file(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """A state of this model, its numbers in the type that its file has."""
-        return {name: tensor.to(self._dtype) if tensor.is_floating_point() else tensor
-                for name, tensor in state.items()}
-
-    def train(self, mode: bool = True) -> TransformersClassifier:
-        """Sets training or evaluation mode, of the library's model too."""
-        if hasattr(self, "_inner"):
-            self._inner[0].training = mode
-        super().train(mode)
-        return self
 
     def reset_parameters(self) -> None:
         """Draws all weights anew, as the library does for a model that nobody has trained."""
@@ -111,13 +90,13 @@ def build_transformers(config: dict[str, Any], preprocessor: dict[str, Any] | No
         raise BadInput(f"architecture 'transformers': no image classifier of model_type {kind!r} "
                        f"({type(error).__name__}: {said})", "check its config.json") from error
     dtype = getattr(torch, str(config.get("dtype") or config.get("torch_dtype")), torch.float32)
-    return TransformersClassifier(inner, *_normalisation(preprocessor or {}), dtype).eval()
+    return TransformersClassifier(inner, *normalisation(preprocessor or {}), dtype).eval()
 
 
 def is_folder(path: str | os.PathLike[str]) -> bool:
     """Whether a path is a folder in which the library finds an image classifier."""
     file = Path(path) / CONFIG
-    named = _json(file).get("architectures") if file.is_file() else None
+    named = read_json(file).get("architectures") if file.is_file() else None
     return isinstance(named, list) and any(str(name).endswith("ForImageClassification") for name in named)
 
 
@@ -127,9 +106,9 @@ def config_in(folder: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         BadInput: a file is missing or is not JSON; names it.
     """
-    found = {"config": _json(Path(folder) / CONFIG)}
+    found = {"config": read_json(Path(folder) / CONFIG)}
     preprocessor = Path(folder) / PREPROCESSOR
-    return found | ({"preprocessor": _json(preprocessor)} if preprocessor.is_file() else {})
+    return found | ({"preprocessor": read_json(preprocessor)} if preprocessor.is_file() else {})
 
 
 def classes_in(config: Mapping[str, Any]) -> tuple[str, ...]:
@@ -144,11 +123,10 @@ def classes_in(config: Mapping[str, Any]) -> tuple[str, ...]:
 
 def read_beside(config: Mapping[str, Any], preprocessor: Mapping[str, Any] | None = None) -> dict[str, bytes]:
     """The files that the library reads beside the weights, by name, from the arguments of `build_transformers`."""
-    files = {CONFIG: config} | ({PREPROCESSOR: preprocessor} if preprocessor is not None else {})
-    return {name: (json.dumps(content, indent=2, sort_keys=True) + "\n").encode() for name, content in files.items()}
+    return written({CONFIG: config, PREPROCESSOR: preprocessor})
 
 
-def _names_in_file(inner: nn.Module) -> dict[str, str]:
+def names_in_file(inner: nn.Module) -> dict[str, str]:
     """The library's name of each tensor, and the one that it has in a file: the two differ for older kinds of models.
 
     Raises:
@@ -164,34 +142,9 @@ def _names_in_file(inner: nn.Module) -> dict[str, str]:
     return {names[id(tensor)]: name for name, tensor in theirs.items()}
 
 
-def _as_in_file(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
-    _rename(state, {f"{prefix}{ours}": f"{prefix}{theirs}" for ours, theirs in module._in_file.items()})  # type: ignore[operator, union-attr]
-
-
-def _as_in_library(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    _rename(state, {f"{prefix}{theirs}": f"{prefix}{ours}" for ours, theirs in module._in_file.items()})  # type: ignore[operator, union-attr]
-
-
-def _rename(state: dict[str, Any], names: Mapping[str, str]) -> None:
-    """Renames a state's tensors in place, all at once."""
-    renamed = {names.get(name, name): tensor for name, tensor in state.items()}
-    state.clear()
-    state.update(renamed)
-
-
-def _normalisation(preprocessor: Mapping[str, Any]) -> tuple[Tensor | None, Tensor | None]:
+def normalisation(preprocessor: Mapping[str, Any]) -> tuple[Tensor | None, Tensor | None]:
     """Mean and standard deviation [1, C, 1, 1] of pixels in [0, 1]; None twice if a folder does not normalise."""
     mean, std = preprocessor.get("image_mean"), preprocessor.get("image_std")
     if not preprocessor.get("do_normalize", mean is not None) or mean is None or std is None:
         return None, None
     return torch.tensor(mean).view(1, -1, 1, 1), torch.tensor(std).view(1, -1, 1, 1)
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise BadInput(f"checkpoint: {file.name} is missing or not JSON", "fetch the folder again") from error
-    if not isinstance(content, dict):
-        raise BadInput(f"checkpoint: {file.name} is no JSON object", "fetch the folder again")
-    return content
