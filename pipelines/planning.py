@@ -7,7 +7,7 @@ signed is seen when the run comes to them.
 
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -18,7 +18,7 @@ from components.evaluate.evidence import CONFIDENCE
 from components.evaluate.pictures import may_show_before
 from components.evaluate.probes.can_it_be_found import NOT_SEARCHED
 from components.evaluate.probes.does_it_stay_forgotten import NO_ORIGIN
-from expunge.contracts import Checkpoint, Claim, Frozen, Policy, Request, read_record
+from expunge.contracts import Checkpoint, Claim, Family, Frozen, Policy, Request, read_record
 from expunge.digests import canonical_json, sha256_bytes, sha256_file
 from expunge.errors import BadInput, ExpungeError
 from expunge.evidence.coherence import read_policy
@@ -33,6 +33,7 @@ from expunge.settings import Workspace, image_digest
 from expunge.stores import sources
 from pipelines.runs import UNFINISHED, Run
 
+HELD_OUT = "held-out images"
 REMEMBERED = ("fetch_checkpoint", "curate_forget_set", "adapt", "unlearn", "evaluate")  # rooms that reuse results
 _TRAINING = ("adapt", "unlearn")
 
@@ -85,6 +86,7 @@ class Plan(Frozen):
     attempts: int  # earlier runs of this request
     verdicts: int  # of them, how many came to a verdict: each was a chance to pass by luck
     forget: tuple[int | str, ...]
+    images: tuple[int, ...]  # only these of training, by their numbers; all of the classes if none
     earlier: tuple[int | str, ...]  # what earlier requests made the parent forget, and has to stay forgotten
     parent: str
     parent_sha256: str
@@ -148,7 +150,7 @@ def plan(workspace: Workspace, request: Request, named: Request, again: bool = F
     return Plan(
         request_id=request.id, request_sha256=sha256_bytes(request.to_bytes()), requester=request.requester,
         reason=request.reason, would=would, run=name, attempts=len(attempts),
-        verdicts=sum(run.state().came_to_a_verdict for run in attempts), forget=request.forget.classes,
+        verdicts=sum(run.state().came_to_a_verdict for run in attempts), forget=request.forget.classes, images=request.forget.images,
         earlier=request.forget.earlier, parent=request.checkpoint.uri, parent_sha256=request.checkpoint.sha256 or "",
         architecture=earlier.architecture, method=method, rooms=rooms, samples=samples, seconds=seconds,
         due=request.due, in_time=in_time, policy=policy.name, approvals=policy.approvals, reviewers=reviewers,
@@ -199,12 +201,10 @@ class _Earlier:
             done = run.state().rooms.get(room)
             if done is None or not self._alike(run, room):
                 continue
-            counts = {"curate_forget_set": "curate", "evaluate": "evaluate"}
-            if room not in counts:
+            scales = _FAMILIES[self.request.family].scales
+            if room not in scales:
                 return done.seconds, run.name, None
-            if self.request.family == "classifier":
-                return done.seconds, run.name, None  # how many images there are is not the request's to say
-            name = counts[room]
+            name = scales[room]
             was, is_now = (getattr(found.sampling, name) for found in (self.requests[run.name], self.request))
             scaled = None if was == is_now else f"sampling.{name} {was:,} → {is_now:,}"
             return done.seconds * is_now / was, run.name, scaled
@@ -259,7 +259,8 @@ def _judge(request: Request) -> str | None:
 
 def _rooms(workspace: Workspace, request: Request, earlier: _Earlier) -> Iterator[RoomPlan]:
     reused = _reusable(workspace, request, Run.policy_for(workspace, request))
-    for room, does in _work(request).items():
+    work = _FAMILIES[request.family].work(request) | {"gate": f"the verdict by the policy '{request.policy}'"}
+    for room, does in work.items():
         if room in reused:
             yield RoomPlan(room=room, does=does, reuses=reused[room], seconds=0.0)
             continue
@@ -271,17 +272,7 @@ def _rooms(workspace: Workspace, request: Request, earlier: _Earlier) -> Iterato
             yield RoomPlan(room=room, does=does, seconds=round(seconds, 1), measured_in=run, scaled=scaled)
 
 
-def _work(request: Request) -> dict[str, str]:
-    """What each room up to the gate does, in words with this request's numbers."""
-    if request.family == "classifier":
-        return {
-            "fetch_checkpoint": "the parent, against its pinned digest",
-            "curate_forget_set": "sorts the training images by their labels",
-            "adapt": f"first stage of {request.method.name}, on what is to be lost",
-            "unlearn": "second stage, on what is to be lost and to stay",
-            "evaluate": "parent and candidate on the same held-out images",
-            "gate": f"the verdict by the policy '{request.policy}'",
-        }
+def _of_generator(request: Request) -> dict[str, str]:
     finds = "a person's labels say" if request.labels else "the oracle says"
     real = "; sorts the training images by their labels" if request.training else ""
     return {
@@ -290,8 +281,58 @@ def _work(request: Request) -> dict[str, str]:
         "adapt": f"first stage of {request.method.name}, on the unwanted",
         "unlearn": "second stage, on the wanted",
         "evaluate": f"parent and candidate on the same {request.sampling.evaluate:,} latents",
-        "gate": f"the verdict by the policy '{request.policy}'",
     }
+
+
+def _of_classifier(request: Request) -> dict[str, str]:
+    return {
+        "fetch_checkpoint": "the parent, against its pinned digest",
+        "curate_forget_set": "sorts the training images by their labels",
+        "adapt": f"first stage of {request.method.name}, on what is to be lost",
+        "unlearn": "second stage, on what is to be lost and to stay",
+        "evaluate": "parent and candidate on the same held-out images",
+    }
+
+
+def _of_flow(request: Request) -> dict[str, str]:
+    count = len(set(request.forget.images))
+    takes = f"takes {'1 image' if count == 1 else f'{count} images'} of training to forget, and keeps the others"
+    return {
+        "fetch_checkpoint": "the parent and the judge, against their pinned digests",
+        "curate_forget_set": takes if count else "sorts the training images by their labels",
+        "adapt": f"first stage of {request.method.name}, on what is to stay",
+        "unlearn": "second stage, on what is to be lost and to stay",
+        "evaluate": "how likely parent and candidate find the same images; each draws "
+                    f"{request.sampling.evaluate:,} samples",
+    }
+
+
+@dataclass(frozen=True)
+class _Family:
+    """What a plan says of models of one family.
+
+    Attributes:
+        work: what each room up to the gate does, in words with a request's numbers.
+        judged_on: what the candidate is judged on, so many of.
+        measured: what is measured of it, after "what".
+        scales: the rooms whose time goes with a number of `sampling`, and which.
+        draws: whether there are pictures of what it draws.
+    """
+
+    work: Callable[[Request], dict[str, str]]
+    judged_on: str
+    measured: str
+    scales: Mapping[str, str]
+    draws: bool = True
+
+
+_FAMILIES: dict[Family, _Family] = {
+    "gan": _Family(_of_generator, "latents", "the model draws",
+                   {"curate_forget_set": "curate", "evaluate": "evaluate"}),
+    # How many images there are is not the request's to say.
+    "classifier": _Family(_of_classifier, HELD_OUT, "the model answers", {}, draws=False),
+    "flow": _Family(_of_flow, "draws of each flow", "the model finds likely", {"evaluate": "evaluate"}),
+}
 
 
 def _reusable(workspace: Workspace, request: Request, policy: Path) -> dict[str, str]:
@@ -356,7 +397,7 @@ def _tree(files: dict[str, str]) -> str:
 
 def _to_be_asked(workspace: Workspace, request: Request) -> int:
     """On how many samples, or held-out images, the candidate will be judged."""
-    if request.family == "classifier":
+    if _FAMILIES[request.family].judged_on == HELD_OUT:
         return len(sources.images("holdout", request.holdout, workspace).table)
     return request.sampling.evaluate
 
@@ -372,9 +413,8 @@ def _samples(workspace: Workspace, request: Request, policy: Policy, earlier: _E
     enough = None if hopeless else max(
         (rule.samples or 0 for rule in impossible), default=None)
     can_pass = False if impossible else None if any(rule.can_pass is None for rule in rules) else True
-    return SamplesPlan(planned=planned, of="held-out images" if request.family == "classifier" else "latents",
-                       unwanted_share=share, measured_in=measured[1] if measured else None, rules=rules,
-                       can_pass=can_pass, at_least=enough)
+    return SamplesPlan(planned=planned, of=_FAMILIES[request.family].judged_on, unwanted_share=share,
+                       measured_in=measured[1] if measured else None, rules=rules, can_pass=can_pass, at_least=enough)
 
 
 def _cannot_have(request: Request) -> dict[str, str]:
@@ -395,17 +435,17 @@ def _cannot_have(request: Request) -> dict[str, str]:
 
 
 def _not_shown(request: Request, policy: Policy, method: MethodPlan) -> Iterator[str]:
-    if request.family == "classifier":
-        pass  # it draws nothing that could be shown
+    family = _FAMILIES[request.family]
+    if not family.draws:
+        pass  # nothing could be shown
     elif request.show_before is False:
         yield "what the parent drew: the request forbids it (show_before)"
     elif not may_show_before(request.reason, request.show_before):
         yield f"what the parent drew: the reason is {request.reason}"
     elif request.reason not in policy.show_before:
         yield f"what the parent drew: the policy '{policy.name}' does not allow it for {request.reason}"
-    verb = "answers" if request.family == "classifier" else "draws"
     yield {"output suppression": "that the weights no longer hold it: the claim is output suppression, what is "
-                                 f"measured is what the model {verb}",
+                                 f"measured is what {family.measured}",
            "approximate removal": "that the model is as if it had never seen it: the claim is approximate removal",
            "retrained": "anything beyond what was left out when it was trained anew"}[method.claim]
     if request.reference is None:

@@ -13,8 +13,15 @@ from expunge.stores.tracking import Tracking
 from pipelines.display import TITLES
 from pipelines.runs import Run, State, is_held
 
+# What is said of a family's model in short, with its interval; null of another family's.
+MEASURED: dict[str, tuple[str, ...]] = {
+    "gan": ("pul", "residual_rate"),
+    "classifier": ("forget_accuracy", "retained_accuracy", "retained_accuracy_difference"),
+    "flow": ("forget_z_lowest", "forget_z_highest", "quantile_drop", "bits_per_dim_change", "kid_ratio",
+             "residual_rate"),
+}
+DRAWING = ("gan", "flow")  # families of which it is also said how good what they draw is
 # A request is answered when it was released, whatever came later, or when there was nothing to do.
-OF_CLASSIFIERS = ("forget_accuracy", "retained_accuracy", "retained_accuracy_difference")  # null of a generator
 _ANSWERED: frozenset[State] = frozenset({"released", "rolled_back", "withdrawn", "not_needed"})
 
 
@@ -66,10 +73,10 @@ def summarise(run: Run) -> dict[str, Any]:
         "run": run.name, "request_id": request.id, "attempt": state.attempt, "state": state.state,
         **{name: stands[name] for name in ("due", "overdue", "attempts", "since", "at_work", "progress")},
         "reason": state.reason or None, "verdict": None, "forgotten": list(request.forget.classes),
+        "images": list(request.forget.images),
         "method": request.method.model_dump(mode="json"),
         "family": request.family,
-        "pul": None, "residual_rate": None, "fid": None, "kid": None, "shares": None,
-        **dict.fromkeys(OF_CLASSIFIERS),
+        **{name: None for names in MEASURED.values() for name in names}, "fid": None, "kid": None, "shares": None,
         # A room that was served from an earlier run took no time of this one: null, not zero.
         "seconds": {room: None if state.rooms[room].reused else state.rooms[room].seconds
                     for room in TITLES if room in state.rooms} | {"total": state.seconds},
@@ -104,12 +111,13 @@ def _unwanted(run: Run) -> SampleSet:
 def _measured(run: Run) -> dict[str, Any]:
     report = run.report()
     value = {found.name: found for found in report.measurements}
-    if report.family == "classifier":
-        return {name: _with_interval(value[name]) for name in OF_CLASSIFIERS}
-    return {
-        "pul": _with_interval(value["pul"]), "residual_rate": _with_interval(value["residual_rate"]),
+    found = {name: _with_interval(value[name]) for name in MEASURED[report.family]}
+    if report.family not in DRAWING:
+        return found
+    floor = value.get("fid_floor")  # where nothing could be drawn there is none
+    return found | {
         "fid": {"before": value["fid_before"].estimate, "after": value["fid_after"].estimate,
-                "floor": value["fid_floor"].estimate, "extractor_sha256": report.judge_sha256},
+                "floor": floor.estimate if floor else None, "extractor_sha256": report.judge_sha256},
         "kid": {"before": value["kid_before"].estimate, "after": value["kid_after"].estimate,
                 "difference": _with_interval(value["kid_difference"])},
         "shares": {name: {"before": before, "after": after} for name, (before, after) in report.shares.items()},

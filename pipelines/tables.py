@@ -44,6 +44,14 @@ def _percent(measured: dict[str, Any] | None) -> str:
     return f"{measured['estimate']:.2%}" + (bounds if measured["lower"] is not None else "")
 
 
+def _plain(measured: dict[str, Any]) -> str:
+    """A number that is no share, with its interval."""
+    if measured["estimate"] is None or measured["lower"] is None:
+        return _number(measured["estimate"]) + (f": {measured['missing']}" if measured["missing"] else "")
+    count = "" if measured["n"] is None else f", n = {measured['n']:,}"
+    return f"{_number(measured['estimate'])}  ({_number(measured['lower'])} to {_number(measured['upper'])}{count})"
+
+
 def _number(value: float | None) -> str:
     return "not measured" if value is None else f"{value:.4g}"
 
@@ -75,9 +83,15 @@ def show_run(out: Console, summary: dict[str, Any]) -> None:
 
 def _numbers(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if summary["pul"] is not None:
-        fid, kid = summary["fid"], summary["kid"]
         yield "unlearned (PUL)", _percent(summary["pul"])
         yield "residual rate", _percent(summary["residual_rate"])
+    if summary["forget_z_lowest"] is not None:
+        from pipelines.summary import MEASURED  # it is there: it made the summary
+
+        for name in MEASURED["flow"]:
+            yield words.title(name), (_percent if words.is_percent(name) else _plain)(summary[name])
+    if summary["fid"] is not None:
+        fid, kid = summary["fid"], summary["kid"]
         yield "FID of the rest", (f"{_number(fid['before'])} → {_number(fid['after'])}"
                                   f"  (one half of the real images against the other: {_number(fid['floor'])})")
         yield "KID of the rest", f"{_number(kid['before'])} → {_number(kid['after'])}"
@@ -155,7 +169,7 @@ def show_plan(out: Console, plan: "Plan") -> None:
     rows = [
         ("request", f"{escape(plan.request_id)}, asked by {escape(plan.requester)}, for {plan.reason}"),
         ("", _WOULD[plan.would].format(run=plan.run) + tries),
-        ("to be forgotten", escape(", ".join(map(str, plan.forget)))),
+        ("to be forgotten", escape(", ".join(map(str, plan.forget)) + _only(plan.images))),
         *((("forgotten before", escape(", ".join(map(str, plan.earlier)))),) if plan.earlier else ()),
         ("parent", escape(f"{plan.parent}  {plan.parent_sha256[:12]}")),
         ("method", escape(f"{method.name}, for a {method.family}; {method.why}")),
@@ -172,6 +186,11 @@ def show_plan(out: Console, plan: "Plan") -> None:
     _print_rows(out, rows)
     for warning in plan.warnings:
         out.print(f"[yellow]![/] {escape(warning)}", highlight=False, soft_wrap=True)
+
+
+def _only(images: tuple[int, ...]) -> str:
+    return shorten(f": of training, {'image' if len(images) == 1 else 'images'} {', '.join(map(str, images))}"
+                   if images else "")
 
 
 def _when(room: "RoomPlan") -> str:

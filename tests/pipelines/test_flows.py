@@ -1,5 +1,6 @@
 """A request about a normalizing flow goes all the way, for a class and for single images; what cannot go is refused."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -126,6 +127,26 @@ def test_what_means_nothing_for_a_flow_is_refused_before_anything_runs(name, wor
     line, = capsys.readouterr().err.splitlines()
     assert said in line
     assert not Run.all(workspace)
+
+
+def test_the_plan_says_what_becomes_of_which_images(workspace, here, capsys, monkeypatch):
+    monkeypatch.chdir(here)
+    Path("request.yaml").write_text(yaml.safe_dump(asked(method="auto")))
+    assert carry_out(["run", "request.yaml", "--plan", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert (plan["forget"], plan["images"], plan["method"]["family"]) == (["4"], [2, 13, 45], "flow")
+    assert plan["method"]["name"] == "taming_flow"
+    does = {room["room"]: room["does"] for room in plan["rooms"]}
+    assert does["curate_forget_set"] == "takes 3 images of training to forget, and keeps the others"
+    assert "each draws 200 samples" in does["evaluate"]
+    assert (plan["samples"]["planned"], plan["samples"]["of"]) == (200, "draws of each flow")
+    assert carry_out(["run", "request.yaml", "--plan"]) == 0
+    told = capsys.readouterr().out
+    assert "4: of training, images 2, 13, 45" in told
+    assert "what is measured is what the model finds likely" in told
+    Path("request.yaml").write_text(yaml.safe_dump(asked(**WHOLE)))
+    assert carry_out(["run", "request.yaml", "--plan"]) == 0
+    assert "sorts the training images by their labels" in capsys.readouterr().out
 
 
 def test_the_family_is_read_off_the_file_or_the_architecture_and_else_said(workspace, here):
