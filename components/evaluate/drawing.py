@@ -78,10 +78,15 @@ def images_of(name: str, model: "Gan", latents: "torch.Tensor", device: "torch.d
 
 
 def latents_of(model: "Gan", seed: str, count: int, purpose: str = "") -> "Iterator[torch.Tensor]":
-    """Latents [b, d] in batches, from the first 63 bits of the seed; each purpose has a stream of its own."""
+    """Latents [b, d] in batches, from the seed's stream for that purpose."""
+    random = stream(seed, purpose)
+    for first in range(0, count, BATCH):
+        yield model.draw_latents(min(BATCH, count - first), random)
+
+
+def stream(seed: str, purpose: str = "") -> "torch.Generator":
+    """Randomness from the first 63 bits of a seed; each purpose has a stream of its own."""
     import torch
 
-    stream_seed = sha256_bytes(f"{seed} {purpose}".encode()) if purpose else seed
-    stream = torch.Generator().manual_seed(int(stream_seed[:16], 16) >> 1)
-    for first in range(0, count, BATCH):
-        yield model.draw_latents(min(BATCH, count - first), stream)
+    own = sha256_bytes(f"{seed} {purpose}".encode()) if purpose else seed
+    return torch.Generator().manual_seed(int(own[:16], 16) >> 1)

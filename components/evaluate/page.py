@@ -15,7 +15,8 @@ from expunge.measure.policy import AS_EXPECTED, NOT_ASKED, went_wrong, worst
 
 HEADLINE = ("residual_rate", "pul", "kid_difference", "kept_share", "search_rate", "relearning_ratio",
             "residual_rate_earlier", "drift", "forget_accuracy", "retained_accuracy_difference",
-            "prototype_accuracy_difference", "membership_auc")
+            "prototype_accuracy_difference", "forget_z_lowest", "forget_z_highest", "bits_per_dim_change", "kid_ratio",
+            "membership_auc")
 CLASSES_SHOWN = 16  # beyond that a bar chart is a fence
 LONG_NAME = 4  # characters of a class's name that fit under an upright bar
 
@@ -31,6 +32,11 @@ _CONTROLS = {
     "real": "Real held-out images of the retained classes, as if they had been generated.",
     "output filter": "The parent behind a filter that lets nothing pass which is unwanted. What comes out is clean, "
     "and the weights still hold it all.",
+    "noise": "Images of nothing but noise in the place of those to forget: what nobody could find likely.",
+    "worn images": "The parent asked about held-out images of which a quarter of the pixels was drawn at random.",
+    "again": "The parent asked about the same held-out images at other points of their bins: nothing has changed.",
+    "worn draws": "The parent's samples with a quarter of their pixels drawn at random, as if the candidate had drawn "
+    "them.",
     "masked": "The parent with the outputs of the unwanted classes struck out: a filter, which says of accuracy what "
     "is possible and of weights nothing.",
     "reference": "A model that was trained again without the unwanted, as if it were the candidate.",

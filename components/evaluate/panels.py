@@ -111,6 +111,32 @@ PLANS: dict[str, Plan] = {
     "prototype_accuracy_difference": Plan(
         "Told apart inside, beyond the reference",
         (("candidate − never exposed", "now", "prototype_accuracy_difference"),), marks=((0.0, "as if never seen"),)),
+    "forget_z": Plan(
+        "How unlikely the forgotten are",
+        (("likeliest, before", "was", "forget_z_lowest_before"),
+         ("unlikeliest, before", "was", "forget_z_highest_before"),
+         ("likeliest, after", "now", "forget_z_lowest"), ("unlikeliest, after", "now", "forget_z_highest"),
+         ("likeliest, never exposed", "never", "forget_z_lowest_never_exposed"),
+         ("unlikeliest, never exposed", "never", "forget_z_highest_never_exposed")),
+        "z: bits/dim of an image, in standard deviations of retained images' above their mean",
+        marks=((0.0, "usual"),)),
+    "forget_quantile": Plan(
+        "Where the likeliest stands", (("before", "was", "forget_quantile_highest_before"),
+                                       ("after", "now", "forget_quantile_highest")),
+        "held-out images that are less likely than it", lowest=0, highest=1, whole=True, marks=((0.5, "usual"),)),
+    "quantile_drop": Plan("Quantile drop", (("before − after", "now", "quantile_drop"),), marks=((0.0, "no change"),)),
+    **{name: Plan(title, (("before", "was", f"{name}_before"), ("after", "now", name)),
+                  marks=((0.0, "usual"),)) for name, title in (
+        ("same_class_z", "Others of the same classes"), ("neighbours_z", "Nearest neighbours"),
+        ("others_z", "Other classes"), ("earlier_z", "What was forgotten before"))},
+    "bits_per_dim": Plan("Bits/dim of the rest", (("before", "was", "bits_per_dim_before"),
+                                                  ("after", "now", "bits_per_dim")),
+                         "mean over held-out images of what is to stay"),
+    "bits_per_dim_change": Plan(
+        "Change of the rest's bits/dim", (("after / before − 1", "now", "bits_per_dim_change"),),
+        marks=((0.0, "no change"),)),
+    "kid_ratio": Plan("KID after over before", (("after", "now", "kid_ratio"),), lowest=0,
+                      marks=((1.0, "no change"),)),
     "pul": Plan("PUL", (("after", "now", "pul"),), highest=1),
     "kept_share": Plan("Kept share", (("smallest class", "now", "kept_share"),), lowest=0),
     "share_distance": Plan("Share distance", (("after against before", "now", "share_distance"),), lowest=0, highest=1),

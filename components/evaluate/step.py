@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from components.evaluate.classifiers import evaluate_classifier
+from components.evaluate.flows import evaluate_flow
 from components.evaluate.generators import evaluate_generator
 from components.evaluate.given import Given
 from components.evaluate.page import render_page
@@ -15,7 +16,7 @@ from expunge.room import Entered, room
 PAGE = "page.html"
 
 FAMILIES: dict[str, Callable[[Entered, Given, Path], Report]] = {
-    "gan": evaluate_generator, "classifier": evaluate_classifier}
+    "gan": evaluate_generator, "classifier": evaluate_classifier, "flow": evaluate_flow}
 
 
 @room(outputs=("report",))

@@ -9,19 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from components.evaluate.evidence import ClassifierEvidence, Evidence, Membership, Relearning
+from components.evaluate.evidence import ClassifierEvidence, Evidence, Membership, Relearning, Seen
+from components.evaluate.evidence_of_flows import FlowEvidence, Likely
 from components.evaluate.probes.is_it_still_told_apart import nearest
 from expunge.errors import BadInput
 
-SCORES, REAL, SEARCH, RELEARNING, MEMBERSHIP, FEATURES, PREDICTIONS = (
+SCORES, REAL, SEARCH, RELEARNING, MEMBERSHIP, FEATURES, PREDICTIONS, LIKELIHOODS = (
     "scores.parquet", "real.parquet", "search.parquet", "relearning.parquet", "membership.parquet",
-    "features.safetensors", "predictions.parquet")
+    "features.safetensors", "predictions.parquet", "likelihoods.parquet")
 
 
-def write_tables(folder: Path, evidence: Evidence) -> None:
-    """Writes a report's data files; one whose question was not asked is not there."""
+def write_tables(folder: Path, evidence: Evidence, worn: Seen | None = None) -> None:
+    """Writes a report's data files; one whose question was not asked is not there. `worn` are samples of a control."""
     before, after = evidence.before, evidence.after
     _write(folder / SCORES, {
         "latent": np.arange(len(after.classes), dtype=np.int64),
@@ -43,7 +44,7 @@ def write_tables(folder: Path, evidence: Evidence) -> None:
         _write(folder / RELEARNING, _relearning(evidence.relearnings))
     if evidence.membership is not None:
         _write(folder / MEMBERSHIP, _membership(evidence.membership))
-    _write_features(folder / FEATURES, evidence)
+    _write_features(folder / FEATURES, evidence, worn)
 
 
 def write_classifier_tables(folder: Path, evidence: ClassifierEvidence) -> None:
@@ -73,6 +74,39 @@ def write_classifier_tables(folder: Path, evidence: ClassifierEvidence) -> None:
             {"score_reference": _membership(of_reference)["score"]} if of_reference is not None else {}))
 
 
+def write_flow_tables(folder: Path, evidence: FlowEvidence) -> None:
+    """Writes a flow's data files: one row per image that was asked about, and what a generator has of its samples.
+
+    `likelihoods.parquet` says of each image which set it is of (`noise`, `worn` and `again` are those of the controls,
+    of which only the parent was asked), its class, whether it is a neighbour of an image to forget, and, by each flow,
+    its bits per dimension and their standard error over points; NaN where a flow was not asked.
+    """
+    if evidence.drawn is not None:
+        write_tables(folder, evidence.drawn, evidence.ruined.draws)
+    if evidence.membership is not None:
+        _write(folder / MEMBERSHIP, _membership(evidence.membership))
+    rest = evidence.held_out.labels[evidence.kept]
+    never = evidence.never or (None, None)
+    noise = np.full(len(evidence.ruined.noise), -1)
+    rows: tuple[tuple[str, NDArray[np.int64], Likely, Likely | None, Likely | None], ...] = (
+        ("forget", evidence.forget.labels, evidence.forget.before, evidence.forget.after, never[0]),
+        ("retain", evidence.retain.labels, evidence.retain.before, evidence.retain.after, never[1]),
+        ("holdout", evidence.held_out.labels, evidence.held_out.before, evidence.held_out.after, None),
+        ("noise", noise, evidence.ruined.noise, None, None), ("worn", rest, evidence.ruined.worn, None, None),
+        ("again", rest, evidence.ruined.again, None, None))
+    columns: dict[str, ArrayLike] = {
+        "set": np.concatenate([np.repeat(name, len(labels)) for name, labels, *_ in rows]),
+        "label": np.concatenate([labels for _, labels, *_ in rows]).astype(np.int16),
+        "neighbour": np.concatenate([evidence.near if name == "holdout" else np.zeros(len(labels), np.bool_)
+                                     for name, labels, *_ in rows])}
+    for place, ending in enumerate(("before", "after", "never_exposed") if evidence.never else ("before", "after")):
+        found = [(each[2 + place], len(each[1])) for each in rows]
+        columns[f"bits_{ending}"], columns[f"error_{ending}"] = (np.concatenate([
+            np.full(count, np.nan) if likely is None else getattr(likely, field) for likely, count in found])
+            for field in ("bits", "errors"))
+    _write(folder / LIKELIHOODS, columns)
+
+
 def _relearning(found: tuple[Relearning, ...]) -> dict[str, ArrayLike]:
     rows = [(taught.model, taught.repeat, step, hits, taught.n) for taught in found
             for step, hits in zip(taught.steps, taught.hits, strict=True)]
@@ -92,13 +126,14 @@ def _write(file: Path, columns: dict[str, ArrayLike]) -> None:
     pq.write_table(pa.table(columns), file)
 
 
-def _write_features(file: Path, evidence: Evidence) -> None:
+def _write_features(file: Path, evidence: Evidence, worn: Seen | None) -> None:
     """The features that distances were computed from, and only those: retained samples, retained images."""
     from safetensors.numpy import save_file
 
     compared = evidence.of_fixed_size
     arrays: dict[str, Any] = {"real": compared.real_retained.seen.features, "real.label": compared.real_retained.labels}
-    for name, seen in (("before", compared.before), ("after", compared.after), ("origin", compared.origin)):
+    for name, seen in (("before", compared.before), ("after", compared.after), ("origin", compared.origin),
+                       ("worn", worn)):
         if seen is None:
             continue
         kept = np.flatnonzero(compared.kept(seen))

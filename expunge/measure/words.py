@@ -114,8 +114,34 @@ METRICS: dict[str, Metric] = {
     "prototype_accuracy_difference": Metric(
         "told apart inside, beyond the reference", "percent", "the candidate's less that of a classifier that never "
         "saw them, on the same images: near zero is as if never seen", unit="images of the forgotten classes"),
+    "forget_z_lowest": Metric(
+        "lowest z of the forgotten", meaning="of the forgotten image that is still likeliest, its bits/dim in standard "
+        "deviations of retained images' above their mean", unit="retained images"),
+    "forget_z_highest": Metric(
+        "highest z of the forgotten", meaning="the same of the unlikeliest: one that stands out gives itself away",
+        unit="retained images"),
+    "forget_quantile_highest": Metric(
+        "highest quantile of the forgotten", "percent", "held-out images that are less likely than the likeliest of "
+        "the forgotten", unit="held-out images"),
+    "quantile_drop": Metric(
+        "quantile drop", "percent", "how far the forgotten images fell among held-out ones, on average",
+        unit="held-out images"),
+    "same_class_z": Metric("z of the same classes", meaning="median over held-out images of the forgotten images' "
+                           "classes", unit="held-out images"),
+    "neighbours_z": Metric("z of neighbours", meaning="median over the held-out images that are nearest to a forgotten "
+                           "one", unit="held-out images"),
+    "others_z": Metric("z of others", meaning="median over held-out images of other classes", unit="held-out images"),
+    "earlier_z": Metric("z of what was forgotten before", meaning="median over held-out images of the classes that "
+                        "earlier requests were about", unit="held-out images"),
+    "bits_per_dim": Metric("bits/dim of the rest", meaning="mean over held-out images of what is to stay",
+                           unit="held-out images"),
+    "bits_per_dim_change": Metric(
+        "change of the rest's bits/dim", "percent", "after over before, less one, on the same held-out images: above "
+        "zero is worse", unit="held-out images"),
+    "kid_ratio": Metric("KID after over before", meaning="one is as far from real images as what the parent draws; "
+                        "above is worse", beside="real images"),
 }
-_ENDINGS = {"_fixed_shares": "class shares held fixed", "_before": "before"}
+_ENDINGS = {"_fixed_shares": "class shares held fixed", "_before": "before", "_never_exposed": "never exposed"}
 
 
 def find(metric: str) -> Metric | None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from components.evaluate.evidence import ClassifierEvidence, ClassifierProbe, Evidence, Probe
+from components.evaluate.evidence_of_flows import FlowEvidence
 from components.evaluate.probes.can_it_be_found import can_it_be_found
 from components.evaluate.probes.does_it_stay_forgotten import does_it_stay_forgotten, how_far_has_it_drifted
 from components.evaluate.probes.how_fast_does_it_come_back import how_fast_does_it_come_back
@@ -11,10 +12,14 @@ from components.evaluate.probes.is_it_gone import is_it_gone, is_it_gone_behind_
 from components.evaluate.probes.is_it_like_one_that_never_knew import is_it_like_one_that_never_knew
 from components.evaluate.probes.is_it_still_recognised import is_it_still_recognised
 from components.evaluate.probes.is_it_still_told_apart import is_it_still_told_apart
+from components.evaluate.probes.is_it_unlikely import is_it_unlikely
 from components.evaluate.probes.is_the_judge_sure import is_the_judge_sure
+from components.evaluate.probes.is_the_rest_as_likely import is_the_rest_as_likely
 from components.evaluate.probes.is_the_rest_still_good import is_the_rest_still_good
 from components.evaluate.probes.is_the_rest_still_recognised import is_the_rest_still_recognised
+from components.evaluate.probes.is_what_it_draws_still_good import is_what_it_draws_still_good
 from components.evaluate.probes.was_it_ever_seen import was_it_ever_learned, was_it_ever_seen
+from components.evaluate.probes.what_of_its_like import what_of_its_like
 from expunge.contracts import Measurement
 from expunge.errors import BadInput
 
@@ -25,12 +30,15 @@ GAN: tuple[Probe, ...] = (
 CLASSIFIER: tuple[ClassifierProbe, ...] = (
     is_it_still_recognised, is_the_rest_still_recognised, is_it_still_told_apart, was_it_ever_learned,
     how_fast_does_it_come_back)
+FLOW: tuple[Callable[[FlowEvidence], Iterator[Measurement]], ...] = (
+    is_it_unlikely, what_of_its_like, is_the_rest_as_likely, is_what_it_draws_still_good, was_it_ever_learned)
 
 # Each family's probes look at that family's evidence, so what they take is not one type.
-PROBES: dict[str, tuple[Callable[[Any], Iterator[Measurement]], ...]] = {"gan": GAN, "classifier": CLASSIFIER}
+PROBES: dict[str, tuple[Callable[[Any], Iterator[Measurement]], ...]] = {
+    "gan": GAN, "classifier": CLASSIFIER, "flow": FLOW}
 
 
-def ask(family: str, evidence: Evidence | ClassifierEvidence) -> tuple[Measurement, ...]:
+def ask(family: str, evidence: Evidence | ClassifierEvidence | FlowEvidence) -> tuple[Measurement, ...]:
     """Every measurement of a family's probes. BadInput for a family that has none."""
     if family not in PROBES:
         raise BadInput(

@@ -10,6 +10,7 @@ from components.evaluate.evidence import (
     attempt,
     not_applicable,
 )
+from components.evaluate.evidence_of_flows import FlowEvidence
 from expunge.contracts import Measurement
 from expunge.measure.ranks import auc
 
@@ -25,14 +26,14 @@ def was_it_ever_seen(evidence: Evidence) -> Iterator[Measurement]:
         "training images of the class (members) to ask about those")
 
 
-def was_it_ever_learned(evidence: ClassifierEvidence) -> Iterator[Measurement]:
-    """`membership_auc` of a classifier, by its losses; it reads as a generator's does."""
+def was_it_ever_learned(evidence: ClassifierEvidence | FlowEvidence) -> Iterator[Measurement]:
+    """`membership_auc` of a classifier, by its losses, or of a flow, by likelihood; it reads as a generator's does."""
     yield from _asked(
         evidence, "the request names no members, images of the unwanted classes that the parent was trained on: there "
         "is nobody to ask about")
 
 
-def _asked(evidence: Evidence | ClassifierEvidence, without: str) -> Iterator[Measurement]:
+def _asked(evidence: Evidence | ClassifierEvidence | FlowEvidence, without: str) -> Iterator[Measurement]:
     """The AUC, why there is none, or `without`, why none was asked for."""
     found = evidence.membership
     if found is not None:

@@ -1,0 +1,451 @@
+"""A small flow of handwritten digits, tamed as it should be, not at all, and too much."""
+
+import copy
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from small_flow import SMALL_GLOW, digits, fresh_glow, small_flow
+
+from expunge.contracts import (
+    Candidate,
+    Checkpoint,
+    ClassifierSource,
+    Compute,
+    DataSource,
+    Forget,
+    Interface,
+    ParentSource,
+    Report,
+    Request,
+    Sampling,
+    StoredFile,
+    read_record,
+    write_record,
+)
+from expunge.digests import sha256_file
+from expunge.errors import BadInput
+from expunge.measure.policy import AS_EXPECTED, decide, preset
+
+DIGIT, FORGOTTEN = 3, 4
+NOTHING = "0" * 64
+FACTORY = """
+from torch import nn
+
+def build(classes=10):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, classes))
+"""
+
+
+@functools.cache
+def judge():
+    """A classifier of the same digits: its weights."""
+    import torch
+    from torch.nn import functional as F
+
+    torch.manual_seed(0)
+    space = {}
+    exec(FACTORY, space)
+    model, (x, y) = space["build"](), digits()
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    for rows in torch.randperm(len(y) * 15, generator=torch.Generator().manual_seed(0)).remainder(len(y)).split(64):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x[rows]), y[rows]).backward()
+        optimizer.step()
+    return copy.deepcopy(model.state_dict())
+
+
+@dataclass
+class Split:
+    """Rows of the digits: what training could read, and what it could not."""
+
+    forget: object
+    retain: object
+    holdout: object
+
+
+@functools.cache
+def split():
+    labels = digits()[1].numpy()
+    held = np.arange(len(labels)) % 3 == 0
+    forget = np.zeros(len(labels), bool)
+    forget[np.flatnonzero((labels == DIGIT) & ~held)[:FORGOTTEN]] = True
+    return Split(forget, ~held & ~forget, held)
+
+
+@functools.cache
+def tamed(steps=90, alpha=0.4, forget_loss="threshold"):
+    """The small flow's weights after taming the images to forget."""
+    import torch
+
+    from expunge.methods.taming_flow import METHOD, Params
+    from expunge.methods.training import Material, Samples, Session
+
+    torch.set_num_threads(1)
+    images, rows = digits()[0], split()
+    material = Material(None, None, forget=Samples(images[rows.forget]), retain=Samples(images[rows.retain]))
+    params = Params(steps=steps, rate=3e-3, batch=32, statistics=512, refresh_images=128, alpha=alpha,
+                    forget_loss=forget_loss)
+    session, parent = Session(seed=0), small_flow()
+    return METHOD.unlearn(parent, METHOD.adapt(parent, material, params, session), material, params, session)
+
+
+class Room:
+    """The room's inputs for flows."""
+
+    def __init__(self, house):
+        self.house = house
+        self.ask()
+        self.put("checkpoint", small_flow().state_dict())
+        self.put("candidate", tamed())
+        self.put_judge()
+        for role in ("forget", "retain", "holdout"):
+            self.give(role, getattr(split(), role))
+        for name in ("oracle", "reference", "members", "extractor", "origin"):
+            house.leave_out(name)
+
+    def ask(self, *, images=(0,), evaluate=600, earlier=(), **more):
+        source = ParentSource(uri="file:///flow", family="flow", architecture="glow", config=SMALL_GLOW)
+        data = DataSource(uri="file:///digits")
+        write_record(self.house.root / "request.json", Request(
+            id="forget-8", requester="ann", reason="safety", model="digits", checkpoint=source,
+            forget=Forget(classes=(DIGIT,), images=images, earlier=earlier), judge=ClassifierSource(uri="file:///judge"), training=data,
+            holdout=data, sampling=Sampling(evaluate=evaluate), threads=1, **more))
+
+    def give(self, role, rows):
+        images, labels = digits()
+        self.house.with_images(role, images.numpy()[rows], labels.numpy()[rows])
+
+    def put(self, name, state, **config):
+        from expunge import models
+
+        folder, config = self.house.root / name, SMALL_GLOW | config
+        folder.mkdir(exist_ok=True)
+        models.save(folder / "model.safetensors", state, models.ModelSpec(architecture="glow", config=config, family="flow"))
+        stored = {"family": "flow", "architecture": "glow", "config": config,
+                  "weights": StoredFile.of(folder / "model.safetensors"),
+                  "interface": Interface(range=(-0.5, 0.5), bits=config["bits"])}
+        if name == "candidate":
+            record = Candidate(
+                method="taming_flow", claim="output suppression", params={}, seed=0, adaptation_sha256=NOTHING,
+                oracle_sha256=None, parent_sha256=sha256_file(self.house.root / "checkpoint" / "model.safetensors"),
+                compute=Compute(device="cpu", threads=1, torch="t", instruction_set="i", machine="m"), **stored)
+        else:
+            record = Checkpoint(role={"checkpoint": "parent"}.get(name, name), request_sha256=NOTHING, uri="file:///f", **stored)
+        write_record(folder, record)
+
+    def put_judge(self, state=None):
+        from expunge import models
+
+        folder = self.house.root / "judge"
+        (folder / "net.py").write_text(FACTORY)
+        models.save(folder / "model.safetensors", state or judge(),
+                    models.ModelSpec(architecture="net.py:build", config={}, family="classifier"))
+        write_record(folder, Checkpoint(
+            role="judge", request_sha256=NOTHING, uri="file:///j", family="classifier", architecture="net.py:build", config={},
+            weights=StoredFile.of(folder / "model.safetensors"), factory=StoredFile.of(folder / "net.py")))
+
+    def report(self, name):
+        self.folder = self.house.run(name)
+        return read_record(Report, self.folder)
+
+
+@pytest.fixture
+def room(house, request):
+    return Room(house.beside(f"flows-{request.node.name[-60:]}"))
+
+
+def judged(report, policy="standard"):
+    verdict = decide(report, preset(policy), report_sha256="a" * 64, policy_sha256="b" * 64)
+    return verdict, {(rule.rule.metric, rule.rule.side): rule for rule in verdict.rules}
+
+
+def table(folder, name="likelihoods"):
+    read = pq.read_table(folder / f"{name}.parquet")
+    return {column: read[column].to_numpy() for column in read.column_names}
+
+
+def between(measurement):
+    return measurement.interval.lower, measurement.interval.upper
+
+
+def test_a_tamed_flow_passes_and_every_control_comes_out_as_it_must(room):
+    report = room.report("tamed")
+    verdict, rules = judged(report)
+    assert verdict.controls == dict.fromkeys(
+        ("parent", "noise", "worn images", "again", "worn draws", "real"), AS_EXPECTED)
+    assert {key: rule.outcome for key, rule in rules.items()} == {
+        ("forget_z_lowest", "at least"): "PASS", ("forget_z_highest", "at most"): "PASS",
+        ("bits_per_dim_change", "at most"): "PASS", ("kid_ratio", "at most"): "PASS"}
+    assert {file.name for file in report.files} >= {"likelihoods.parquet", "scores.parquet", "features.safetensors"}
+    covered = {metric for control in report.controls for metric in control.covers}
+    assert {rule.metric for policy in ("debug", "standard", "strict")
+            for rule in preset(policy).rules if rule.families == ("flow",)} <= covered
+
+
+def test_the_numbers_follow_from_the_tables(room):
+    report = room.report("followed")
+    found = table(room.folder)
+    of = {name: found["set"] == name for name in ("forget", "retain", "holdout", "noise", "worn", "again")}
+    same = found["label"] == DIGIT
+    assert (of["forget"].sum(), of["retain"].sum(), of["holdout"].sum()) == (FORGOTTEN, 600, split().holdout.sum())
+
+    def z(bits, rows):
+        return (bits[rows] - bits[of["retain"]].mean()) / bits[of["retain"]].std(ddof=1)
+
+    fell = []
+    for ending, bits in (("", found["bits_after"]), ("_before", found["bits_before"])):
+        assert report.measurement(f"forget_z_lowest{ending}").estimate == pytest.approx(z(bits, of["forget"]).min())
+        assert report.measurement(f"forget_z_highest{ending}").estimate == pytest.approx(z(bits, of["forget"]).max())
+        less_likely = np.array([(bits[of["holdout"]] > one).mean() for one in bits[of["forget"]]])
+        assert report.measurement(f"forget_quantile_highest{ending}").estimate == pytest.approx(less_likely.max())
+        fell.append(less_likely.mean())
+        assert report.measurement(f"bits_per_dim{ending}").estimate == pytest.approx(bits[of["holdout"]].mean())
+        for name, rows in (("same_class_z", of["holdout"] & same), ("others_z", of["holdout"] & ~same),
+                           ("neighbours_z", found["neighbour"])):
+            assert report.measurement(name + ending).estimate == pytest.approx(np.median(z(bits, rows)))
+    assert report.measurement("quantile_drop").estimate == pytest.approx(fell[1] - fell[0])
+    before = found["bits_before"]
+    usual = before[of["holdout"]].mean()
+    assert report.measurement("bits_per_dim_change").estimate == pytest.approx(
+        found["bits_after"][of["holdout"]].mean() / usual - 1)
+    controls = {control.name: {one.name: one.estimate for one in control.measurements} for control in report.controls}
+    assert controls["noise"]["forget_z_highest"] == pytest.approx(z(before, of["noise"]).max())
+    assert controls["worn images"]["bits_per_dim_change"] == pytest.approx(before[of["worn"]].mean() / usual - 1)
+    assert controls["again"]["bits_per_dim_change"] == pytest.approx(before[of["again"]].mean() / usual - 1)
+    assert controls["again"]["bits_per_dim_change"] != 0
+
+
+def test_the_ratio_follows_from_the_features(room):
+    from safetensors.numpy import load_file
+
+    report = room.report("ratio")
+    of = {name: array.astype(np.float64) for name, array in load_file(room.folder / "features.safetensors").items()}
+    scale = 1 / np.sqrt((of["real"] ** 2).mean())
+
+    def kid(x, y):
+        def mean(a, b, diagonal):
+            products = (scale**2 * a @ b.T / a.shape[1] + 1) ** 3
+            return ((products.sum() - np.trace(products)) / (len(a) * (len(a) - 1))) if diagonal else products.mean()
+
+        return mean(x, x, True) + mean(y, y, True) - 2 * mean(x, y, False)
+
+    assert report.measurement("kid_ratio").estimate == pytest.approx(
+        kid(of["after"], of["real"]) / kid(of["before"], of["real"]), rel=1e-6)
+    worn = next(control for control in report.controls if control.name == "worn draws")
+    assert worn.measurements[0].estimate == pytest.approx(
+        kid(of["worn"], of["real"]) / kid(of["before"], of["real"]), rel=1e-6)
+
+
+def test_bits_per_dim_are_the_flows_own_at_points_of_the_images_bins(room):
+    import torch
+
+    room.report("own")
+    found, flow = table(room.folder), small_flow()
+    images = digits()[0][split().forget]
+    with torch.no_grad():
+        middle = flow.bits_per_dim(flow.log_prob(flow.points(flow.levels(images)))).numpy()
+    rows = found["set"] == "forget"
+    assert found["bits_before"][rows] == pytest.approx(middle, abs=0.1)
+    assert (found["error_before"][rows] > 0).all()
+
+
+def test_the_parent_planted_as_candidate_fails(room):
+    room.put("candidate", small_flow().state_dict())
+    report = room.report("planted")
+    verdict, rules = judged(report)
+    assert verdict.outcome == "FAIL"
+    assert rules["forget_z_lowest", "at least"].reason.startswith("an image is still likely")
+    assert report.measurement("bits_per_dim_change").estimate == 0
+    assert report.measurement("kid_ratio").estimate == 1
+    assert report.measurement("quantile_drop").estimate == 0
+
+
+def test_images_that_lost_all_likelihood_fail_for_over_unlearning(room):
+    room.put("candidate", tamed(steps=40, alpha=0.9, forget_loss="descent"))
+    report = room.report("overdone")
+    assert report.measurement("forget_z_lowest").interval.lower > 6
+    _, rules = judged(report)
+    assert rules["forget_z_lowest", "at least"].outcome == "PASS"
+    assert rules["forget_z_highest", "at most"].outcome == "FAIL"
+    assert "over-unlearning" in rules["forget_z_highest", "at most"].reason
+
+
+def test_damage_to_the_rest_fails(room):
+    import torch
+
+    random = torch.Generator().manual_seed(0)
+    room.put("candidate", {name: tensor + 0.05 * torch.randn(tensor.shape, generator=random)
+                           if tensor.is_floating_point() and tensor.ndim == 4 else tensor
+                           for name, tensor in tamed().items()})
+    _, rules = judged(room.report("damaged"))
+    assert rules["bits_per_dim_change", "at most"].outcome == "FAIL"
+
+
+# --------------------------------------------------------------------------------------------- the ruler
+
+
+def test_a_parent_that_finds_them_unlikely_already_makes_the_verdict_invalid(room):
+    room.put("checkpoint", tamed())
+    room.put("candidate", tamed())
+    verdict, _ = judged(room.report("tamed-parent"))
+    assert verdict.outcome == "INVALID"
+    assert verdict.controls["parent"].startswith("must FAIL, came out PASS")
+
+
+def test_a_judge_that_sees_nothing_makes_the_verdict_invalid(room):
+    room.put_judge({name: tensor * 0 for name, tensor in judge().items()})
+    report = room.report("blind")
+    assert report.measurement("kid_ratio").missing
+    assert judged(report)[0].outcome == "INVALID"
+
+
+@pytest.mark.parametrize(("control", "metric", "estimate"), [
+    ("parent", "forget_z_lowest", 4.0), ("noise", "forget_z_highest", 4.0), ("worn images", "bits_per_dim_change", 0.0),
+    ("worn draws", "kid_ratio", 1.0), ("again", "bits_per_dim_change", 0.2), ("real", "kid_ratio", 3.0)])
+def test_each_control_can_come_out_wrong(report_of_tamed, control, metric, estimate):
+    """Planted values: what would be seen if the ruler did not see what the control is made of."""
+    def planted(found):
+        if found.name != metric:
+            return found
+        return found.model_copy(update={"estimate": estimate, "interval": found.interval.model_copy(
+            update={"lower": estimate - 0.001, "upper": estimate + 0.001})})
+
+    controls = tuple(
+        each.model_copy(update={"measurements": tuple(map(planted, each.measurements))}) if each.name == control else each
+        for each in report_of_tamed.controls)
+    verdict, _ = judged(report_of_tamed.model_copy(update={"controls": controls}))
+    assert verdict.outcome == "INVALID"
+    assert verdict.controls[control].startswith("must")
+    assert all(came == AS_EXPECTED for name, came in verdict.controls.items() if name != control)
+
+
+@pytest.fixture(scope="module")
+def report_of_tamed(house):
+    return Room(house.beside("flows-for-controls")).report("tamed")
+
+
+# ------------------------------------------------------------------------------------- sets, classes, strangers
+
+
+def test_of_a_whole_class_nothing_is_among_the_rest(room):
+    labels, rows = digits()[1].numpy(), split()
+    room.ask(images=())
+    room.give("forget", (labels == DIGIT) & ~rows.holdout)
+    room.give("retain", (labels != DIGIT) & ~rows.holdout)
+    report = room.report("class")
+    found = table(room.folder)
+    held = found["set"] == "holdout"
+    others = held & (found["label"] != DIGIT)
+    assert report.measurement("bits_per_dim").n == others.sum() < held.sum()
+    assert report.measurement("forget_quantile_highest").n == others.sum()
+    assert not (found["neighbour"] & (found["label"] == DIGIT)).any()
+    drawn = table(room.folder, "scores")
+    assert report.measurement("residual_rate").estimate == (drawn["class_after"] == DIGIT).mean()
+    assert report.measurement("fid_after").n == (drawn["class_after"] != DIGIT).sum()
+
+
+def test_members_are_told_apart_by_likelihood(room):
+    from sklearn.metrics import roc_auc_score
+
+    labels, rows = digits()[1].numpy(), split()
+    room.give("members", (labels == DIGIT) & ~rows.holdout)
+    report = room.report("members")
+    seen = table(room.folder, "membership")
+    assert report.measurement("membership_auc").estimate == pytest.approx(roc_auc_score(seen["member"], seen["score"]))
+    found = table(room.folder)
+    of_class = (found["set"] == "holdout") & (found["label"] == DIGIT)
+    assert np.array_equal(-seen["score"][~seen["member"]], found["bits_after"][of_class])
+
+
+def test_a_flow_that_never_saw_them_says_where_an_honest_one_would_put_them(room):
+    room.put("reference", small_flow().state_dict())
+    report = room.report("reference")
+    for end in ("lowest", "highest"):
+        never, before = (report.measurement(f"forget_z_{end}_{ending}") for ending in ("never_exposed", "before"))
+        assert never.estimate == pytest.approx(before.estimate)
+    room.put("reference", fresh_glow(bits=5).state_dict(), bits=5)
+    missing = room.report("other-reference").measurement("forget_z_lowest_never_exposed").missing
+    assert "reference: its images are 1x8x8 of 5 bits, the parent's 1x8x8 of 4 bits" in missing
+
+
+def test_what_was_forgotten_before_is_looked_at_again(room):
+    room.ask(earlier=(5,))
+    report = room.report("earlier")
+    found = table(room.folder)
+    rows = (found["set"] == "holdout") & (found["label"] == 5)
+    retained = found["bits_after"][found["set"] == "retain"]
+    assert report.measurement("earlier_z").estimate == pytest.approx(
+        np.median((found["bits_after"][rows] - retained.mean()) / retained.std(ddof=1)))
+
+
+def test_the_same_bytes_give_the_same_report(room, report_of_tamed):
+    assert room.report("again") == report_of_tamed
+
+
+# --------------------------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize("role", ["forget", "retain"])
+def test_without_the_images_that_it_is_about_a_flow_is_not_evaluated(room, role):
+    room.house.leave_out(role)
+    with pytest.raises(BadInput, match=rf"{role}: there is no such set"):
+        room.report("without")
+
+
+def test_a_candidate_of_another_depth_is_refused(room):
+    room.put("candidate", fresh_glow(bits=5).state_dict(), bits=5)
+    with pytest.raises(BadInput, match=r"candidate: its images are 1x8x8 of 5 bits, the parent's 1x8x8 of 4 bits"):
+        room.report("deeper")
+
+
+def test_a_candidate_of_another_size_is_refused(room):
+    room.put("candidate", fresh_glow(side=16).state_dict(), side=16)
+    with pytest.raises(BadInput, match=r"candidate: its images are 1x16x16 of 4 bits, the parent's 1x8x8"):
+        room.report("larger")
+
+
+def test_held_out_images_between_the_levels_are_refused(room):
+    images, labels = digits()
+    room.house.with_images("holdout", (images * 0.9).numpy(), labels.numpy())
+    with pytest.raises(BadInput, match=r"holdout: .* lie between the 16 levels"):
+        room.report("between")
+
+
+def test_another_set_than_the_candidate_was_made_from_is_refused(room):
+    record = read_record(Candidate, room.house.root / "candidate")
+    write_record(room.house.root / "candidate", record.model_copy(update={"forget_id": "f" * 64}))
+    with pytest.raises(BadInput, match=r"forget: it is another set than the one that the candidate was made from"):
+        room.report("other-set")
+
+
+def test_a_holdout_of_nothing_but_what_is_forgotten_is_refused(room):
+    labels = digits()[1].numpy()
+    room.ask(images=())
+    room.give("holdout", split().holdout & (labels == DIGIT))
+    with pytest.raises(BadInput, match=r"holdout: every image is of a class that is to be forgotten"):
+        room.report("nothing-else")
+
+
+def test_a_class_that_nobody_held_out_is_said_to_be_missing(room):
+    room.give("holdout", split().holdout & (digits()[1].numpy() != DIGIT))
+    report = room.report("none-held-out")
+    assert "holdout: it has no such image" in report.measurement("same_class_z").missing
+    assert report.holdout_lacks == (DIGIT,)
+
+
+def test_likelihoods_that_are_no_numbers_are_never_a_number(room):
+    room.put("candidate", {name: tensor * float("nan") if tensor.is_floating_point() else tensor
+                           for name, tensor in small_flow().state_dict().items()})
+    report = room.report("nan")
+    for name in ("forget_z_lowest", "forget_z_highest", "bits_per_dim", "bits_per_dim_change", "same_class_z"):
+        assert report.measurement(name).missing.startswith("candidate: "), name
+    assert "quantile_drop" in {found.name for found in report.measurements if found.missing}
+    for name in ("kid_ratio", "residual_rate"):
+        assert "candidate: 100 of 100 images that it draws hold NaN" in report.measurement(name).missing
+    assert report.measurement("bits_per_dim_before").estimate > 0
+    verdict, _ = judged(report)
+    assert verdict.outcome == "INVALID"
+    assert not (room.folder / "scores.parquet").exists()
