@@ -150,10 +150,11 @@ def plan(workspace: Workspace, request: Request, named: Request, again: bool = F
     return Plan(
         request_id=request.id, request_sha256=sha256_bytes(request.to_bytes()), requester=request.requester,
         reason=request.reason, would=would, run=name, attempts=len(attempts),
-        verdicts=sum(run.state().came_to_a_verdict for run in attempts), forget=request.forget.classes, images=request.forget.images,
-        earlier=request.forget.earlier, parent=request.checkpoint.uri, parent_sha256=request.checkpoint.sha256 or "",
-        architecture=earlier.architecture, method=method, rooms=rooms, samples=samples, seconds=seconds,
-        due=request.due, in_time=in_time, policy=policy.name, approvals=policy.approvals, reviewers=reviewers,
+        verdicts=sum(run.state().came_to_a_verdict for run in attempts), forget=request.forget.classes,
+        images=request.forget.images, earlier=request.forget.earlier, parent=request.checkpoint.uri,
+        parent_sha256=request.checkpoint.sha256 or "", architecture=earlier.architecture,
+        method=method, rooms=rooms, samples=samples, seconds=seconds, due=request.due,
+        in_time=in_time, policy=policy.name, approvals=policy.approvals, reviewers=reviewers,
         not_shown=tuple(_not_shown(request, policy, method)),
         warnings=tuple(_warnings(request, policy, reviewers, samples, in_time, moment)))
 

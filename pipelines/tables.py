@@ -89,6 +89,8 @@ def _numbers(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
         from pipelines.summary import MEASURED  # it is there: it made the summary
 
         for name in MEASURED["flow"]:
+            if name == "residual_rate" and summary["images"]:
+                continue  # single images went, and the class they are of stays
             yield words.title(name), (_percent if words.is_percent(name) else _plain)(summary[name])
     if summary["fid"] is not None:
         fid, kid = summary["fid"], summary["kid"]
