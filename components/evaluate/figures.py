@@ -9,15 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.evaluate.plots import Axis, Histogram, Line, at_step, curve, step_axis
-from components.evaluate.tables import MEMBERSHIP, SCORES, SEARCH
-from expunge.contracts import Curve, Report
+from components.evaluate.tables import LIKELIHOODS, MEMBERSHIP, SCORES, SEARCH
+from expunge.contracts import Curve, Interval, Report
 from expunge.measure import words
 
 BINS = 24  # an even number: one half is an edge
+FINE = 48  # bins of a histogram in which single images are marked
+MARKED = 40  # images at most: more are drawn as a histogram of their own
+TAIL = 0.5  # percent of held-out images at either end that no axis makes room for
 MODELS = ("candidate", "parent", "never exposed")
 _TICKS = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 Column = NDArray[Any]
+_TO_TENTHS = Interval(lower=0.0, upper=10.0, confidence=0.5, method="how exactly z is read")
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,25 @@ class Search:
     starts: int
     at_start: int  # that drew the unwanted without any search
     found: int  # those included
+
+
+@dataclass(frozen=True)
+class Forgotten:
+    """One image to forget: where it stands before and after."""
+
+    at: tuple[float, float]  # in percent of the axis
+    z: tuple[str, str]
+    quantile: tuple[str, str]  # held-out images that are less likely
+
+
+@dataclass(frozen=True)
+class Likelihoods:
+    """Bits/dim of held-out images before and after, and of the images to forget."""
+
+    histogram: Histogram  # held-out images; and those to forget, if they are many
+    images: tuple[Forgotten, ...]  # none if they are too many to mark one by one
+    count: int  # of images to forget
+    held_out: int
 
 
 @dataclass(frozen=True)
@@ -70,6 +93,37 @@ def closeness(folder: Path) -> Histogram | None:
         return None
     member = scores["member"].astype(bool)
     return Histogram.of({"members": scores["score"][member], "others": scores["score"][~member]}, BINS)
+
+
+def likelihoods(folder: Path) -> Likelihoods | None:
+    """How likely a flow finds images, before and after. None without the table, or where some of it are no numbers."""
+    rows = _read(folder / LIKELIHOODS)
+    if rows is None:
+        return None
+    of = {name: rows["set"] == name for name in ("forget", "retain", "holdout")}
+    rest = rows["rest"].astype(bool)
+    sides = [rows[f"bits_{side}"] for side in ("before", "after")]
+    if not all(np.isfinite(bits[each]).all() for bits in sides for each in (of["forget"], of["retain"], rest)):
+        return None
+    usual = np.concatenate([np.percentile(bits[rest], (TAIL, 100 - TAIL)) for bits in sides])
+    everything = [*usual, *(end for bits in sides for end in (bits[of["forget"]].min(), bits[of["forget"]].max()))]
+    axis = Axis(min(everything), max(everything) if max(everything) > min(everything) else min(everything) + 1.0)
+    count = int(of["forget"].sum())
+    series = {"before": sides[0][rest], "after": sides[1][rest]}
+    if count > MARKED:
+        series |= {"forget before": sides[0][of["forget"]], "forget after": sides[1][of["forget"]]}
+    drawn = Histogram.of(series, FINE, (axis.left, axis.right))
+    if drawn is None:
+        return None
+    standings = []
+    for bits in sides:
+        retained = bits[of["retain"]]
+        standings.append(tuple(
+            (axis.at(one), words.number("forget_z_lowest", (one - retained.mean()) / retained.std(ddof=1), _TO_TENTHS),
+             words.number("forget_quantile_highest", float((bits[rest] > one).mean())))
+            for one in bits[of["forget"]]))
+    images = tuple(Forgotten(*zip(was, is_now, strict=True)) for was, is_now in zip(*standings, strict=True))
+    return Likelihoods(drawn, images if count <= MARKED else (), count, int(rest.sum()))
 
 
 def searches(folder: Path) -> tuple[Search, ...]:

@@ -15,8 +15,9 @@ from expunge.measure.policy import AS_EXPECTED, NOT_ASKED, went_wrong, worst
 
 HEADLINE = ("residual_rate", "pul", "kid_difference", "kept_share", "search_rate", "relearning_ratio",
             "residual_rate_earlier", "drift", "forget_accuracy", "retained_accuracy_difference",
-            "prototype_accuracy_difference", "forget_z_lowest", "forget_z_highest", "bits_per_dim_change", "kid_ratio",
-            "membership_auc")
+            "prototype_accuracy_difference", "membership_auc")
+OF_A_FLOW = ("forget_z_lowest", "forget_z_highest", "quantile_drop", "bits_per_dim_change", "kid_ratio",
+             "membership_auc")
 CLASSES_SHOWN = 16  # beyond that a bar chart is a fence
 LONG_NAME = 4  # characters of a class's name that fit under an upright bar
 
@@ -75,6 +76,11 @@ def render_page(
         undefined=jinja2.StrictUndefined,
     )
     drawn = panels(record, verdict)
+    unwanted = _listed(_name(record, label) for label in record.unwanted)
+    likely = figures.likelihoods(report)
+    what = f"class {unwanted}"
+    if likely:
+        what = f"{likely.count:,} image{'s' if likely.count > 1 else ''} of {what}"
     pictures = _pictures(report, record, policy is None or reason is None or reason in policy.show_before)
     return environment.get_template("report.html.j2").render(
         report=record,
@@ -94,6 +100,8 @@ def render_page(
         chances=figures.chances(report),
         above_half=figures.above_half,
         closeness=figures.closeness(report),
+        likelihoods=likely,
+        what=what,
         searches=figures.searches(report),
         relearning=figures.relearning(record),
         kinds={"parent": "was", "candidate": "now", "never exposed": "never"},
@@ -104,7 +112,7 @@ def render_page(
         earlier_class_by_class=[
             found.name for found in record.measurements if found.name.startswith("residual_rate_earlier[")],
         called=lambda label: _name(record, label),
-        unwanted=_listed(_name(record, label) for label in record.unwanted),
+        unwanted=unwanted,
         not_shown=_not_shown(record, pictures),
     )
 
@@ -117,10 +125,11 @@ def _headline(report: Report, verdict: Verdict | None) -> list[dict[str, Any]]:
     rules = verdict.rules if verdict else ()
     found = {measured.name: measured for measured in report.measurements}
     asked = {rule.rule.metric for rule in rules}
+    names = OF_A_FLOW if report.family == "flow" else HEADLINE
     return [
         _number(found[name], [rule for rule in rules if rule.rule.metric == name])
-        for name in HEADLINE
-        if name in found and (found[name].missing is None or name in (*asked, *HEADLINE[:4]))
+        for name in names
+        if name in found and (found[name].missing is None or name in (*asked, *names[:4]))
     ]
 
 
@@ -265,6 +274,9 @@ def _not_shown(report: Report, pictures: dict[str, Any]) -> list[str]:
             f"Real images of {lacking}: none was held out. What is compared with real images says nothing of how these "
             "look, and takes samples of them for strange ones." if report.shares else
             f"Held-out images of {lacking}: there is none, so nothing says how well these are still recognised.")
+    if report.family == "flow":
+        found.append("The images that were to be forgotten: no picture of them is in this report, whatever the policy "
+                     "allows.")
     if report.forget_id or report.retain_id:
         could = _listed(what for what, there in (("what was to be forgotten", report.forget_id),
                                                  ("what was to stay", report.retain_id)) if there)

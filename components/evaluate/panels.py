@@ -111,17 +111,13 @@ PLANS: dict[str, Plan] = {
     "prototype_accuracy_difference": Plan(
         "Told apart inside, beyond the reference",
         (("candidate − never exposed", "now", "prototype_accuracy_difference"),), marks=((0.0, "as if never seen"),)),
-    "forget_z": Plan(
-        "How unlikely the forgotten are",
-        (("likeliest, before", "was", "forget_z_lowest_before"),
-         ("unlikeliest, before", "was", "forget_z_highest_before"),
-         ("likeliest, after", "now", "forget_z_lowest"), ("unlikeliest, after", "now", "forget_z_highest"),
-         ("likeliest, never exposed", "never", "forget_z_lowest_never_exposed"),
-         ("unlikeliest, never exposed", "never", "forget_z_highest_never_exposed")),
-        "z: bits/dim of an image, in standard deviations of retained images' above their mean",
-        marks=((0.0, "usual"),)),
+    **{name: Plan(title, (("before", "was", f"{name}_before"), ("after", "now", name),
+                          ("never exposed", "never", f"{name}_never_exposed")),
+                  "z: its bits/dim, in standard deviations of retained images' above their mean",
+                  marks=((0.0, "usual"),)) for name, title in (
+        ("forget_z_lowest", "The likeliest of the forgotten"), ("forget_z_highest", "The unlikeliest of them"))},
     "forget_quantile": Plan(
-        "Where the likeliest stands", (("before", "was", "forget_quantile_highest_before"),
+        "The likeliest among held-out images", (("before", "was", "forget_quantile_highest_before"),
                                        ("after", "now", "forget_quantile_highest")),
         "held-out images that are less likely than it", lowest=0, highest=1, whole=True, marks=((0.5, "usual"),)),
     "quantile_drop": Plan("Quantile drop", (("before − after", "now", "quantile_drop"),), marks=((0.0, "no change"),)),

@@ -78,8 +78,9 @@ def write_flow_tables(folder: Path, evidence: FlowEvidence) -> None:
     """Writes a flow's data files: one row per image that was asked about, and what a generator has of its samples.
 
     `likelihoods.parquet` says of each image which set it is of (`noise`, `worn` and `again` are those of the controls,
-    of which only the parent was asked), its class, whether it is a neighbour of an image to forget, and, by each flow,
-    its bits per dimension and their standard error over points; NaN where a flow was not asked.
+    of which only the parent was asked), its class, whether it is a held-out image of the rest and a neighbour of an
+    image to forget, and, by each flow, its bits per dimension and their standard error over points; NaN where a flow
+    was not asked.
     """
     if evidence.drawn is not None:
         write_tables(folder, evidence.drawn, evidence.ruined.draws)
@@ -97,8 +98,9 @@ def write_flow_tables(folder: Path, evidence: FlowEvidence) -> None:
     columns: dict[str, ArrayLike] = {
         "set": np.concatenate([np.repeat(name, len(labels)) for name, labels, *_ in rows]),
         "label": np.concatenate([labels for _, labels, *_ in rows]).astype(np.int16),
-        "neighbour": np.concatenate([evidence.near if name == "holdout" else np.zeros(len(labels), np.bool_)
-                                     for name, labels, *_ in rows])}
+        **{name: np.concatenate([found if role == "holdout" else np.zeros(len(labels), np.bool_)
+                                 for role, labels, *_ in rows])
+           for name, found in (("rest", evidence.kept), ("neighbour", evidence.near))}}
     for place, ending in enumerate(("before", "after", "never_exposed") if evidence.never else ("before", "after")):
         found = [(each[2 + place], len(each[1])) for each in rows]
         columns[f"bits_{ending}"], columns[f"error_{ending}"] = (np.concatenate([

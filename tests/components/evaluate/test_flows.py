@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import json
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from small_flow import SMALL_GLOW, digits, fresh_glow, small_flow
 
+from components.evaluate.page import render_page
 from expunge.contracts import (
     Candidate,
     Checkpoint,
@@ -449,3 +451,44 @@ def test_likelihoods_that_are_no_numbers_are_never_a_number(room):
     verdict, _ = judged(report)
     assert verdict.outcome == "INVALID"
     assert not (room.folder / "scores.parquet").exists()
+
+
+# ---------------------------------------------------------------------------------------------- the page
+
+
+def test_the_page_marks_every_image_to_forget_and_shows_none(room):
+    report = room.report("page")
+    page = render_page(room.folder, judged(report)[0], preset("standard"), "safety")
+    assert "<h1>Forgetting 4 images of class 3</h1>" in page
+    assert page.count('class="tick was"') == page.count('class="tick gone"') == FORGOTTEN
+    for words in ("Is it unlikely?", "The likeliest of the forgotten", "Image by image", "KID after over before",
+                  "no picture of them is in this report", "worn draws"):
+        assert words in page
+    for words in ("Residual rate, closer", "named right", "predictions.parquet"):
+        assert words not in page
+    tiles = json.loads((room.folder / "pictures.json").read_bytes())["groups"]["unwanted"]["tiles"]
+    drawn = table(room.folder, "scores")
+    assert [tile["latent"] for tile in tiles] == np.flatnonzero(drawn["class_before"] == DIGIT)[:len(tiles)].tolist()
+
+
+def test_the_page_of_a_whole_class_draws_its_images_as_a_histogram(room):
+    labels, rows = digits()[1].numpy(), split()
+    room.ask(images=())
+    room.give("forget", (labels == DIGIT) & ~rows.holdout)
+    room.give("retain", (labels != DIGIT) & ~rows.holdout)
+    report = room.report("page")
+    page = render_page(room.folder, judged(report)[0], preset("standard"), "privacy")
+    count = int(((labels == DIGIT) & ~rows.holdout).sum())
+    assert f"<h1>Forgetting {count} images of class 3</h1>" in page
+    assert 'class="tick' not in page
+    assert page.count('class="gone dotted"') == 1
+    assert "unwanted-before {" not in page  # what the parent drew is not shown for privacy
+
+
+def test_the_page_says_what_is_no_number(room):
+    room.put("candidate", {name: tensor * float("nan") if tensor.is_floating_point() else tensor
+                           for name, tensor in small_flow().state_dict().items()})
+    report = room.report("page")
+    page = render_page(room.folder, judged(report)[0], preset("standard"), "safety")
+    assert "INVALID" in page
+    assert "images to forget have no finite likelihood" in page

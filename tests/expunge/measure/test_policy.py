@@ -1,9 +1,10 @@
 import itertools
+from typing import get_args
 
 import numpy as np
 import pytest
 
-from expunge.contracts import Control, Interval, Measurement, Policy, Report, Rule
+from expunge.contracts import Control, Family, Interval, Measurement, Policy, Report, Rule
 from expunge.errors import BadInput
 from expunge.measure.distances import JACKKNIFE, SUBSAMPLING
 from expunge.measure.judged import corrected_rate
@@ -297,14 +298,14 @@ def test_a_policy_that_asks_only_of_what_came_before_decides_nothing_of_a_first_
         "a gan that nothing was asked of before")
 
 
-@pytest.mark.parametrize("family", ["gan", "classifier"])
+@pytest.mark.parametrize("family", get_args(Family))
 @pytest.mark.parametrize("name", preset_names())
 def test_every_preset_has_rules_for_every_family_there_is(name, family):
     assert rules_for(preset(name), family)
 
 
 def test_strict_is_nowhere_laxer_than_standard():
-    for family in ("gan", "classifier"):
+    for family in get_args(Family):
         strict = {(found.metric, found.side): found for found in rules_for(preset("strict"), family, earlier=True)}
         for found in rules_for(preset("standard"), family, earlier=True):
             limit = strict[found.metric, found.side].limit
