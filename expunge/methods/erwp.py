@@ -16,8 +16,9 @@ again for the remaining classes, in all layers and from limited data of both. Al
 The preset `paper` is this and nothing else. It leaves a class that is no longer named easy to tell apart in the
 features, and quick to be learned again. Additions of ours, all off in `paper`:
 
-    redirection   a restricted image's features go to the parent's features of a remaining one, found by optimal
-                  transport, as latents are redirected in adapt_then_unlearn
+    redirection   a restricted image's features go to where the parent's second guess says, among the remaining
+                  classes' mean features; or to those of one remaining image, found by optimal transport, as latents
+                  are redirected in adapt_then_unlearn
     distil        the parent's prediction is distilled without the restricted classes, of which it would tell on
     all layers    the most relevant of each layer are taken, and at least a part of each; not of the whole model,
                   whose head would come first
@@ -53,6 +54,8 @@ class Params(LessonParams):
     The defaults were found on two digits of MNIST at 14 x 14 pixels; nothing is set per class.
     """
 
+    steps: int = setting(60, "steps", ge=1)
+    batch: int = setting(32, "images per step, of each set that the step looks at; all of a smaller one", ge=2)
     rate: float = setting(2e-3, "peak learning rate", gt=0)
     rotation: float = setting(
         45.0, "degrees that a view is rotated by at most; wider than training may have used", ge=0, le=180)
@@ -65,6 +68,9 @@ class Params(LessonParams):
         "parameter", "what is relevant or not: one parameter, or all that lead to one output of a layer")
     wiped: float = setting(0.0, "accuracy on a restricted class, on its samples, that counts as wiped out", ge=0, lt=1)
     relevant: float = setting(1.0, "largest part of the parameters that may be found relevant", gt=0, le=1)
+    looked_at: int = setting(
+        50, "images of a class at most by which its relevance and, for the remaining ones, its mean features are "
+        "found: more cost time and tell nothing new", ge=1)
     at_least: float = setting(
         0.3, "part of each ranking that is taken in any case: what alone wipes out a class is too little to serve the "
         "remaining classes again", ge=0, le=1)
@@ -86,7 +92,13 @@ class Params(LessonParams):
     guess_weight: float = setting(0.0, "weight of the parent's second guess on restricted images; ours", ge=0)
     redirection_weight: float = setting(
         50.0, "weight of the squared distance, in units of the features' variance, of a restricted image's features to "
-        "those of a remaining one; ours", ge=0)
+        "their aim; ours", ge=0)
+    aim: Literal["guess", "transport"] = setting(
+        "guess", "what restricted features go to: `guess`, a mean of the remaining classes' mean features, each as "
+        "likely as the parent finds it with the restricted classes left out; `transport`, the parent's features of one "
+        "remaining image, by optimal transport")
+    aim_temperature: float = setting(
+        0.5, "of the prediction that `guess` weighs by; below 1 the likeliest class counts for more", gt=0)
     start: Literal["parent", "zeroed"] = setting(
         "parent", "what relevant parameters are when stage 2 begins: the parent's, or 0")
     steps_in_turn: bool = setting(False, "alternate steps on restricted and remaining images instead of one sum")
@@ -132,7 +144,7 @@ def adapt(parent: Classifier, material: Material, params: Params, session: Sessi
 
     def one_step(step: int) -> dict[str, Tensor]:
         number = task.restricted[step]
-        images = of_class(task.forget, number)
+        images = of_class(task.forget, number, params.looked_at)
         loss = relevance(model, images, number, params, random)
         gradients = {name: theta.grad for name, theta in model.named_parameters() if theta.grad is not None}
         ranking = Ranking(gradients, params)
@@ -280,11 +292,12 @@ def recognised(model: Classifier, images: Tensor, number: int) -> float:
     return (own > logits.amax(dim=1)).float().mean().item()
 
 
-def of_class(samples: Samples | None, number: int) -> Tensor:
-    """The images of one class."""
+def of_class(samples: Samples | None, number: int, most: int | None = None) -> Tensor:
+    """The images of one class; if `most` is given, so many at most, from all over the set."""
     assert samples is not None
     assert samples.labels is not None
-    return samples.images[samples.labels == number]
+    images = samples.images[samples.labels == number]
+    return images[:: math.ceil(len(images) / most)] if most else images
 
 
 # ---------------------------------------------------------------- stage 2: unlearn
@@ -305,26 +318,36 @@ def unlearn(parent: Classifier, adaptation: Weights, material: Material, params:
     pupil = Pupil(parent, params, session, masks)
     if params.start == "zeroed":
         pupil.model.load_state_dict(without(parent, adaptation).state_dict())
-    targets, spread = redirected(original, task)
+    redirection = Redirection(original, task, params) if params.redirection_weight else None
     random = stream(session, 2)
     lost, kept = (Deck(samples, params.batch, session, purpose) for purpose, samples in (
         (1, task.forget), (2, task.retain)))
 
     def one_step(step: int) -> dict[str, Tensor]:
+        leave, stay = (not params.steps_in_turn or step % 2 == place for place in (0, 1))
+        shown, labels = [], []
+        if leave:
+            images, classes = lost.deal(step)
+            shown.append(shift(images, params.shift, random))
+            labels.append(classes)
+        if stay:
+            images, classes = kept.deal(step)
+            shown.append(shift(images, params.shift, random))
+            labels.append(classes)
+            if params.mixtures:
+                shown.append(mixed(shown[-1], random))
+        # One pass for all: batch normalisation sees what it will see, and it takes less time.
+        everything = torch.cat(shown)
+        before, (features, logits) = original(everything), pupil.model.look(everything)
+        count = len(shown[0]) if leave else 0
         losses: dict[str, Tensor] = {}
-        if not params.steps_in_turn or step % 2 == 0:
-            images, labels = lost.deal(step)
-            images = shift(images, params.shift, random)
-            features, logits = pupil.model.look(images)
-            losses |= leaving(logits, labels, original(images), task, params)
-            if params.redirection_weight:
-                away = (features - targets[ranks.own_part(lost.rows(step))]).square().sum(dim=1).mean()
-                losses["redirection"] = params.redirection_weight * away / spread
-        if not params.steps_in_turn or step % 2 == 1:
-            images, labels = kept.deal(step)
-            images = shift(images, params.shift, random)
-            shown = torch.cat([images, mixed(images, random)]) if params.mixtures else images
-            losses |= staying(pupil.model(shown), labels, original(shown), task, params)
+        if leave:
+            losses |= leaving(logits[:count], labels[0], before[:count], task, params)
+            if redirection:
+                losses["redirection"] = redirection.loss(
+                    features[:count], before[:count], ranks.own_part(lost.rows(step)))
+        if stay:
+            losses |= staying(logits[count:], labels[-1], before[count:], task, params)
         pupil.learn(step, losses)
         return losses
 
@@ -355,26 +378,60 @@ def leaving(logits: Tensor, labels: Tensor, before: Tensor, task: Lesson, params
     return losses
 
 
+class Redirection:
+    """Where restricted images' features go instead of where the parent has them.
+
+    Raises:
+        NonFiniteLoss: a feature of the parent's is not finite.
+    """
+
+    @torch.no_grad()
+    def __init__(self, original: Classifier, task: Lesson, params: Params) -> None:
+        self.params = params
+        assert task.retain.labels is not None
+        self.classes: list[int] = task.retain.labels.unique().tolist()  # few images may lack some
+        by_class = [_finite(in_parts(original.features, of_class(task.retain, number, params.looked_at)))
+                    for number in self.classes]
+        everything = torch.cat(by_class)
+        self.means = torch.stack([features.mean(dim=0) for features in by_class])
+        # The mean squared distance to the mean, summed over the features: half of that between two images by chance.
+        self.spread = (everything - everything.mean(dim=0)).square().sum(dim=1).mean()
+        self.partners = transported(original, task) if params.aim == "transport" else None
+
+    def loss(self, features: Tensor, before: Tensor, rows: Tensor) -> Tensor:
+        """Squared distance to the aim in units of the features' variance, times its weight.
+
+        From features [B, F], the parent's logits [B, K] and the images' places among the restricted ones [B].
+        """
+        if self.partners is None:
+            guess = before[:, self.classes].div(self.params.aim_temperature).softmax(dim=1)
+            aims = guess @ self.means
+        else:
+            aims = self.partners[rows]
+        away = (features - aims).square().sum(dim=1).mean()
+        return self.params.redirection_weight * away / self.spread
+
+
 @torch.no_grad()
-def redirected(original: Classifier, task: Lesson) -> tuple[Tensor, Tensor]:
-    """For each restricted image the parent's features of a remaining one, [N, F], and the variance of all of these.
+def transported(original: Classifier, task: Lesson) -> Tensor:
+    """For each restricted image the parent's features of a remaining one, [N, F].
 
     Which one is found by optimal transport in the parent's features: near ones, and every remaining image as often as
     any other, so that no single class takes in all.
-
-    Raises:
-        NonFiniteLoss: a feature is not finite.
     """
     assert task.forget is not None
-    leave, stay = (in_parts(original.features, samples.images) for samples in (task.forget, task.retain))
-    if not (leave.isfinite().all() and stay.isfinite().all()):
-        raise NonFiniteLoss(
-            "unlearn: the parent's features are not finite at step 0", "check the images and the parent's weights")
+    leave, stay = (_finite(in_parts(original.features, samples.images)) for samples in (task.forget, task.retain))
     count = -(-len(leave) // len(stay))  # how often each remaining image is offered
     offered = stay.repeat(count, 1)
     _, chosen = linear_sum_assignment(torch.cdist(leave, offered).cpu().numpy())
-    # The mean squared distance to the mean, summed over the features: half of that between two images by chance.
-    return offered[torch.from_numpy(chosen)], (stay - stay.mean(dim=0)).square().sum(dim=1).mean()
+    return offered[torch.from_numpy(chosen)]
+
+
+def _finite(features: Tensor) -> Tensor:
+    if not features.isfinite().all():
+        raise NonFiniteLoss(
+            "unlearn: the parent's features are not finite at step 0", "check the images and the parent's weights")
+    return features
 
 
 def staying(logits: Tensor, labels: Tensor, before: Tensor, task: Lesson, params: Params) -> Weights:

@@ -1,6 +1,7 @@
 """ERwP: what is relevant is found and is little, only that moves, and the class goes while the others stay."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,18 +17,19 @@ from expunge.methods.erwp import (
     Marks,
     Params,
     Ranking,
+    Redirection,
     leaving,
     mixed,
     of_class,
     recognised,
-    redirected,
     relevance,
     smallest,
     staying,
+    transported,
     views,
     without,
 )
-from expunge.methods.training import Session
+from expunge.methods.training import Samples, Session, in_parts
 from expunge.models import build
 
 METHOD = find("erwp", "classifier")
@@ -206,10 +208,6 @@ def test_a_clipped_ascent_ends_and_the_other_fades():
 @settings(deadline=None)
 @given(st.integers(1, 40), st.integers(1, 40))
 def test_every_remaining_image_is_the_aim_of_as_many_restricted_ones_as_any_other(leave, stay):
-    parent, material = small_problem()
-    task = lesson(parent, material, quiet(), by=["forget"])
-    random = torch.Generator().manual_seed(leave)
-
     class Task:
         forget = quarters(leave, 1)
         retain = quarters(stay, 2)
@@ -218,13 +216,44 @@ def test_every_remaining_image_is_the_aim_of_as_many_restricted_ones_as_any_othe
         def features(self, x):
             return x.flatten(1)
 
-    assert task.forget is not None
-    aims, spread = redirected(Themselves(), Task())
+    aims = transported(Themselves(), Task())
     assert aims.shape == (leave, 64)
     found = torch.cdist(aims, Task.retain.images.flatten(1)).argmin(dim=1).bincount(minlength=stay)
     assert found.max() <= math.ceil(leave / stay)
-    assert spread >= 0
-    del random
+
+
+def test_restricted_images_aim_at_the_means_of_what_the_parent_would_take_them_for_instead():
+    parent, material = small_problem()
+    task = lesson(parent, material, quiet(), by=["forget"])
+    with torch.no_grad():
+        features, logits = parent.look(material.forget.images)
+    redirection = Redirection(parent, task, Params(redirection_weight=2.0, aim_temperature=0.5))
+    kept = [0, 2, 3]
+    means = torch.stack([in_parts(parent.features, of_class(material.retain, number, 50)).mean(dim=0)
+                         for number in kept])
+    aims = (2 * logits[:, kept]).softmax(dim=1) @ means
+    at_aim = redirection.loss(aims, logits, torch.arange(len(aims)))
+    assert at_aim.item() == pytest.approx(0, abs=1e-6)
+    away = redirection.loss(aims + 1, logits, torch.arange(len(aims)))
+    assert away.item() == pytest.approx(2 * aims.shape[1] / redirection.spread.item(), rel=1e-4)
+    assert redirection.loss(features, logits, torch.arange(len(aims))) > 0
+
+
+def test_a_remaining_class_of_which_no_image_is_at_hand_is_no_aim():
+    parent, material = small_problem()
+    there = material.retain.labels != 3
+    few = replace(material, retain=Samples(material.retain.images[there], labels=material.retain.labels[there]))
+    redirection = Redirection(parent, lesson(parent, few, quiet(), by=["forget"]), Params())
+    assert redirection.classes == [0, 2]
+    assert redirection.means.isfinite().all()
+    assert redirection.means.shape[0] == 2
+
+
+def test_no_more_images_of_a_class_are_looked_at_than_asked_and_they_are_from_all_over_the_set():
+    labels = torch.tensor([0, 1] * 10)
+    samples = Samples(torch.arange(20.0).view(20, 1, 1, 1), labels=labels)
+    assert of_class(samples, 1, 4).flatten().tolist() == [1, 7, 13, 19]
+    assert len(of_class(samples, 1, 100)) == 10
 
 
 def test_mixtures_lie_between_two_images():
@@ -238,6 +267,7 @@ def test_mixtures_lie_between_two_images():
 @pytest.mark.parametrize("changed", [
     {"start": "zeroed"}, {"steps_in_turn": True}, {"ascent": "clipped"}, {"unit": "filter"}, {"ranking": "model"},
     {"mixtures": False, "shift": 0}, {"distil": "all"}, {"batch_norm": "frozen"}, {"batch_norm": "batch"}, NO_ADDITIONS, {"masked": False},
+    {"aim": "transport"}, {"aim_temperature": 2.0},
 ], ids=str)
 def test_every_choice_works_and_makes_a_difference(changed):
     parent, material = small_problem()
