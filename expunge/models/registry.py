@@ -14,19 +14,25 @@ from expunge.models.dcgan import build_dcgan
 from expunge.models.factories import build_from_factory, is_factory
 from expunge.models.glow import build_glow
 from expunge.models.inception import build_inception_v3
+from expunge.models.inpainting import build_inpainting
+from expunge.models.mae import build_mae
 from expunge.models.stylegan2 import build_stylegan2
 from expunge.models.transformers_files import build_transformers
+from expunge.models.vq_gan import build_vq_gan
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "dcgan": build_dcgan,
+    "diffusion-inpainting": build_inpainting,
     "glow": build_glow,
     "inception-v3": build_inception_v3,
     "lenet": build_lenet,
+    "mae": build_mae,
     "resnet": build_resnet,
     "resnet-20": build_resnet_20,
     "resnet-56": build_resnet_56,
     "stylegan2": build_stylegan2,
     "transformers": build_transformers,
+    "vq-gan": build_vq_gan,
 }
 
 
