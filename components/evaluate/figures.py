@@ -51,6 +51,7 @@ class Likelihoods:
     images: tuple[Forgotten, ...]  # none if they are too many to mark one by one
     count: int  # of images to forget
     held_out: int
+    single: bool  # some images of their classes are to be forgotten: others of them are among the retained ones
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,8 @@ def likelihoods(folder: Path) -> Likelihoods | None:
              words.number("forget_quantile_highest", float((bits[rest] > one).mean())))
             for one in bits[of["forget"]]))
     images = tuple(Forgotten(*zip(was, is_now, strict=True)) for was, is_now in zip(*standings, strict=True))
-    return Likelihoods(drawn, images if count <= MARKED else (), count, int(rest.sum()))
+    single = bool(np.isin(rows["label"][of["retain"]], rows["label"][of["forget"]]).any())
+    return Likelihoods(drawn, images if count <= MARKED else (), count, int(rest.sum()), single)
 
 
 def searches(folder: Path) -> tuple[Search, ...]:

@@ -78,8 +78,9 @@ def render_page(
     drawn = panels(record, verdict)
     unwanted = _listed(_name(record, label) for label in record.unwanted)
     likely = figures.likelihoods(report)
-    what = f"class {unwanted}"
+    what, gone = f"class {unwanted}", (*record.unwanted, *record.earlier)
     if likely:
+        gone = () if likely.single else gone
         what = f"{likely.count:,} image{'s' if likely.count > 1 else ''} of {what}"
     pictures = _pictures(report, record, policy is None or reason is None or reason in policy.show_before)
     return environment.get_template("report.html.j2").render(
@@ -95,7 +96,8 @@ def render_page(
         further=[name for name in drawn if name.startswith(FURTHER)],
         controls=[_control(control, verdict) for control in record.controls],
         wrong_controls=_wrong_controls(record, verdict),
-        shares=_shares(record),
+        shares=_shares(record, gone),
+        gone=gone,
         pictures=pictures,
         chances=figures.chances(report),
         above_half=figures.above_half,
@@ -178,9 +180,9 @@ def _control(control: Control, verdict: Verdict | None) -> dict[str, Any]:
     }
 
 
-def _shares(report: Report) -> dict[str, Any]:
-    """Class shares as bar lengths; of many classes, the unwanted and those that lost most."""
-    unwanted = {str(label) for label in (*report.unwanted, *report.earlier)}
+def _shares(report: Report, gone: tuple[int, ...]) -> dict[str, Any]:
+    """Class shares as bar lengths; of many classes, those that were to go and those that lost most."""
+    unwanted = {str(label) for label in gone}
 
     def kept(label: str) -> float:
         before, after = report.shares[label]

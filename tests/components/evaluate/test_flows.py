@@ -108,7 +108,7 @@ class Room:
         for name in ("oracle", "reference", "members", "extractor", "origin"):
             house.leave_out(name)
 
-    def ask(self, *, images=(0,), evaluate=600, earlier=(), **more):
+    def ask(self, *, images=(0,), evaluate=500, earlier=(), **more):
         source = ParentSource(uri="file:///flow", family="flow", architecture="glow", config=SMALL_GLOW)
         data = DataSource(uri="file:///digits")
         write_record(self.house.root / "request.json", Request(
@@ -192,7 +192,7 @@ def test_the_numbers_follow_from_the_tables(room):
     found = table(room.folder)
     of = {name: found["set"] == name for name in ("forget", "retain", "holdout", "noise", "worn", "again")}
     same = found["label"] == DIGIT
-    assert (of["forget"].sum(), of["retain"].sum(), of["holdout"].sum()) == (FORGOTTEN, 600, split().holdout.sum())
+    assert (of["forget"].sum(), of["retain"].sum(), of["holdout"].sum()) == (FORGOTTEN, 500, split().holdout.sum())
 
     def z(bits, rows):
         return (bits[rows] - bits[of["retain"]].mean()) / bits[of["retain"]].std(ddof=1)
@@ -464,6 +464,8 @@ def test_the_page_marks_every_image_to_forget_and_shows_none(room):
     for words in ("Is it unlikely?", "The likeliest of the forgotten", "Image by image", "KID after over before",
                   "no picture of them is in this report", "worn draws"):
         assert words in page
+    assert "their class stays" in page
+    assert "-after still" not in page  # nobody asked for the class to go
     for words in ("Residual rate, closer", "named right", "predictions.parquet"):
         assert words not in page
     tiles = json.loads((room.folder / "pictures.json").read_bytes())["groups"]["unwanted"]["tiles"]
@@ -481,8 +483,10 @@ def test_the_page_of_a_whole_class_draws_its_images_as_a_histogram(room):
     count = int(((labels == DIGIT) & ~rows.holdout).sum())
     assert f"<h1>Forgetting {count} images of class 3</h1>" in page
     assert 'class="tick' not in page
+    assert "their class stays" not in page
     assert page.count('class="gone dotted"') == 1
     assert "unwanted-before {" not in page  # what the parent drew is not shown for privacy
+    assert "-after still" in render_page(room.folder, judged(report)[0], preset("standard"), "safety")
 
 
 def test_the_page_says_what_is_no_number(room):
