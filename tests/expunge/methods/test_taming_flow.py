@@ -121,12 +121,24 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(preset):
     assert not same(first, run(params, Noted(4)))
 
 
-def test_a_killed_run_continues_to_the_same_bits():
-    params = METHOD.parameters("default", SHORT | {"steps": 52, "rate": 1e-3, "stop": "reached", "epsilon": 1e-6})
+@pytest.mark.parametrize("averaging", [0.0, 0.9])
+def test_a_killed_run_continues_to_the_same_bits(averaging):
+    params = METHOD.parameters("default", SHORT | {
+        "steps": 52, "rate": 1e-3, "stop": "reached", "epsilon": 1e-6, "averaging": averaging})
     kept = []
     with pytest.raises(Killed):
         run(params, KilledOnce(3, kept, threads=1))
     assert same(run(params), run(params, KilledOnce(3, kept, threads=1)))
+
+
+def test_an_averaged_candidate_is_the_running_mean_of_the_weights_from_the_parent_on():
+    def after(steps, averaging):
+        return run(METHOD.parameters("category", SHORT | {"steps": steps, "averaging": averaging, "rate": 1e-3}))
+
+    parent, first, second, found = small_flow().state_dict(), after(1, 0.0), after(2, 0.0), after(2, 0.5)
+    for name, _ in small_flow().named_parameters():
+        expected = 0.25 * parent[name] + 0.25 * first[name] + 0.5 * second[name]
+        assert torch.allclose(found[name], expected, atol=1e-6), name
 
 
 def test_the_parent_is_left_as_it_was_and_the_candidate_is_whole():
