@@ -1,0 +1,346 @@
+"""Unlearning image-to-image models: the loss by formula, what stays, what is read, repeating, continuing, forgetting."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_flow import Noted
+from small_gan import Killed, KilledOnce, same
+from small_image_to_image import KINDS, centre, digits, error, fresh, trained
+
+from expunge.errors import BadInput, NonFiniteLoss
+from expunge.methods import image_to_image_baselines as baselines
+from expunge.methods.image_to_image import METHOD, ROLES, Lesson, Pictures, distance, rate_at
+from expunge.methods.training import Material, Samples, stream
+from expunge.models.masks import hidden
+
+pytest.importorskip("diffusers")
+pytest.importorskip("transformers")
+
+SHORT = {"steps": 6, "batch": 8}
+BASELINES = baselines.METHOD
+
+
+def material(count=40, **changed):
+    """Digits below 5 are to be forgotten, the others to be kept; single images of each are held out."""
+    images, labels = digits()
+    seen = torch.arange(len(images)) % 4 > 0
+    lost, kept = (Samples(images[rows & seen][:count], labels=labels[rows & seen][:count])
+                  for rows in (labels < 5, labels >= 5))
+    return Pictures(**{"forget": lost, "retain": kept, "restricted": tuple(sorted(set(lost.labels.tolist())))} | changed)
+
+
+def held_out():
+    images, labels = digits()
+    unseen = torch.arange(len(images)) % 4 == 0
+    return images[unseen & (labels < 5)], images[unseen & (labels >= 5)]
+
+
+def run(params, kind="mae", session=None, given=None, method=METHOD, parent=None):
+    session, given, parent = session or Noted(), given or material(), parent or trained(kind)
+    return method.unlearn(parent, method.adapt(parent, given, params, session), given, params, session)
+
+
+def with_state(kind, state):
+    model = fresh(kind)
+    model.load_state_dict(state)
+    return model
+
+
+# ------------------------------------------------------------------------------------------ the loss
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_loss_is_the_papers(kind):
+    params = METHOD.parameters("default", SHORT | {"alpha": 0.7, "steps": 1})
+    session, parent, given = Noted(), trained(kind), material()
+    run(params, kind, session, given)
+    lesson = Lesson(parent, given, params, session)
+    random, before = stream(session, 3), {}
+    with torch.no_grad():
+        for role in ROLES:
+            rows, views = lesson.dealt(role, 0)
+            pupil, teacher = lesson.showing[role].of(rows, views, random)
+            seen, aim = (parent.encode(some.images, some.mask, some.chance) for some in (pupil, teacher))
+            before[role] = sum(((one - other) ** 2).mean().item() for one, other in zip(seen, aim, strict=True))
+    assert before["stay"] == 0, "the pupil begins as its teacher"
+    assert session.losses[0]["retain"] == pytest.approx(0, abs=1e-9)
+    assert session.losses[0]["forget"] == pytest.approx(0.7 * before["forget"], rel=1e-4)
+
+
+def test_a_distance_is_the_mean_of_each_map_and_the_sum_over_them():
+    one, other = torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 0.0]])
+    assert distance([one, one[:, :1]], [other, other[:, :1]]).item() == pytest.approx(2.5 + 1)
+
+
+@settings(max_examples=30)
+@given(st.sampled_from(["unit", "matched"]), st.sampled_from(["everywhere", "hole"]), st.integers(0, 50))
+def test_the_teacher_sees_the_same_mask_and_noise_where_it_is_to_be(noise, place, seed):
+    params = METHOD.parameters("default", SHORT | {"noise": noise, "noise_in": place, "mask": "random"})
+    given = material()
+    lesson = Lesson(fresh("diffusion-inpainting"), given, params, Noted(seed))
+    rows, views = torch.tensor([3, 11]), torch.tensor([0, 0])
+    pupil, teacher = lesson.showing["forget"].of(rows, views, stream(Noted(seed), 3))
+    assert torch.equal(pupil.mask, teacher.mask)
+    assert all(torch.equal(one, other) for one, other in zip(pupil.chance, teacher.chance, strict=True))
+    assert torch.equal(pupil.images, given.forget.images[rows])
+    inside = pupil.mask.expand_as(pupil.images)
+    assert not torch.isclose(teacher.images, pupil.images)[inside].all()
+    assert torch.equal(teacher.images[~inside], pupil.images[~inside]) is (place == "hole")
+    if noise == "matched":
+        assert teacher.images.abs().max() <= 1
+    again = lesson.showing["forget"].of(rows.flip(0), views, stream(Noted(), 9))
+    assert torch.equal(again[1].images, teacher.images.flip(0)), "a view is the same whenever it comes up"
+    kept = lesson.showing["stay"].of(rows, views, stream(Noted(), 3))
+    assert kept[0] is kept[1]
+
+
+def test_matched_noise_has_the_mean_and_spread_of_the_forget_images_before_it_is_clipped():
+    dull = Samples(material(400).forget.images * 0.1 + 0.3)
+    params = METHOD.parameters("default", SHORT | {"noise": "matched"})
+    lesson = Lesson(fresh("mae"), material(forget=dull, restricted=()), params, Noted())
+    _, teacher = lesson.showing["forget"].of(torch.arange(400), torch.zeros(400, dtype=torch.long), stream(Noted(), 0))
+    assert teacher.images.mean().item() == pytest.approx(dull.images.mean().item(), abs=0.01)
+    assert teacher.images.std().item() == pytest.approx(dull.images.std().item(), rel=0.03)
+
+
+def test_the_rate_rises_then_falls_along_half_a_cosine():
+    params = METHOD.parameters("default", {"steps": 100, "warm_up": 0.2, "rate": 1.0})
+    rates = [rate_at(step, params) for step in range(100)]
+    assert rates[0] == pytest.approx(0.05)
+    assert rates[19] == rates[20] == 1.0
+    assert rates[60] == pytest.approx(0.5)
+    assert rates[99] < 0.001
+    assert rates[:20] == sorted(rates[:20])
+    assert rates[20:] == sorted(rates[20:], reverse=True)
+    still = METHOD.parameters("paper_diffusion", {"steps": 100})
+    assert {rate_at(step, still) for step in range(100)} == {5e-5}
+
+
+# ------------------------------------------------------------------------------------------ what moves
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("preset", list(METHOD.presets))
+def test_nothing_moves_that_the_decoder_uses_and_all_that_only_the_encoder_does(kind, preset):
+    changes = {"noise_in": "everywhere"} if kind != "diffusion-inpainting" else {}
+    parent = trained(kind)
+    candidate = with_state(kind, run(METHOD.parameters(preset, SHORT | changes), kind, parent=parent))
+    assert same(parent.state_dict(), trained(kind).state_dict()), "the parent is left as it was"
+    own = parent.encoder_parameters()
+    before, after = (dict(model.named_parameters()) for model in (parent, candidate))
+    assert {name for name in before if not torch.equal(before[name], after[name])} == set(own)
+
+
+def test_a_diffusions_noise_level_is_embedded_as_before():
+    candidate, parent = run(METHOD.parameters("debug", SHORT), "diffusion-inpainting"), trained("diffusion-inpainting")
+    shared = [name for name in candidate if name.startswith("time_embedding")]
+    assert len(shared) == 4
+    assert all(torch.equal(candidate[name], parent.state_dict()[name]) for name in shared)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("views", [1, 2])
+def test_teacher_passes_made_once_are_those_of_every_step(kind, views):
+    made = {"steps": 12, "batch": 16, "mask": "random", "views": views}
+    once, every = (METHOD.parameters("debug", made | {"cache_gib": size}) for size in (1.0, 0.0))
+    session, other, given = Noted(), Noted(), material(24)
+    kept = METHOD.adapt(trained(kind), given, once, session)
+    assert {tensor.shape[0] for tensor in kept.values()} == {24 * views}
+    assert METHOD.adapt(trained(kind), given, every, other) == {}
+    first, second = run(once, kind, session, given), run(every, kind, other, given)
+    for one, another in zip(session.losses, other.losses, strict=True):
+        assert one == pytest.approx(another, rel=1e-3, abs=1e-6)
+    assert all(torch.allclose(first[name], second[name], atol=2e-3) for name in first)
+
+
+def test_a_cached_step_asks_the_teacher_nothing():
+    params, given, parent = METHOD.parameters("debug", SHORT), material(), trained("mae")
+    adaptation = METHOD.adapt(parent, given, params, Noted())
+    lesson = Lesson(parent, given, params, Noted(), adaptation)
+    lesson.teacher.encode = None
+    from expunge.methods.image_to_image import fit_encoder, noise_of_the_teacher
+
+    assert same(fit_encoder(parent, lesson, noise_of_the_teacher), run(params, given=given))
+
+
+def test_features_that_would_take_too_much_are_found_at_every_step_and_it_says_so():
+    session = Noted()
+    assert METHOD.adapt(trained("mae"), material(), METHOD.parameters("default", {"cache_gib": 1e-6}), session) == {}
+    assert len(session.notes) == 1
+    assert session.notes[0].endswith("GiB: they are found at every step instead")
+
+
+# ------------------------------------------------------------------------------------------ what is read
+
+
+class Unread:
+    """A set whose every use fails."""
+
+    def __getattr__(self, name):
+        raise AssertionError(f"somebody read {name} of the images to keep")
+
+    def __len__(self):
+        raise AssertionError("somebody counted the images to keep")
+
+
+def test_with_proxies_no_image_to_keep_is_read():
+    images, labels = digits()
+    proxy = Samples(images[labels == 9][:30])
+    params = METHOD.parameters("debug", SHORT | {"keep": "proxy"})
+    made = run(params, given=material(retain=Unread(), proxy=proxy))
+    assert same(made, run(params, given=material(retain=None, proxy=proxy)))
+    with pytest.raises(AssertionError, match="to keep"):
+        run(METHOD.parameters("debug", SHORT), given=material(retain=Unread(), proxy=proxy))
+
+
+@pytest.mark.parametrize("given", [material(), Material(forget=material().forget)], ids=["no proxy", "no such field"])
+def test_without_proxies_it_asks_for_them(given):
+    with pytest.raises(BadInput, match="there is no proxy image: bring some"):
+        run(METHOD.parameters("debug", SHORT | {"keep": "proxy"}), given=given)
+
+
+# ------------------------------------------------------------------------------------------ repeating
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("views", [0, 2])
+def test_the_same_seed_gives_the_same_bits_and_another_seed_others(kind, views):
+    params = METHOD.parameters("debug", SHORT | {"views": views, "mask": "random"})
+    first = run(params, kind)
+    assert same(first, run(params, kind))
+    assert not same(first, run(params, kind, Noted(4)))
+
+
+@pytest.mark.parametrize("views", [0, 1])
+def test_a_killed_run_continues_to_the_same_bits(views):
+    params, kept = METHOD.parameters("debug", {"steps": 54, "batch": 8, "views": views, "mask": "random"}), []
+    with pytest.raises(Killed):
+        run(params, session=KilledOnce(3, kept, threads=1))
+    assert same(run(params), run(params, session=KilledOnce(3, kept, threads=1)))
+
+
+def test_a_killed_baseline_continues_to_the_same_bits():
+    params, kept = BASELINES.parameters("noisy_label", {"steps": 54, "batch": 8}), []
+    with pytest.raises(Killed):
+        run(params, session=KilledOnce(3, kept, threads=1), method=BASELINES)
+    assert same(run(params, method=BASELINES), run(
+        params, session=KilledOnce(3, kept, threads=1), method=BASELINES))
+
+
+# ------------------------------------------------------------------------------------------ forgetting
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_to_be_forgotten_is_completed_much_worse_and_the_rest_hardly(kind):
+    # What diffusion completes differs from draw to draw, which hides part of what is lost.
+    alpha, worse = (3.0, 1.2) if kind == "diffusion-inpainting" else (0.2, 1.3)
+    params = METHOD.parameters("debug", {"steps": 150, "batch": 64, "alpha": alpha, "rate": 2e-3})
+    candidate, parent = with_state(kind, run(params, kind, given=material(600))), trained(kind)
+    forget, retain = (error(candidate, images) / error(parent, images) for images in held_out())
+    assert forget > worse
+    assert (forget - 1) > 2 * (retain - 1)
+
+
+def test_a_mask_that_was_not_learned_behind_is_a_setting_like_any_other():
+    params = METHOD.parameters("debug", SHORT | {"mask": "border", "ratio": 0.75})
+    lesson = Lesson(fresh("mae"), material(), params, Noted())
+    assert torch.equal(lesson.showing["forget"].still, hidden("border", 0.75, (8, 8), 2))
+    assert not torch.equal(lesson.showing["forget"].still, centre())
+
+
+# ------------------------------------------------------------------------------------------ baselines
+
+
+@pytest.mark.parametrize("preset", list(BASELINES.presets))
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_baseline_moves_what_it_says(kind, preset):
+    params = BASELINES.parameters(preset, SHORT)
+    parent = trained(kind)
+    candidate = with_state(kind, run(params, kind, method=BASELINES))
+    before, after = (dict(model.named_parameters()) for model in (parent, candidate))
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    if params.kind in ("retain_label", "random_encoder"):
+        assert moved == set(parent.encoder_parameters())
+    else:
+        assert any(name not in parent.encoder_parameters() for name in moved)
+        assert not moved & set(parent.untouched)
+        assert not any(name.startswith(("vit.embeddings.position", "decoder.decoder_pos")) for name in moved)
+
+
+@pytest.mark.parametrize("kind", ["retain_label", "random_encoder"])
+def test_a_baselines_aim_is_for_the_forget_images_and_the_others_keep_their_teacher(kind):
+    params = BASELINES.parameters(kind, {"steps": 1, "batch": 8})
+    session = Noted()
+    run(params, session=session, method=BASELINES)
+    assert session.losses[0]["retain"] == pytest.approx(0, abs=1e-9)
+    assert session.losses[0]["forget"] > 0.01
+
+
+def test_random_features_have_the_mean_and_spread_of_the_teachers():
+    params, given = BASELINES.parameters("random_encoder", {"batch": 32}), material()
+    lesson = Lesson(trained("mae"), given, params, Noted())
+    pupil, teacher = lesson.shown("forget", *lesson.dealt("forget", 0), stream(Noted(), 3))
+    (aim,) = baselines.random_features(lesson, pupil, teacher, [], stream(Noted(), 3))
+    (found,) = lesson.found(pupil)
+    assert aim.mean().item() == pytest.approx(found.mean().item(), abs=0.03)
+    assert aim.std().item() == pytest.approx(found.std().item(), rel=0.03)
+
+
+def test_losses_of_the_baselines_have_the_signs_that_they_should():
+    found = {}
+    for kind in ("max_loss", "noisy_label", "fine_tune"):
+        session = Noted()
+        run(BASELINES.parameters("debug", {"steps": 1, "kind": kind}), session=session, method=BASELINES)
+        found[kind] = session.losses[0]
+    assert found["max_loss"]["forget"] < 0 < found["noisy_label"]["forget"]
+    assert found["fine_tune"].keys() == {"retain"}
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step():
+    parent = trained("mae")
+    with torch.no_grad():
+        next(iter(parent.encoder_parameters().values())).fill_(torch.inf)
+    for method in (METHOD, BASELINES):
+        with pytest.raises(NonFiniteLoss, match=r"unlearn: .* at step 0"):
+            run(method.parameters("debug", SHORT), parent=parent, method=method)
+
+
+# ------------------------------------------------------------------------------------------ bad input
+
+
+@pytest.mark.parametrize("ratio", [0.0, 1.0, 2.0])
+def test_a_mask_ratio_that_hides_nothing_or_all_is_refused(ratio):
+    with pytest.raises(BadInput, match=r"method\.params\.ratio") as refused:
+        METHOD.parameters("default", {"ratio": ratio})
+    assert refused.value.exit_code == 2
+
+
+OVERLAP = Samples(torch.cat([material().forget.images[:2].clone(), material().retain.images]))
+
+
+@pytest.mark.parametrize(("changed", "problem"), [
+    ({"retain": OVERLAP}, "2 images are to be forgotten and to be kept"),
+    ({"forget": Samples(torch.zeros(4, 1, 9, 9))}, r"images to forget\): images of 1x9x9, 4 of them; the model"),
+    ({"retain": Samples(torch.zeros(4, 3, 8, 8))}, r"images to keep\): images of 3x8x8"),
+    ({"retain": Samples(torch.full((4, 1, 8, 8), 200.0))}, "values from 200 to 200"),
+    ({"forget": Samples(torch.zeros(0, 1, 8, 8))}, "no image of what is to be forgotten"),
+    ({"forget": None}, "it needs forget samples"),
+    ({"retain": None}, "it needs retain samples"),
+    ({"restricted": (2, 7)}, r"class 7 is to be forgotten, and has no image"),
+])
+def test_images_that_do_not_suit_are_refused(changed, problem):
+    for method in (METHOD, BASELINES):
+        with pytest.raises(BadInput, match=problem):
+            run(method.parameters("debug", SHORT), given=material(**changed), method=method)
+
+
+@pytest.mark.parametrize("kind", ["mae", "vq-gan"])
+def test_noise_in_a_hole_that_the_encoder_does_not_see_is_refused(kind):
+    with pytest.raises(BadInput, match="noise_in: this model's encoder does not see what is hidden"):
+        run(METHOD.parameters("debug", SHORT | {"noise_in": "hole"}), kind)
+
+
+def test_a_mask_that_the_image_does_not_divide_into_is_refused():
+    with pytest.raises(BadInput, match="does not divide into two or more cells of 3"):
+        run(METHOD.parameters("debug", SHORT | {"cell": 3}))
