@@ -228,6 +228,9 @@ class ClassifierSource(ModelSource):
 Classes = Annotated[tuple[Annotated[int, Field(ge=0)] | ClassName, ...], Field(max_length=1000)]
 
 
+Rows = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(max_length=1000)]
+
+
 class Forget(Frozen):
     """What is unwanted: classes by name, or by number where all who are asked number them alike.
 
@@ -239,9 +242,10 @@ class Forget(Frozen):
     # What earlier requests made the checkpoint forget, and has to stay forgotten; what is asked for again is in both.
     # What this workspace knows of it is filled in when a run begins.
     earlier: Classes = ()
-    images: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(max_length=1000)] = ()  # all of them if none
+    images: Rows = ()  # all of them if none
+    earlier_images: Rows = ()  # single images, in the same numbers, that earlier requests made it forget; filled in too
 
-    @field_validator("classes", "earlier", "images", mode="before")
+    @field_validator("classes", "earlier", "images", "earlier_images", mode="before")
     @classmethod
     def _no_booleans(cls, value: Any) -> Any:
         if isinstance(value, list | tuple) and any(isinstance(item, bool) for item in value):
@@ -280,6 +284,7 @@ class EarlierRequest(Frozen):
     request_sha256: Digest
     candidate_sha256: Digest  # of the weights that came of it
     classes: Classes
+    images: Annotated[int, Field(ge=0)] = 0  # how many single ones of these; 0: the classes as wholes
 
 
 AUTO = "auto"  # in the place of a method's name: whichever suits the request

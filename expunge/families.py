@@ -27,6 +27,7 @@ _MEANINGLESS: dict[Family, dict[str, str]] = {
         "checkpoint.features": "what is compared are the judge's features, or the extractor's",
         "checkpoint.bits": "it says nothing of likelihoods, which depend on the depth of images",
         "forget.images": "it draws images of its own, and is made to lose whole classes",
+        "forget.earlier_images": "it draws images of its own, and is made to lose whole classes",
     },
     "classifier": {
         "discriminator": "it was trained against none",
@@ -39,6 +40,7 @@ _MEANINGLESS: dict[Family, dict[str, str]] = {
         "checkpoint.discriminator_output": "it has no discriminator",
         "checkpoint.bits": "it says nothing of likelihoods, which depend on the depth of images",
         "forget.images": "it is made to lose whole classes",
+        "forget.earlier_images": "it is made to lose whole classes",
         "sampling.curate": "nothing is drawn: training holds the images",
         "sampling.evaluate": "nothing is drawn: holdout holds the images, and their number is fixed with it",
         "sampling.sequential": "nothing is drawn: holdout holds the images, and their number is fixed with it",

@@ -4,8 +4,8 @@ A flow says exactly how likely it finds an image, so what is to be forgotten are
 are of the request's classes, or only those of them whose numbers `forget.images` holds. Every label is put into the
 judge's numbers.
 
-What is remembered is held as likely as it was. Where whole classes are asked for, nothing of a class that an earlier
-request was about is remembered: that was to become unlikely, too.
+What is remembered is held as likely as it was. So what an earlier request made unlikely is not remembered, be it a
+whole class or single images.
 """
 
 from pathlib import Path
@@ -50,15 +50,18 @@ def sets_of_flow(entered: Entered, wanted: Request, parent: "Flow", checkpoint: 
     training, held = opened("training", wanted.training), opened("holdout", wanted.holdout)
     if wanted.forget.images:
         forget = _single(wanted.forget.images, training, by)
-        retain = ~forget
-        if not retain.any():
-            raise BadInput("forget.images: every image of training is to be forgotten", "add images of what is to stay")
+        retain = ~forget & ~np.isin(training.table.labels, by.earlier)
     else:
         training.refuse_without(by)
         held.refuse_without(by, NOTHING_ELSE)
         forget = np.isin(training.table.labels, by.unwanted)
         retain = ~np.isin(training.table.labels, by.lost)
-    _refuse_blind(parent, held.table[~np.isin(held.table.labels, by.lost) | bool(wanted.forget.images)], wanted.seed)
+    retain &= ~_numbered("forget.earlier_images", wanted.forget.earlier_images, training)
+    stays = ~np.isin(held.table.labels, by.earlier if wanted.forget.images else by.lost)
+    for field, some in (("training", retain), ("holdout", stays)):
+        if not some.any():
+            raise BadInput(f"{field}: every image is of what is to be forgotten", "add images of what is to stay")
+    _refuse_blind(parent, held.table[stays], wanted.seed)
 
     sets = [training.set("forget", forget, by), training.set("retain", retain, by),
             held.set("holdout", slice(None), by)]
@@ -74,11 +77,7 @@ def sets_of_flow(entered: Entered, wanted: Request, parent: "Flow", checkpoint: 
 
 def _single(numbers: tuple[int, ...], training: RealImages, by: Numbering) -> Mask:
     """The images [N] of those numbers. BadInput for one that is none, or not of the classes, or there twice."""
-    labels = training.table.labels
-    beyond = [number for number in numbers if number >= len(labels)]
-    if beyond:
-        raise BadInput(f"forget.images: training has no image {beyond[0]}, its {len(labels)} are 0 to "
-                       f"{len(labels) - 1}", "count the images of training from 0")
+    labels, chosen = training.table.labels, _numbered("forget.images", numbers, training)
     for number in numbers:
         if labels[number] not in by.unwanted:
             raise BadInput(f"forget.images: image {number} of training is of class {by.called(int(labels[number]))}, "
@@ -87,12 +86,21 @@ def _single(numbers: tuple[int, ...], training: RealImages, by: Numbering) -> Ma
         if label not in labels[list(numbers)]:
             raise BadInput(f"forget.classes: none of forget.images is of class {by.called(label)}",
                            "leave the class out, or name images of it")
-    chosen = np.isin(np.arange(len(labels)), numbers)
     again = np.flatnonzero(_same_as(training.table[chosen], training.table) & ~chosen)
     if len(again):
         raise BadInput(f"forget.images: image {again[0]} of training is the same as one that is to be forgotten",
                        "name it as well: it would be remembered")
     return chosen
+
+
+def _numbered(field: str, numbers: tuple[int, ...], training: RealImages) -> Mask:
+    """The images [N] of those numbers. BadInput, by the field that holds them, if there is none of one of them."""
+    count = len(training.table)
+    beyond = [number for number in numbers if number >= count]
+    if beyond:
+        raise BadInput(f"{field}: training has no image {beyond[0]}, its {count} are 0 to {count - 1}",
+                       "count the images of training from 0")
+    return np.isin(np.arange(count), numbers)
 
 
 def _same_as(some: SampleTable, table: SampleTable) -> Mask:

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from expunge.contracts import (
     RECORD_FILE,
     AnyRecord,
@@ -22,7 +24,7 @@ from expunge.contracts import (
     shorten,
 )
 from expunge.digests import sha256_file
-from expunge.errors import BadInput
+from expunge.errors import BadInput, Refused
 from expunge.settings import Workspace
 from expunge.stores import releases
 
@@ -31,10 +33,10 @@ Class = int | str
 
 @dataclass(frozen=True)
 class Past:
-    """What made a model. Without `classes` nothing is known of it here: it is the first of its chain, or a stranger."""
+    """What made a model. Without `named_by` nothing is known of it here: it is a chain's first, or a stranger."""
 
     requests: tuple[EarlierRequest, ...] = ()  # oldest first
-    classes: tuple[Class, ...] = ()  # that they were about, as the last of them calls them
+    classes: tuple[Class, ...] = ()  # that they were about as wholes, as the last of them calls them
     origin: ParentSource | None = None  # where the chain began; None also where a request did not say
     named_by: ClassifierSource | ParentSource | None = None  # whose names these are
 
@@ -52,8 +54,9 @@ def with_its_past(request: Request, workspace: Workspace) -> Request:
         raise BadInput("came_before: not the requests that made the checkpoint here", "leave it out: it is filled in")
     found = request.model_copy(update={
         "came_before": past.requests, "origin": _origin(request, past),
-        "forget": request.forget.model_copy(update={"earlier": _earlier(request, past)})})
-    if found.origin is not None and not found.forget.earlier:
+        "forget": request.forget.model_copy(update={
+            "earlier": _earlier(request, past), "earlier_images": _earlier_images(request, past, workspace)})})
+    if found.origin is not None and not (found.forget.earlier or found.forget.earlier_images or found.came_before):
         raise BadInput("origin: nothing was forgotten before this request, so there is no drift to measure from it",
                        "name what was in forget.earlier, or leave it out")
     if found.origin is not None and found.origin.sha256 == request.checkpoint.sha256:
@@ -76,10 +79,11 @@ def past_of(workspace: Workspace, sha256: str) -> Past:
         before = past_of(workspace, request.checkpoint.sha256 or "")
         before = replace(before, classes=_earlier(request, before))
     here = EarlierRequest(request_id=request.id, request_sha256=maker, candidate_sha256=sha256,
-                          classes=request.forget.classes)
-    called = {_name(item, _names(request).classes): item for item in (*request.forget.classes, *before.classes)}
+                          classes=request.forget.classes, images=len(set(request.forget.images)))
+    whole = () if request.forget.images else request.forget.classes  # of single images, their class has not gone
+    called = {_name(item, _names(request).classes): item for item in (*whole, *before.classes)}
     return Past((*before.requests, here), tuple(sorted(called.values(), key=str)),
-                before.origin if before.classes else request.checkpoint, _names(request))
+                before.origin if before.requests or before.classes else request.checkpoint, _names(request))
 
 
 def _makers(workspace: Workspace) -> dict[str, str]:
@@ -144,6 +148,40 @@ def _earlier(request: Request, past: Past) -> tuple[Class, ...]:
         raise BadInput(f"forget.earlier: the request says {_listed(ours)}, the runs here that made the checkpoint say "
                        f"{_listed(known)}", "leave it out: it is filled in")
     return stated or tuple(item if same else name for name, item in known.items())
+
+
+def _earlier_images(request: Request, past: Past, workspace: Workspace) -> tuple[int, ...]:
+    """The numbers in this request's training images of single ones that earlier requests were about."""
+    stated, known = request.forget.earlier_images, set[int]()
+    for came in past.requests:
+        before = _request(workspace, came.request_sha256)
+        if before.forget.images:
+            known |= _rows(before, request, workspace)
+    if stated and known and known != set(stated):
+        raise BadInput("forget.earlier_images: not those of which the runs here that made the checkpoint say so",
+                       "leave it out: it is filled in")
+    return stated or tuple(sorted(known))
+
+
+def _rows(before: Request, request: Request, workspace: Workspace) -> set[int]:
+    """Which of a request's training images are those single ones that an earlier request was about."""
+    from expunge.stores import sources  # which knows of this module
+
+    assert before.training is not None  # no flow forgets anything without
+    assert request.training is not None
+    if before.training.sha256 == request.training.sha256:
+        return set(before.forget.images)
+    try:
+        gone = sources.images("training", before.training, workspace).table
+    except (BadInput, Refused) as error:
+        if request.forget.earlier_images:
+            return set()
+        raise BadInput(f"forget.earlier_images: the images that request {before.id} was about are not there any more "
+                       f"({error.problem})", "put its training images back, or say which of this request's they are"
+                       ) from error
+    known = {pixels.tobytes() for pixels in gone[np.array(before.forget.images)].pixels}
+    ours = sources.images("training", request.training, workspace).table
+    return {number for number, pixels in enumerate(ours.pixels) if pixels.tobytes() in known}
 
 
 def _names(request: Request) -> ClassifierSource | ParentSource:

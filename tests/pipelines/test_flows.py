@@ -1,6 +1,7 @@
 """A request about a normalizing flow goes all the way, for a class and for single images; what cannot go is refused."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
+from tests_support import call
 
 from components.adapt.step import adapt
 from components.curate_forget_set.step import curate_forget_set
@@ -18,6 +20,7 @@ from components.fetch_checkpoint.step import fetch_checkpoint
 from components.unlearn.step import unlearn
 from expunge import assets, models
 from expunge.contracts import (
+    Absent,
     Candidate,
     Checkpoint,
     Request,
@@ -40,8 +43,14 @@ ROOT = Path(__file__).parent.parent.parent
 EXAMPLE = yaml.safe_load((ROOT / "examples" / "flow" / "request.yaml").read_text())
 QUICK = {"method": {"name": "taming_flow", "preset": "debug"}, "policy": "debug", "threads": 1,
          "sampling": {"evaluate": 200}}
+# What takes seconds, and passes the policy for runs of debug size: of a class, and of single images.
+OF_CLASS, OF_IMAGES = ({"name": "taming_flow", "preset": "debug", "params": {"steps": 100, "rate": 3e-3, **params}}
+                       for params in ({"alpha": 0.99, "delta": 12.0, "batch": 16}, {"alpha": 0.95, "delta": 4.0}))
 WHOLE = {"forget": {"classes": ["4"]}}
 TRAIN = {"uri": "builtin://digits/train"}
+
+GENERATOR = {"checkpoint": {"uri": "builtin://digits/dcgan"}, "oracle": {"uri": "builtin://digits/oracle"},
+             "method": {"name": "adapt_then_unlearn"}}
 
 # A flow of somebody's own: points in [0, 1], a scale of its own for every pixel.
 FACTORY = '''
@@ -79,7 +88,7 @@ def trained(tmp_path_factory):
     """A folder with the flow that the example's script makes, at debug size, and one by a factory."""
     folder = tmp_path_factory.mktemp("flow")
     script = ROOT / "examples" / "flow" / "train.py"
-    small = ["--depth", "2", "--hidden", "8", "--steps", "40", "--rate", "5e-3", "--threads", "1"]
+    small = ["--depth", "2", "--hidden", "8", "--steps", "60", "--rate", "5e-3", "--threads", "1"]
     done = subprocess.run([sys.executable, script, *small], cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     (folder / "mine.py").write_text(FACTORY)
@@ -99,6 +108,84 @@ def here(trained, tmp_path):
 MINE = {"uri": "mine.safetensors", "architecture": "mine.py:Mine", "family": "flow", "range": [0, 1]}
 
 
+def carried_out(folder, **changes):
+    """A request of debug size that goes from the file to the release, in a folder that has the keys; what it printed."""
+    request = asked(sampling={"evaluate": 500}, **changes)
+    (folder / "request.yaml").write_text(yaml.safe_dump(request))
+    done = call(folder, "run", "request.yaml", "--json")
+    assert done.code == 10, done.err + done.out
+    assert done.json["verdict"] == "PASS"
+    assert call(folder, "approve", request["id"], "--as", "grace", "--reason", "it is unlikely now").code == 0
+    done = call(folder, "release", request["id"], "--json")
+    assert done.code == 0, done.err
+    return done.json
+
+
+@pytest.fixture(scope="module")
+def released(trained, tmp_path_factory):
+    """A folder in which a whole class was forgotten, agreed on and released."""
+    folder = tmp_path_factory.mktemp("released")
+    shutil.copyfile(trained / "flow.safetensors", folder / "flow.safetensors")
+    assert call(folder, "init").code == 0
+    for person, role in (("ada", "requester"), ("grace", "reviewer")):
+        assert call(folder, "keys", "new", person, "--role", role).code == 0
+    return folder, carried_out(folder, id="a-class", method=OF_CLASS, **WHOLE)
+
+
+@pytest.mark.slow
+def test_a_flow_is_made_to_find_a_class_unlikely_and_comes_home(released, workspace_of):
+    folder, found = released
+    assert found["state"] == "released"
+    assert found["forget_z_lowest"]["lower"] >= 1
+    assert found["pul"] is found["forget_accuracy"] is None
+    assert found["kid"]["after"] is not None
+    audit = call(folder, "audit", "verify")
+    assert audit.code == 0, audit.out + audit.err
+
+    served = folder / ".expunge" / "releases" / "digits-flow" / "current" / "model.safetensors"
+    before, after = load_file(folder / "flow.safetensors"), load_file(served)
+    assert before.keys() == after.keys()
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    assert isinstance(models.load(served), models.Flow)
+
+    run = Run.find(workspace_of(folder), "a-class")
+    for room, name in (("curate_forget_set", "negative"), ("curate_forget_set", "positive"), ("fetch_checkpoint", "oracle")):
+        assert read_record(Absent, run.output(room, name)).reason
+    candidate, report = run.candidate(), run.report()
+    assert report.family == candidate.family == run.request().family == "flow"
+    assert (report.forget_id, report.retain_id) == (candidate.forget_id, candidate.retain_id)
+    told = call(folder, "status", "a-class").out
+    assert "lowest z of the forgotten" in told
+
+
+@pytest.mark.slow
+def test_what_was_released_is_made_to_forget_single_images_and_the_class_stays_forgotten(released, workspace_of):
+    folder, _ = released
+    sevens = [int(number) for number in np.flatnonzero(assets.digits("train")[1] == 7)[:3]]
+    there = {"uri": "release://digits-flow"}
+    found = carried_out(folder, id="images", method=OF_IMAGES, checkpoint=there, forget={"classes": ["7"], "images": sevens})
+    assert (found["state"], found["forgotten"], found["images"]) == ("released", ["7"], sevens)
+    run = Run.find(workspace_of(folder), "images")
+    assert (run.request().forget.earlier, run.request().forget.earlier_images) == (("4",), ())
+    retained = read_record(SampleSet, run.output("curate_forget_set", "retain"))
+    of_class = int((assets.digits("train")[1] == 7).sum())
+    assert (retained.class_counts["7"], retained.class_counts.get("4")) == (of_class - 3, None)
+
+    # What comes next knows of these images as well, and finds them in whatever it may train on.
+    images, labels = assets.digits("train")
+    (folder / "fewer.parquet").write_bytes(SampleTable(images[sevens[1]:], labels[sevens[1]:]).to_parquet())
+    for training, known in ((TRAIN, sevens), ({"uri": "fewer.parquet"}, [sevens[1] - sevens[1], sevens[2] - sevens[1]])):
+        document = asked(id="next", checkpoint=there, training=training, forget={"classes": ["1"]})
+        pinned = pin(parse_record(Request, document, "request"), folder, workspace_of(folder))
+        assert pinned.forget.earlier == ("4",), "of class 7 three images have gone, and no more"
+        assert list(pinned.forget.earlier_images) == known
+        assert [(came.classes, came.images) for came in pinned.came_before] == [(("4",), 0), (("7",), 3)]
+        assert pin(pinned, folder, workspace_of(folder)) == pinned
+    with pytest.raises(BadInput, match=r"forget\.earlier_images: not those of which the runs here .*: leave it out"):
+        pin(parse_record(Request, document | {"forget": {"classes": ["1"], "earlier_images": [5]}}, "request"),
+            folder, workspace_of(folder))
+
+
 # ------------------------------------------------------------------------------------- what the request says
 
 REFUSED = {
@@ -114,6 +201,8 @@ REFUSED = {
     "another family": ({"checkpoint": {"uri": "flow.safetensors", "family": "gan"}}, "checkpoint.family: the request says gan"),
     "a method of generators": ({"method": {"name": "retrain"}}, "method 'retrain' is for gan models"),
     "a truth value for an image": ({"forget": {"classes": ["4"], "images": [True]}}, "'forget.images' holds a truth value"),
+    "single images of a generator": (
+        {**GENERATOR, "forget": {"classes": [4], "earlier_images": [1]}}, "forget.earlier_images: it means nothing for a generator"),
     "an image before the first": ({"forget": {"classes": ["4"], "images": [-1]}}, "'forget.images.0' input should be greater"),
 }
 
@@ -215,6 +304,14 @@ def test_a_whole_class_goes_and_nothing_of_it_or_of_what_went_before_is_remember
     assert set(found["forget"].class_counts) == set(found["members"].class_counts) == {"4"}
     assert set(found["retain"].class_counts) == set("01235689")
     assert (found["forget"].unwanted, found["forget"].earlier) == ((4,), (7,))
+
+
+def test_single_images_of_earlier_requests_are_not_remembered(rooms):
+    found = rooms(forget={"classes": ["4"], "images": [2], "earlier": ["7"], "earlier_images": [2, 13, 45]})
+    of_class = int((assets.digits("train")[1] == 4).sum())
+    assert (found["retain"].class_counts["4"], found["retain"].class_counts.get("7")) == (of_class - 3, None)
+    with pytest.raises(BadInput, match=r"forget\.earlier_images: training has no image 9999"):
+        rooms(forget={"classes": ["4"], "earlier_images": [9999]})
 
 
 def test_the_sets_are_numbered_as_the_judge_numbers_its_classes(rooms, pictures, here):
