@@ -75,7 +75,7 @@ class FlowEvidence:
     @property
     def lost(self) -> tuple[int, ...]:
         """The classes of which nothing is to be kept."""
-        return () if self.single else tuple(sorted({*self.unwanted, *self.earlier}))
+        return tuple(sorted({*(() if self.single else self.unwanted), *self.earlier}))
 
     @property
     def kept(self) -> Mask:
