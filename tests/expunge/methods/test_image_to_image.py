@@ -1,5 +1,8 @@
 """Unlearning image-to-image models: the loss by formula, what stays, what is read, repeating, continuing, forgetting."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -344,3 +347,28 @@ def test_noise_in_a_hole_that_the_encoder_does_not_see_is_refused(kind):
 def test_a_mask_that_the_image_does_not_divide_into_is_refused():
     with pytest.raises(BadInput, match="does not divide into two or more cells of 3"):
         run(METHOD.parameters("debug", SHORT | {"cell": 3}))
+
+
+# ------------------------------------------------------------------------------------------ the page
+
+
+def test_the_example_of_the_page_works(tmp_path, monkeypatch):
+    page = (Path(__file__).parents[3] / "docs" / "methods" / "image_to_image.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert "300" in example
+    trained("mae")._inner[0].save_pretrained(tmp_path / "parent")
+    monkeypatch.chdir(tmp_path)
+    given = material()
+    exec(example.replace("300", "3"), {"forget": given.forget.images, "retain": given.retain.images})
+    from expunge.models.image_to_image_files import open_folder
+
+    candidate, parent = open_folder("candidate").state_dict(), open_folder("parent").state_dict()
+    assert candidate.keys() == parent.keys()
+    assert not same(candidate, parent)
+
+
+def test_the_page_explains_every_parameter_and_preset():
+    page = (Path(__file__).parents[3] / "docs" / "methods" / "image_to_image.md").read_text()
+    for name in (*METHOD.params.model_fields, *METHOD.presets, *(
+            preset for preset in BASELINES.presets if preset not in ("default", "debug"))):
+        assert f"`{name}`" in page, name
