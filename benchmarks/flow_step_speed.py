@@ -1,237 +1,195 @@
 """How long does a step of taming a flow take beside the five-pass form of the same arithmetic, and do both stop alike?
 
-python benchmarks/flow_step_speed.py MNIST_FOLDER [--seeds 3] [--repeats 7] [--steps 800] [--pretrain 2000] [--toy]
+python benchmarks/flow_step_speed.py FOLDER --kept KEPT [--counts 4 8 15] [--seeds 0 1 2] [--repeats 15] [--timed 40]
 
 The five-pass form is written here by what is known of the authors' code: a look at all forget images, the forget batch
 with gradients, the remember batch through the parent and through the candidate, the remember batch once more for a
 log, and 1,024 remember images every 10 steps for mu and sigma. Ours is the method itself, with its checks, reports and
-resumable state. Both run in one process, in turns; ratios are of neighbours in time, and their median counts. Then
-both go on, from the same seed, until every forget image is within epsilon of its threshold, and the steps at which
-they stop are compared: they start from the same weights and differ in which points and images they draw.
+resumable state. The parent is the Glow of `flow_forgetting.py`, kept in the same folder.
 
-MNIST_FOLDER holds the four idx files. `--toy` takes 8x8 digits and seconds instead; nothing is recorded then.
+Both see the same draws: the same forget images in the same order, the same remember images, the same points of both,
+the same 1,024 images and points for statistics, and at each step the same point of every forget image to decide
+whether to stop (one each, where the method's own default is the mean of several). What is left between them is what
+the form is about: how mu and sigma are refreshed, and when all forget images are looked at. Both go on until every
+forget image is within epsilon of its threshold, and the steps at which they stop are compared.
+
+For the time both run in one process, in turns; ratios are of neighbours in time, and their median counts.
 """
 
 from __future__ import annotations
 
-import argparse
-import gzip
+import os
 import statistics
 import time
+from collections.abc import Callable
 from copy import deepcopy
-from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import numpy as np
 import torch
+from flow_forgetting import CLASS, Taming
+from generators import common_arguments
 from recording import record
-from torch import Tensor
 
-DIGIT, IMAGES, STATISTICS, EVERY = 3, 8, 1024, 10
+from expunge.methods import taming_flow
+from expunge.methods.taming_flow import Params, Watch, bits, losses_of
+from expunge.methods.training import Deck, Material, Samples, Session, Weights, prepare, stream
+from expunge.models.flow import Flow
 
-
-def mnist(folder: Path) -> tuple[Tensor, Tensor]:
-    """Images [N, 1, 28, 28] in [-1, 1] and labels, of the training part."""
-
-    def read(name: str, header: int) -> Any:
-        packed = folder / f"{name}.gz"
-        data = gzip.decompress(packed.read_bytes()) if packed.exists() else (folder / name).read_bytes()
-        return np.frombuffer(data, np.uint8, offset=header).copy()
-
-    pixels = torch.from_numpy(read("train-images-idx3-ubyte", 16)).view(-1, 1, 28, 28)
-    return pixels.float() / 127.5 - 1, torch.from_numpy(read("train-labels-idx1-ubyte", 8))
+FASTER = 1.5  # the goal
+Problem = tuple[Flow, Material, Weights, Params, int]  # parent, images, what `adapt` learned, settings, seed
 
 
-def toy() -> tuple[Tensor, Tensor]:
-    """The 8x8 digits of scikit-learn, at four bits."""
-    from sklearn.datasets import load_digits
+class Timed(Session):
+    """Notes when each step was reported, and what was said in the end."""
 
-    found = load_digits()
-    levels = torch.tensor(found.images, dtype=torch.float32).clamp(max=15)[:, None]
-    return levels * (2 / 15) - 1, torch.tensor(found.target)
+    def __init__(self, seed: int, threads: int) -> None:
+        super().__init__(seed, threads)
+        self.moments: list[float] = []
+        self.notes: list[str] = []
+
+    def report(self, step: int, total: int, **scalars: float) -> None:
+        """A step has ended."""
+        self.moments.append(time.perf_counter())
+
+    def note(self, text: str) -> None:
+        """What the method has to say."""
+        self.notes.append(text)
 
 
-class FivePasses:
-    """The loop with all passes, by the same formulas, without a check or a report."""
+def ours(problem: Problem, steps: int, ends: bool) -> tuple[int | None, list[float]]:
+    """The method: the step at which it stopped, None if it did not, and the moments at which steps ended."""
+    parent, material, adaptation, params, seed = problem
+    session = Timed(seed, torch.get_num_threads())
+    changed = params.model_copy(update={"steps": steps, "stop": "reached" if ends else "never"})
+    taming_flow.METHOD.unlearn(parent, adaptation, material, changed, session)
+    stopped = ends and session.notes[0].startswith("every")
+    return len(session.moments) if stopped else None, session.moments
 
-    def __init__(self, parent: Any, forget: Tensor, retain: Tensor, params: Any, seed: int) -> None:
-        self.original, self.flow = deepcopy(parent).requires_grad_(False), deepcopy(parent).requires_grad_(True)
-        self.forget, self.retain, self.params = parent.levels(forget), parent.levels(retain), params
-        self.random = torch.Generator().manual_seed(seed)
-        self.optimizer = torch.optim.Adam(self.flow.parameters(), lr=params.rate)
-        self.number, self.mean, self.std, self.logged = 0, 0.0, 0.0, 0.0
 
-    def reached(self) -> bool:
-        """Pass 1, and the statistics where they are due."""
-        from expunge.methods.taming_flow import bits
-
-        flow, params = self.flow, self.params
+def five_passes(problem: Problem, steps: int, ends: bool) -> tuple[int | None, list[float]]:
+    """The same with all passes, by the same formulas and draws, without a check or a report."""
+    parent, material, adaptation, params, seed = problem
+    session = Session(seed, torch.get_num_threads())
+    prepare(session)
+    random = stream(session, 2)
+    original, flow = deepcopy(parent).eval().requires_grad_(False), deepcopy(parent).eval().requires_grad_(True)
+    optimizer = torch.optim.Adam(flow.parameters(), lr=params.rate)
+    forget, retain = (original.levels(material.samples(role).images) for role in ("forget", "retain"))
+    watch = Watch(flow.points(retain[adaptation["chosen"]], stream(session, 3)), adaptation["before"], len(forget),
+                  params)
+    deck = Deck(material.samples("forget"), params.batch, session, 4)
+    moments = []
+    for step in range(steps):
         with torch.no_grad():
-            if self.number % EVERY == 0:
-                chosen = torch.randperm(len(self.retain), generator=self.random)[:STATISTICS]
-                now = torch.cat([bits(flow, part) for part in flow.points(self.retain[chosen], self.random).split(512)])
-                self.mean, self.std = now.mean().item(), now.std().item()
-            found = bits(flow, flow.points(self.forget, self.random))
-        away = (found - self.mean - params.delta * self.std).abs()
-        return bool((away <= params.epsilon * params.delta * self.std).all())
-
-    def step(self) -> None:
-        """Passes 2 to 5."""
-        from expunge.methods.taming_flow import bits, losses_of
-
-        flow, params, random = self.flow, self.params, self.random
-        hand = torch.randperm(len(self.forget), generator=random)[: params.batch]
-        likely = flow.points(self.retain[torch.randint(len(self.retain), (params.batch,), generator=random)], random)
-        forgotten = bits(flow, flow.points(self.forget[hand], random))
+            if step % params.refresh_every == 0:
+                watch.refresh_wholly(flow)
+            seen = bits(flow, flow.points(forget, stream(session, 1000 + step)))
+            if watch.within(seen) and ends:
+                return step, moments
+        unlikely = flow.points(forget[deck.rows(step)], random)
+        likely = flow.points(retain[torch.randint(len(retain), (params.batch,), generator=random)], random)
+        forgotten = bits(flow, unlikely)
         with torch.no_grad():
-            before = bits(self.original, likely)
-        threshold = self.mean + params.delta * self.std
-        losses = losses_of(forgotten, threshold, before, bits(flow, likely), params)
-        self.optimizer.zero_grad()
+            before = bits(original, likely)
+        losses = losses_of(forgotten, watch.threshold, before, bits(flow, likely), params)
+        optimizer.zero_grad()
         torch.stack(list(losses.values())).sum().backward()
-        self.optimizer.step()
+        optimizer.step()
         with torch.no_grad():
-            self.logged = bits(flow, likely).mean().item()
-        self.number += 1
-
-    def run(self, steps: int) -> float:
-        """Seconds per step."""
-        begin = time.perf_counter()
-        for _ in range(steps):
-            self.reached()
-            self.step()
-        return (time.perf_counter() - begin) / steps
-
-    def until_reached(self, most: int) -> int:
-        """The step at which it stops; -1 if it does not."""
-        for step in range(most):
-            if self.reached():
-                return step
-            self.step()
-        return -1
+            bits(flow, likely).mean().item()
+        moments.append(time.perf_counter())
+    return None, moments
 
 
-class Ours:
-    """The method's own loop."""
-
-    def __init__(self, parent: Any, forget: Tensor, retain: Tensor, params: Any, seed: int) -> None:
-        from expunge.methods import taming_flow
-        from expunge.methods.training import Material, Samples, Session
-
-        class Timed(Session):
-            """Notes when each step was reported, and whether it stopped."""
-
-            def __init__(self) -> None:
-                super().__init__(seed, torch.get_num_threads())
-                self.moments: list[float] = []
-                self.notes: list[str] = []
-
-            def report(self, step: int, total: int, **scalars: float) -> None:
-                self.moments.append(time.perf_counter())
-
-            def note(self, text: str) -> None:
-                self.notes.append(text)
-
-        self.method, self.session_for, self.parent, self.params = taming_flow.METHOD, Timed, parent, params
-        self.material = Material(forget=Samples(forget), retain=Samples(retain))
-        self.adaptation = self.method.adapt(parent, self.material, params, Timed())
-
-    def _through(self, **changed: Any) -> Any:
-        session = self.session_for()
-        params = self.params.model_copy(update=changed)
-        self.method.unlearn(self.parent, self.adaptation, self.material, params, session)
-        return session
-
-    def run(self, steps: int) -> float:
-        """Seconds per step, the first one left out."""
-        moments = self._through(steps=steps + 1, stop="never").moments
-        return (moments[-1] - moments[0]) / steps
-
-    def until_reached(self, most: int) -> int:
-        """The step at which it stops; -1 if it does not."""
-        session = self._through(steps=most)
-        return len(session.moments) if session.notes[0].startswith("every") else -1
+def per_step(form: Callable[..., tuple[int | None, list[float]]], problem: Problem, steps: int) -> float:
+    """Seconds per step, the first one left out."""
+    _, moments = form(problem, steps + 1, False)
+    return (moments[-1] - moments[0]) / steps
 
 
-def apart(parent: Any, forget: Tensor, retain: Tensor, params: Any) -> float:
+def apart(problem: Problem) -> float:
     """How far the threshold by a part of the statistics' images ever is from that by all, in allowed distances."""
-    from expunge.methods import taming_flow
-
     found = []
 
-    class Watched(taming_flow.Watch):
+    class Watched(Watch):
         """Takes both at every refresh, and goes on with the part's."""
 
-        def refresh(self, flow: Any) -> None:
+        def refresh(self, flow: Flow) -> None:
             self.refresh_wholly(flow)
             whole, allowed = self.threshold, self.params.epsilon * self.params.delta * self.std
             super().refresh(flow)
             found.append(abs(self.threshold - whole) / allowed)
 
-    plain, taming_flow.Watch = taming_flow.Watch, Watched  # type: ignore[misc]
+    plain: Any = taming_flow.Watch
+    taming_flow.Watch = Watched  # type: ignore[misc]
     try:
-        Ours(parent, forget, retain, params, 0).until_reached(params.steps)
+        ours(problem, problem[3].steps, True)
     finally:
         taming_flow.Watch = plain  # type: ignore[misc]
     return max(found)
 
 
+def compared(one: int | None, other: int | None, interval: int) -> str:
+    """How far two stops are apart, in words."""
+    if one is None or other is None:
+        return "neither stops" if one is other else "only one stops"
+    return "the same step" if one == other else f"{abs(one - other)} steps apart, " + (
+        "within a refresh" if abs(one - other) <= interval else "more than a refresh")
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("folder", type=Path, nargs="?")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=800)
-    parser.add_argument("--pretrain", type=int, default=2000)
-    parser.add_argument("--timed", type=int, default=40)
-    parser.add_argument("--rate", type=float, default=5e-5)
-    parser.add_argument("--delta", type=float, default=4.0)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--toy", action="store_true")
-    given = parser.parse_args()
-    if not given.toy and given.folder is None:
-        parser.error("name the folder of MNIST's idx files, or --toy")
-    from expunge.methods import taming_flow
-    from expunge.models import build
-    from expunge.models.flow import fit_likelihood
+    parser = common_arguments(__doc__ or "")
+    parser.add_argument("--counts", type=int, nargs="+", default=[4, 8, 15], help="of images to forget")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--timed", type=int, default=40, help="steps of a turn; a multiple of the refreshes' interval")
+    asked = parser.parse_args()
+    torch.set_num_threads(asked.threads)
+    bench = cast(Taming, Taming.of(asked, "mnist"))
+    parent, _ = bench.flow()
+    params = taming_flow.METHOD.parameters(
+        "default", {"draws": 1, **({} if asked.steps is None else {"steps": asked.steps})})
 
-    torch.set_num_threads(given.threads)
-    images, labels = toy() if given.toy else mnist(given.folder)
-    config = {"side": 8, "levels": 2, "steps": 2, "hidden": 8, "bits": 4} if given.toy else {"side": 28}
-    torch.manual_seed(0)
-    parent = build("glow", **config).eval()
-    trained = fit_likelihood(parent, images, given.pretrain, 64, 2e-3, torch.Generator().manual_seed(0))
-    forget, retain = images[labels == DIGIT][:IMAGES], images[labels != DIGIT]
-    params = taming_flow.METHOD.parameters("default", {"rate": given.rate, "delta": given.delta, "steps": given.steps})
+    def problem(count: int, seed: int) -> Problem:
+        images, _ = bench.tensors("train")
+        lost = torch.from_numpy(bench.chosen(str(count), seed))
+        material = Material(forget=Samples(images[lost]), retain=Samples(images[~lost]))
+        session = Session(seed, asked.threads)
+        return parent, material, taming_flow.METHOD.adapt(parent, material, params, session), params, seed
 
-    both = [form(parent, forget, retain, params, 1) for form in (Ours, FivePasses)]
-    turns = [tuple(form.run(given.timed) for form in both) for _ in range(given.repeats + 1)][1:]
-    ratio = statistics.median(theirs / own for own, theirs in turns)
-    own, theirs = (statistics.median(one) for one in zip(*turns, strict=True))
-    stops = [tuple(form(parent, forget, retain, params, seed).until_reached(given.steps) for form in (Ours, FivePasses))
-             for seed in range(given.seeds)]
-    farthest = apart(parent, forget, retain, params)
-    alike = sum((mine < 0) == (other < 0) for mine, other in stops)
+    stops = []
+    for count in asked.counts:
+        for seed in asked.seeds:
+            mine, theirs = (form(problem(count, seed), params.steps, True)[0] for form in (ours, five_passes))
+            stops.append((count, seed, mine, theirs, compared(mine, theirs, params.refresh_every)))
+    farthest = apart(problem(asked.counts[0], asked.seeds[0]))
+    timing = problem(8, asked.seeds[0])
+    turns, load = [], []
+    for _ in range(asked.repeats + 1):
+        load.append(os.getloadavg()[0])
+        turns.append((per_step(ours, timing, asked.timed), per_step(five_passes, timing, asked.timed)))
+    turns, ratios = turns[1:], [theirs / mine for mine, theirs in turns[1:]]
+    mine, theirs = (statistics.median(one) for one in zip(*turns, strict=True))
+    ratio = statistics.median(ratios)
     table = "\n".join([
-        f"{IMAGES} images of digit {DIGIT}, batch {params.batch}, {given.threads} threads; the flow's bits/dim after "
-        f"{given.pretrain} steps: {statistics.mean(trained[-20:]):.3f}", "",
-        "| form | ms per step |", "|---|---|",
-        f"| ours | {1000 * own:.1f} |", f"| five passes | {1000 * theirs:.1f} |", "",
-        f"Five passes take {ratio:.2f} times as long (median of {given.repeats} ratios, from "
-        f"{min(b / a for a, b in turns):.2f} to {max(b / a for a, b in turns):.2f}).", "",
-        "| seed | ours stops at step | five passes stop at step |", "|---|---|---|",
-        *(f"| {seed} | {mine if mine >= 0 else 'not'} | {other if other >= 0 else 'not'} |"
-          for seed, (mine, other) in enumerate(stops)), "",
-        f"Both stop, or neither does, for {alike} of {given.seeds} seeds.", "",
+        f"Images of class {CLASS['mnist']}, batch {params.batch}, rate {params.rate:g}, {asked.threads} threads; load "
+        f"average of the machine {min(load):.1f} to {max(load):.1f} on {os.cpu_count()} processors.", "",
+        "| form | ms per step, 8 images to forget |", "|---|---|",
+        f"| ours | {1000 * mine:.1f} |", f"| five passes | {1000 * theirs:.1f} |", "",
+        f"Five passes take {ratio:.2f} times as long (median of {len(ratios)} ratios, from {min(ratios):.2f} to "
+        f"{max(ratios):.2f}); the goal is {FASTER}: {'met' if ratio >= FASTER else 'missed'}.", "",
+        "| images | seed | ours stops at step | five passes stop at step | |", "|---|---|---|---|---|",
+        *(f"| {count} | {seed} | {'not' if one is None else one} | {'not' if other is None else other} | {words} |"
+          for count, seed, one, other, words in stops), "",
         f"Along one of our runs the threshold by {params.refresh_images} images was never farther than {farthest:.3f} "
         f"of the allowed distance from that by {params.statistics}.",
     ])
-    if given.toy:
+    found = {"params": params.model_dump(mode="json"), "turns": turns, "load": load, "ratio": ratio, "stops": stops,
+             "farthest": farthest}
+    if asked.steps is None:
+        record("flow_step_speed", found, table)
+    else:
         print(table)
-        return
-    record("flow_step_speed", {"arguments": {name: str(value) for name, value in vars(given).items()
-                                             if name != "folder"},
-                               "turns": turns, "ratio": ratio, "stops": stops, "farthest": farthest}, table)
 
 
 if __name__ == "__main__":
