@@ -18,12 +18,14 @@ def samples_import(
                                               "or an …-images-idx3-ubyte[.gz] file.")],
     size: Annotated[int | None, typer.Option(min=1, max=4096, help="Resize to SIZE×SIZE pixels.")] = None,
     channels: Annotated[int | None, typer.Option(help="Convert: 1 to grey, 3 to RGB.")] = None,
+    bits: Annotated[int | None, typer.Option(min=1, max=8, help="Keep the upper BITS of a pixel's eight: as deep as "
+                                                                "the images that a flow was trained on.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Bring labelled images into the workspace, encrypted; what cannot be used is left out and listed."""
     from pipelines.importing import bring, describe_import, show_import
 
-    done = bring(Workspace.locate().require(), name, path, size, channels, out(as_json))
+    done = bring(Workspace.locate().require(), name, path, size, channels, bits, out(as_json))
     finish(describe_import(done), as_json, lambda console: show_import(console, done))
 
 

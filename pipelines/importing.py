@@ -17,7 +17,7 @@ from pipelines.output import print_lines
 _SHOWN = 10  # of what was left out; the rest is in the list
 
 
-def bring(workspace: Workspace, name: str, path: Path, size: int | None, channels: int | None,
+def bring(workspace: Workspace, name: str, path: Path, size: int | None, channels: int | None, bits: int | None,
           out: Console) -> Imported:
     """Imports the images at `path` as the set `name`, showing on `out` how far it is."""
     if channels not in (None, 1, 3):
@@ -25,7 +25,7 @@ def bring(workspace: Workspace, name: str, path: Path, size: int | None, channel
     require_allowed(path)
     with Display(out) as display:
         return import_images(workspace, name, path, size=size, channels=cast("Channels | None", channels),
-                             watch=display)
+                             bits=bits, watch=display)
 
 
 def describe(record: ImportedSet) -> dict[str, Any]:

@@ -89,7 +89,8 @@ class Flow(nn.Module):
             raise BadInput(
                 f"images: {astray} pixels lie between the {2**self.bits} levels of the {self.bits} bits that the "
                 "flow was trained on",
-                f"reduce the images to {self.bits} bits first (Flow.reduced), or name the flow's bits")
+                f"reduce the images to {self.bits} bits first (expunge samples import NAME PATH --bits {self.bits}), "
+                "or name the flow's bits")
         return levels
 
     def reduced(self, images: Tensor) -> Tensor:

@@ -39,14 +39,15 @@ class LabelledImages:
     places: tuple[str, ...] = ()  # where each image was: a file, a line or a row
 
 
-def read_images(path: Path, *, size: int | None = None, channels: Channels | None = None, strict: bool,
-                watch: Callable[[int, int], None] = lambda done, total: None) -> LabelledImages:
+def read_images(path: Path, *, size: int | None = None, channels: Channels | None = None, bits: int | None = None,
+                strict: bool, watch: Callable[[int, int], None] = lambda done, total: None) -> LabelledImages:
     """Reads the labelled images at `path`, in any of the forms of `expunge.samples.formats`.
 
     Args:
         path: A folder or a file.
         size: Height and width in pixels: the shorter side is resized to it, antialiased, then the centre is cut out.
         channels: 1 converts to grey, 3 to RGB.
+        bits: 1 to 8: the lower bits of the eight are cut off, and what is left is spread over the whole range.
         strict: Whether an image that cannot be used is an error, or is left out and listed.
         watch: Called with how many entries are done, and of how many.
 
@@ -89,7 +90,7 @@ def read_images(path: Path, *, size: int | None = None, channels: Channels | Non
                        "repair or remove them; 'expunge samples import NAME PATH' leaves them out and lists them")
     if len(forms) > 1:
         raise _mixed(path, forms, firsts)
-    table = SampleTable(from_pixels(pixels[: len(labels)]), np.asarray(labels, np.int64))
+    table = SampleTable(from_pixels(_of_depth(pixels[: len(labels)], bits)), np.asarray(labels, np.int64))
     return LabelledImages(table, listing.classes, tuple(skipped), tuple(places))
 
 
@@ -154,6 +155,14 @@ def _pixels(image: "Image", size: int | None, channels: Channels | None) -> NDAr
         image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
     pixels = np.asarray(image, np.uint8)
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+def _of_depth(pixels: NDArray[np.uint8], bits: int | None) -> NDArray[np.uint8]:
+    """Pixels [N, C, H, W] with 2^bits levels, from 0 to 255 as before."""
+    if bits is None:
+        return pixels
+    levels = np.arange(256) >> (8 - bits)
+    return np.rint(levels * (255 / (2**bits - 1))).astype(np.uint8)[pixels]
 
 
 def _lowest_alpha(image: "Image") -> int:

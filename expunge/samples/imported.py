@@ -86,7 +86,8 @@ class Imported:
 
 
 def import_images(workspace: Workspace, name: str, path: Path, *, size: int | None = None,
-                  channels: Channels | None = None, watch: Callable[[Event], None] = lambda event: None) -> Imported:
+                  channels: Channels | None = None, bits: int | None = None,
+                  watch: Callable[[Event], None] = lambda event: None) -> Imported:
     """Brings the labelled images at `path` into the workspace as the set `name`.
 
     An interrupted import leaves no set; the same call does it again. A set that is there already with the same
@@ -101,7 +102,7 @@ def import_images(workspace: Workspace, name: str, path: Path, *, size: int | No
     with importing_alone(workspace):
         sweep_halves([_folder(workspace, name)])  # what an import of this name left that was killed
         with _Stage(watch, "read images") as stage:
-            found = read_images(path, size=size, channels=channels, strict=False, watch=stage.progress)
+            found = read_images(path, size=size, channels=channels, bits=bits, strict=False, watch=stage.progress)
         with _Stage(watch, "compare"):
             key = RequestKey.load_or_create(workspace, _OWNER)
             found, digests, twice = _without_duplicates(key, found)

@@ -389,6 +389,17 @@ def test_a_flow_of_another_depth_than_the_images_is_refused_with_what_to_do(room
     assert rooms(**four, **held, training=pictures("coarse-train.parquet", change=coarse))["forget"].count == 3
 
 
+def test_images_of_another_depth_are_imported_with_the_flows(rooms, here, pictures, monkeypatch):
+    state, spec = models.read(here / "flow.safetensors")
+    models.save(here / "five.safetensors", state, spec.model_copy(update={"config": {**spec.config, "bits": 5}}))
+    for name, which in (("learn", "train"), ("held", "holdout")):
+        pictures(f"{name}.parquet", which)
+        assert carry_out(["samples", "import", name, str(here / f"{name}.parquet"), "--bits", "5"]) == 0
+    found = rooms(checkpoint={"uri": "five.safetensors"}, training={"uri": "samples://learn"},
+                  holdout={"uri": "samples://held"}, forget={"classes": ["4"], "images": [2]})
+    assert found["forget"].count == 1
+
+
 def test_what_a_built_in_flow_says_of_itself_cannot_be_said_otherwise(rooms, here):
     rooms(checkpoint={"uri": "flow.safetensors", "bits": 8, "range": [-0.5, 0.5]})
     came = read_record(Checkpoint, here / "in" / "checkpoint")

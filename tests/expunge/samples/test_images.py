@@ -13,11 +13,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from expunge.errors import BadInput
+from expunge.models.flow import Flow
 from expunge.samples import SampleTable
 from expunge.samples.images import LabelledImages, read_images
 from expunge.samples.table import from_pixels
@@ -582,3 +584,13 @@ def test_nothing_of_an_image_goes_to_a_log(tmp_path, capfd):
     save(tmp_path / "secret" / "good")
     read_images(tmp_path, strict=False)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_lower_bits_are_cut_off_as_a_flow_does_it(tmp_path, bits):
+    table = SampleTable(from_pixels(np.arange(256, dtype=np.uint8).reshape(1, 1, 16, 16)), np.zeros(1, np.int64))
+    (tmp_path / "all.parquet").write_bytes(table.to_parquet())
+    found = read_images(tmp_path / "all.parquet", bits=bits, strict=True).table
+    flow = Flow(torch.nn.Identity(), (1, 16, 16), bits)
+    assert torch.equal(flow.levels(torch.from_numpy(found.images)), flow.levels(flow.reduced(torch.from_numpy(table.images))))
+    assert (found.pixels.min(), found.pixels.max()) == (0, 255)
