@@ -431,7 +431,7 @@ def _cannot_have(request: Request) -> dict[str, str]:
     if not request.sampling.search:
         missing |= dict.fromkeys(("search_rate", "search_ratio"), NOT_SEARCHED)
     if request.origin is None:
-        missing["drift"] = NO_ORIGIN
+        missing |= dict.fromkeys(("drift", "retained_accuracy_drift"), NO_ORIGIN)
     return missing
 
 

@@ -49,7 +49,7 @@ def evaluate_classifier(entered: Entered, given: Given, folder: Path) -> Report:
     before, after = (questions.about_holdout(name, stored) for name, stored in (
         ("parent", given.parent), ("candidate", given.candidate)))
     evidence = ClassifierEvidence(questions.unwanted, before, after, questions.names, earlier=questions.earlier)
-    evidence = questions.grafted(given, evidence)
+    evidence = questions.with_origin(given, questions.grafted(given, evidence))
     for more in (questions.with_reference, questions.with_members, questions.with_lessons):
         evidence = more(given, evidence)
     write_classifier_tables(folder, evidence)
@@ -104,8 +104,9 @@ class _Questions:
                 "the parent", images.role, table.labels, images.classes, names, classes, "leave them out"))
 
         members = numbered(read_samples(workspace, given.members), given.members) if given.members else None
-        askers = 3 if given.reference else 2  # of the held-out images; the parent is not asked about members
-        total = askers * len(held_out) + (askers - 1) * (len(members) if members else 0)
+        asked_of_members = 2 if given.reference else 1  # the parent is not, nor is the first of a chain
+        askers = asked_of_members + (2 if given.origin else 1)
+        total = askers * len(held_out) + asked_of_members * (len(members) if members else 0)
         return cls(numbered(held_out, given.holdout), members, classes, names, unwanted, earlier, device,
                    _Done(progress, total))
 
@@ -132,6 +133,12 @@ class _Questions:
         with np.errstate(invalid="ignore"):
             scores = seen.astype(np.float64) @ weight.T + (0.0 if bias is None else bias)
         return replace(evidence, grafted=np.where(np.isfinite(scores).all(axis=1), scores.argmax(axis=1), -1))
+
+    def with_origin(self, given: Given, evidence: ClassifierEvidence) -> ClassifierEvidence:
+        """The same, and what the first model of the chain answers, if there is a chain."""
+        if given.origin is None:
+            return evidence
+        return replace(evidence, origin=self.about_holdout("origin", given.origin))
 
     def with_members(self, given: Given, evidence: ClassifierEvidence) -> ClassifierEvidence:
         """The same, and what the candidate and the reference lose on members and on others."""

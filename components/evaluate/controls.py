@@ -13,6 +13,8 @@ from components.evaluate.evidence import (
 )
 from components.evaluate.probes.can_it_be_found import can_it_be_found
 from components.evaluate.probes.does_it_stay_forgotten import does_it_stay_forgotten
+from components.evaluate.probes.does_it_stay_unrecognised import EARLIER as EARLIER_ACCURACY
+from components.evaluate.probes.does_it_stay_unrecognised import does_it_stay_unrecognised
 from components.evaluate.probes.how_fast_does_it_come_back import how_fast_does_it_come_back
 from components.evaluate.probes.is_it_gone import is_it_gone
 from components.evaluate.probes.is_it_still_recognised import is_it_still_recognised
@@ -78,6 +80,8 @@ def controls_for_classifier(evidence: ClassifierEvidence) -> tuple[Control, ...]
     - `reference`: where the request brings one, a classifier trained again without the unwanted. It must not FAIL
       either, and is the better control: it is what honest forgetting comes to, and it has seen neither members nor
       others, so that an attack which tells them apart there tells something else than membership.
+    - `origin`: after earlier requests, the first model of the chain, as if it were the candidate. It must FAIL;
+      otherwise the held-out images would not show it if what was forgotten before came back.
     """
     unchanged = replace(evidence, after=evidence.before, relearnings=as_if_unchanged(evidence.relearnings),
                         grafted=None if evidence.grafted is None else evidence.before.classes)
@@ -100,6 +104,10 @@ def controls_for_classifier(evidence: ClassifierEvidence) -> tuple[Control, ...]
         retrained = replace(evidence, after=evidence.reference, membership=evidence.reference_membership)
         found.append(Control(name="reference", must="not FAIL", covers=covers,
                              measurements=(*_recognises(retrained), *was_it_ever_learned(retrained))))
+    if evidence.earlier and evidence.origin is not None:
+        first = replace(evidence, after=evidence.origin)
+        found.append(Control(name="origin", must="FAIL", covers=(EARLIER_ACCURACY,), measurements=tuple(
+            each for each in does_it_stay_unrecognised(first) if each.name == EARLIER_ACCURACY)))
     return tuple(found)
 
 

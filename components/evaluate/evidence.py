@@ -208,6 +208,7 @@ class ClassifierEvidence:
     earlier: tuple[int, ...] = ()  # what earlier requests made the parent forget
     relearnings: tuple[Relearning, ...] = ()
     not_taught: str = ""  # why some of these, or all, are not there
+    origin: Answers | None = None  # of the first model of the chain
     grafted: NDArray[np.int64] | None = None  # [n] what the parent's last layer makes of the candidate's features
 
     @property

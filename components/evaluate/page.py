@@ -15,7 +15,7 @@ from expunge.measure.policy import AS_EXPECTED, NOT_ASKED, went_wrong, worst
 
 HEADLINE = ("residual_rate", "pul", "kid_difference", "kept_share", "search_rate", "relearning_ratio",
             "residual_rate_earlier", "drift", "forget_accuracy", "retained_accuracy_difference",
-            "prototype_accuracy_difference", "membership_auc")
+            "forget_accuracy_earlier", "retained_accuracy_drift", "prototype_accuracy_difference", "membership_auc")
 OF_A_FLOW = ("forget_z_lowest", "forget_z_highest", "quantile_drop", "bits_per_dim_change", "kid_ratio",
              "membership_auc")
 CLASSES_SHOWN = 16  # beyond that a bar chart is a fence
@@ -41,7 +41,7 @@ _CONTROLS = {
     "masked": "The parent with the outputs of the unwanted classes struck out: a filter, which says of accuracy what "
     "is possible and of weights nothing.",
     "reference": "A model that was trained again without the unwanted, as if it were the candidate.",
-    "origin": "The model that the earlier requests began with, as if it were the candidate: it still draws what they "
+    "origin": "The model that the earlier requests began with, as if it were the candidate: it still knows what they "
     "were about.",
 }
 
@@ -109,14 +109,18 @@ def render_page(
         kinds={"parent": "was", "candidate": "now", "never exposed": "never"},
         measured={found.name: found for found in record.measurements},
         held_shares=any(found.name.endswith("_fixed_shares") and not found.missing for found in record.measurements),
-        class_by_class=[found.name for found in record.measurements if found.name.startswith("residual_rate[")],
+        class_by_class=_parts(record, "residual_rate", "forget_accuracy"),
         earlier=_listed(_name(record, label) for label in record.earlier),
-        earlier_class_by_class=[
-            found.name for found in record.measurements if found.name.startswith("residual_rate_earlier[")],
+        earlier_class_by_class=_parts(record, "residual_rate_earlier", "forget_accuracy_earlier"),
         called=lambda label: _name(record, label),
         unwanted=unwanted,
         not_shown=_not_shown(record, pictures),
     )
+
+
+def _parts(report: Report, *wholes: str) -> list[str]:
+    """The metrics of single classes, `rate[4]`, that belong to one of these."""
+    return [found.name for found in report.measurements if found.name.partition("[")[0] in wholes and "[" in found.name]
 
 
 # --------------------------------------------------------------------------------- numbers and verdict

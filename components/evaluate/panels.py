@@ -145,6 +145,14 @@ PLANS: dict[str, Plan] = {
         "What was forgotten before", (("parent", "was", "residual_rate_earlier_before"),
                                       ("candidate", "now", "residual_rate_earlier")),
         "samples that the judge calls what earlier requests were about", lowest=0, highest=1),
+    "forget_accuracy_earlier": Plan(
+        "What was forgotten before", (("parent", "was", "forget_accuracy_earlier_before"),
+                                      ("candidate", "now", "forget_accuracy_earlier")),
+        "images of what earlier requests were about that are named right", lowest=0, highest=1),
+    "retained_accuracy_drift": Plan(
+        "Drift", (("candidate − first model", "now", "retained_accuracy_drift"),),
+        "accuracy on the rest, of this candidate less that of the model that the requests began with: below zero is "
+        "worse", marks=((0.0, "no change"),)),
     "drift": Plan("Drift", (("candidate − first model", "now", "drift"),),
                   "KID to real images, of this candidate less that of the model that the requests began with: above "
                   "zero is worse", marks=((0.0, "no change"),)),
@@ -229,16 +237,19 @@ def panel(plan: Plan, measurements: Iterable[Measurement], rules: Sequence[RuleO
         allowed=_allowed(asked, axis) if axis and asked else None, marks=_marks(axis, plan.marks))
 
 
+_BY_CLASS = {**dict.fromkeys(("residual_rate", "residual_rate_earlier"), "samples that the judge calls this"),
+             **dict.fromkeys(("forget_accuracy", "forget_accuracy_earlier"), "images of it that are named right")}
+
+
 def _class_by_class(report: Report) -> dict[str, Plan]:
     """A panel of its own for each of several unwanted classes."""
     plans = {}
     for found in report.measurements:
         whole, _, part = found.name.partition("[")
-        if whole in ("residual_rate", "residual_rate_earlier") and part:
+        if whole in _BY_CLASS and part:
             rows: tuple[PlannedRow, ...] = (
                 ("before", "was", f"{whole}_before[{part}"), ("after", "now", found.name))
-            plans[found.name] = Plan(f"Class {part.removesuffix(']')}", rows, "samples that the judge calls this",
-                                     lowest=0, highest=1)
+            plans[found.name] = Plan(f"Class {part.removesuffix(']')}", rows, _BY_CLASS[whole], lowest=0, highest=1)
     return plans
 
 

@@ -50,8 +50,8 @@ def write_tables(folder: Path, evidence: Evidence, worn: Seen | None = None) -> 
 def write_classifier_tables(folder: Path, evidence: ClassifierEvidence) -> None:
     """Writes a classifier's data files: one row per held-out image, and one per image that membership was asked of.
 
-    What the reference says of the same images stands in columns of its own, if there is one. `nearest_...` is the
-    class of the nearest prototype, -1 for an image that was not asked about.
+    What the reference and the first model of a chain say of the same images stands in columns of their own, if there
+    are such. `nearest_...` is the class of the nearest prototype, -1 for an image that was not asked about.
     """
     before, after, reference = evidence.before, evidence.after, evidence.reference
     columns: dict[str, ArrayLike] = {
@@ -61,6 +61,8 @@ def write_classifier_tables(folder: Path, evidence: ClassifierEvidence) -> None:
         "loss_before": before.losses, "loss_after": after.losses}
     if reference is not None:
         columns |= {"class_reference": reference.classes.astype(np.int16), "loss_reference": reference.losses}
+    if evidence.origin is not None:
+        columns["class_origin"] = evidence.origin.classes.astype(np.int16)
     for ending, answers in (("before", before), ("after", after), ("reference", reference)):
         if answers is not None:
             with suppress(BadInput):  # the probe says why there are none

@@ -93,6 +93,15 @@ METRICS: dict[str, Metric] = {
                               "right", unit="images of the forgotten classes"),
     "forget_accuracy_before": Metric("accuracy on the forgotten before", "percent", "the same, of the parent",
                                      unit="images of the forgotten classes"),
+    "forget_accuracy_earlier": Metric(
+        "accuracy on what was forgotten before", "percent", "images of what earlier requests were about that are still "
+        "named right", unit="images of those classes"),
+    "forget_accuracy_earlier_before": Metric(
+        "accuracy of the parent on what was forgotten before", "percent", "the same, of the parent",
+        unit="images of those classes"),
+    "retained_accuracy_drift": Metric(
+        "accuracy lost since the first model", "percent", "on the rest, the candidate's less that of the first model "
+        "of the chain: what all the requests cost together", unit="images of the other classes"),
     "retained_accuracy": Metric("accuracy on the rest", "percent", "images of the other classes named right",
                                 unit="images of the other classes"),
     "retained_accuracy_before": Metric("accuracy on the rest before", "percent", "the same, of the parent",

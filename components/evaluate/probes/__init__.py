@@ -7,6 +7,7 @@ from components.evaluate.evidence import ClassifierEvidence, ClassifierProbe, Ev
 from components.evaluate.evidence_of_flows import FlowEvidence
 from components.evaluate.probes.can_it_be_found import can_it_be_found
 from components.evaluate.probes.does_it_stay_forgotten import does_it_stay_forgotten, how_far_has_it_drifted
+from components.evaluate.probes.does_it_stay_unrecognised import does_it_stay_unrecognised, what_all_requests_cost
 from components.evaluate.probes.how_fast_does_it_come_back import how_fast_does_it_come_back
 from components.evaluate.probes.is_it_gone import is_it_gone, is_it_gone_behind_the_judge
 from components.evaluate.probes.is_it_like_one_that_never_knew import is_it_like_one_that_never_knew
@@ -29,7 +30,7 @@ GAN: tuple[Probe, ...] = (
     how_far_has_it_drifted)
 CLASSIFIER: tuple[ClassifierProbe, ...] = (
     is_it_still_recognised, is_the_rest_still_recognised, is_it_still_told_apart, was_it_ever_learned,
-    how_fast_does_it_come_back)
+    how_fast_does_it_come_back, does_it_stay_unrecognised, what_all_requests_cost)
 FLOW: tuple[Callable[[FlowEvidence], Iterator[Measurement]], ...] = (
     is_it_unlikely, what_of_its_like, is_the_rest_as_likely, is_what_it_draws_still_good, was_it_ever_learned)
 

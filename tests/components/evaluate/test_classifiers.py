@@ -239,6 +239,66 @@ def test_losses_are_cross_entropies_and_masked_answers_are_never_unwanted(classr
     assert np.array_equal(found["class_masked"], others.argmax(1).numpy())
 
 
+@pytest.fixture(scope="module")
+def chain(school):
+    """What two requests left, one about a 3 and then one about the digit: honestly trained again each time."""
+    without_3 = school.y != 3
+    both = without_3 & (school.y != DIGIT)
+    return learn(school.x[without_3], school.y[without_3], 3), learn(school.x[both], school.y[both], 4)
+
+
+def second_request(classroom, school, parent, candidate, origin=True):
+    classroom.put("checkpoint", parent)
+    classroom.put("candidate", candidate)
+    classroom.house.write_request(earlier=(3,))
+    if origin:
+        classroom.put("origin", school.parent)
+    return classroom
+
+
+def test_what_was_forgotten_before_stays_forgotten_and_the_chain_is_held_against_its_first_model(
+        classroom, school, chain):
+    report = second_request(classroom, school, *chain).report("second")
+    found = table(classroom.folder, "predictions")
+    before, rest = found["label"] == 3, ~np.isin(found["label"], (3, DIGIT))
+    assert report.measurement("forget_accuracy_earlier").estimate == pytest.approx((found["class_after"] == 3)[before].mean())
+    assert report.measurement("forget_accuracy_earlier").interval.upper < 0.1
+    assert report.measurement("forget_accuracy_earlier_before").estimate < 0.1
+    right = {side: (found[f"class_{side}"] == found["label"])[rest] for side in ("origin", "after")}
+    drift = report.measurement("retained_accuracy_drift")
+    assert drift.estimate == pytest.approx(right["after"].mean() - right["origin"].mean())
+    assert drift.n == rest.sum()
+    verdict, rules = judged(report)
+    assert verdict.controls["origin"] == AS_EXPECTED
+    assert rules["forget_accuracy_earlier", "at most"].outcome == "PASS"
+    assert ("retained_accuracy_drift", "at least") in rules
+    page = (classroom.folder / "page.html").read_text()
+    for words in ("Does what was forgotten before stay forgotten?", "images of what earlier requests were about", "Drift"):
+        assert words in page
+
+
+def test_what_comes_back_breaks_the_rule_that_is_about_it(classroom, school, chain):
+    report = second_request(classroom, school, chain[0], school.honest).report("back")  # it knows the 3
+    verdict, rules = judged(report)
+    assert verdict.outcome == "FAIL"
+    assert rules["forget_accuracy", "at most"].outcome == "PASS"
+    assert "what an earlier request was about is back" in rules["forget_accuracy_earlier", "at most"].reason
+
+
+def test_an_origin_that_never_knew_it_makes_the_measurement_invalid(classroom, school, chain):
+    second_request(classroom, school, *chain).put("origin", chain[0])
+    assert judged(classroom.report("no-origin"))[0].outcome == "INVALID"
+
+
+def test_without_an_origin_nothing_is_known_of_drift_and_in_a_first_request_it_does_not_apply(classroom, school, chain):
+    first = classroom.report("first")
+    assert first.measurement("retained_accuracy_drift").not_applicable
+    assert first.measurement("forget_accuracy_earlier").not_applicable
+    report = second_request(classroom, school, *chain, origin=False).report("origin-unknown")
+    assert "names no origin" in report.measurement("retained_accuracy_drift").missing
+    assert not report.measurement("retained_accuracy_drift").not_applicable
+
+
 def test_the_parent_planted_as_candidate_fails(classroom, school):
     classroom.put("candidate", school.parent)
     report = classroom.report("planted")
