@@ -223,7 +223,8 @@ class _Asked:
         seen: tuple[list[Seen], list[Seen]] = ([], [])
         ruined: list[Seen] = []
         first = 0
-        for pair in zip(*(draws(flow, count, self.seed) for flow in (self.parent, self.candidate)), strict=True):
+        both = (draws(flow, count, self.seed, self.device) for flow in (self.parent, self.candidate))
+        for pair in zip(*both, strict=True):
             for name, images in zip(("parent", "candidate"), pair, strict=True):
                 spoiled = int((~torch.isfinite(images).flatten(1).all(dim=1)).sum())
                 if spoiled:

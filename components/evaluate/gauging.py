@@ -74,11 +74,20 @@ def worn(flow: "Flow", levels: "torch.Tensor", seed: str) -> "torch.Tensor":
     return torch.where(chosen, torch.randint(2**flow.bits, levels.shape, generator=random).float(), levels)
 
 
-def draws(flow: "Flow", count: int, seed: str) -> "Iterator[torch.Tensor]":
-    """Images [b, C, H, W] that it draws from the seed's stream, on the CPU: flows that draw alike are paired."""
-    random = stream(seed)
+def draws(flow: "Flow", count: int, seed: str, device: "torch.device") -> "Iterator[torch.Tensor]":
+    """Images [b, C, H, W] that it draws, on the CPU.
+
+    From the same latents whichever flow it is, if it can be told from which; else from the same random stream.
+    """
+    import torch
+
+    random, told = stream(seed), callable(getattr(flow.inner, "from_noise", None))
     for first in range(0, count, BATCH):
-        yield flow.sample(min(BATCH, count - first), random).cpu()
+        some = min(BATCH, count - first)
+        with torch.inference_mode():
+            points = flow(flow.draw_latents(some, random).to(device)) if told else flow.draw(some, random)
+            images = flow.images(points).cpu()
+        yield images  # not in that mode, which would be the caller's as well
 
 
 def nearest(points: NDArray[np.float32], cloud: NDArray[np.float32]) -> NDArray[np.intp]:

@@ -25,11 +25,11 @@ CORE = (RATIO, "kid_difference", "kid_before", "kid_after", "fid_before", "fid_a
 def is_what_it_draws_still_good(evidence: FlowEvidence) -> Iterator[Measurement]:
     """`kid_ratio`, `residual_rate` before and after, all that `is_the_rest_still_good` says, and the judge's sureness.
 
-    Both flows draw from the same random stream, so of flows that draw alike from the same noise the samples are
-    paired. Compared are samples that the judge calls a class that is to stay with held-out images of such classes; all
-    of them, where single images are to be forgotten. The ratio is KID after over KID before, with Fieller's bounds:
-    one is as far from real images as the parent's. How often the judge sees the unwanted classes is told, and decides
-    nothing: what was asked for is that given images become unlikely.
+    Both flows draw from the same latents, if they can be told from which, and else from the same random stream.
+    Compared are samples that the judge calls a class that is to stay with held-out images of such classes; all of them,
+    where single images are to be forgotten. The ratio is KID after over KID before, with Fieller's bounds: one is as
+    far from real images as the parent's. How often the judge sees the unwanted classes is told, and decides nothing:
+    what was asked for is that given images become unlikely.
     """
     drawn = evidence.drawn
     if drawn is None:
