@@ -1,6 +1,8 @@
 """Image-to-image models: their libraries' folders, what encoders and decoders use, and what completions keep."""
 
 import json
+import subprocess
+import sys
 from copy import deepcopy
 
 import pytest
@@ -120,7 +122,6 @@ def test_a_pickle_is_not_opened(tmp_path):
 
 
 def test_weights_in_several_files_are_refused(tmp_path):
-    written("vq-gan", tmp_path)._internal_dict  # noqa: B018
     fresh("vq-gan")._inner[0].save_pretrained(tmp_path / "parts", max_shard_size="50KB")
     with pytest.raises(BadInput, match=r"its weights are in several files: save it again in one"):
         open_folder(tmp_path / "parts")
@@ -340,8 +341,6 @@ def test_masks_that_show_more_of_one_image_than_of_another_are_refused():
 
 
 def test_a_missing_library_is_said_with_what_to_install(monkeypatch):
-    import sys
-
     for kind, name in (("mae", "transformers"), ("vq-gan", "diffusers"), ("diffusion-inpainting", "diffusers")):
         monkeypatch.setitem(sys.modules, name, None)
         with pytest.raises(BadInput, match=r"is not installed: pip install 'expunge\[image-to-image\]'"):
@@ -351,3 +350,10 @@ def test_a_missing_library_is_said_with_what_to_install(monkeypatch):
 def test_every_layout_has_its_scheduler_and_its_builder():
     assert {layout.architecture for layout in LAYOUTS.values()} == set(KINDS)
     assert SCHEDULER_FILE in LAYOUTS["UNet2DModel"].beside.values()
+
+
+def test_libraries_are_imported_only_when_a_model_is_built():
+    said = "import sys, expunge.models, expunge.methods.image_to_image, expunge.models.image_to_image_files; " \
+           "sys.exit(str({'diffusers', 'transformers'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, check=False)
+    assert done.stderr.strip() == "set()"
