@@ -1,6 +1,7 @@
 """A request about a normalizing flow goes all the way, for a class and for single images; what cannot go is refused."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
-from tests_support import call
+from tests_support import EXPUNGE, bare_environment, call
 
 from components.adapt.step import adapt
 from components.curate_forget_set.step import curate_forget_set
@@ -40,12 +41,14 @@ from pipelines.cli import carry_out
 from pipelines.runs import Run
 
 ROOT = Path(__file__).parent.parent.parent
+PAGE = (ROOT / "docs" / "flows.md").read_text()
 EXAMPLE = yaml.safe_load((ROOT / "examples" / "flow" / "request.yaml").read_text())
 QUICK = {"method": {"name": "taming_flow", "preset": "debug"}, "policy": "debug", "threads": 1,
          "sampling": {"evaluate": 200}}
 # What takes seconds, and passes the policy for runs of debug size: of a class, and of single images.
 OF_CLASS, OF_IMAGES = ({"name": "taming_flow", "preset": "debug", "params": {"steps": 100, "rate": 3e-3, **params}}
                        for params in ({"alpha": 0.99, "delta": 12.0, "batch": 16}, {"alpha": 0.95, "delta": 4.0}))
+SMALL = ["--depth", "2", "--hidden", "8", "--steps", "60", "--rate", "5e-3", "--threads", "1"]
 WHOLE = {"forget": {"classes": ["4"]}}
 TRAIN = {"uri": "builtin://digits/train"}
 
@@ -87,9 +90,7 @@ def asked(**changes):
 def trained(tmp_path_factory):
     """A folder with the flow that the example's script makes, at debug size, and one by a factory."""
     folder = tmp_path_factory.mktemp("flow")
-    script = ROOT / "examples" / "flow" / "train.py"
-    small = ["--depth", "2", "--hidden", "8", "--steps", "60", "--rate", "5e-3", "--threads", "1"]
-    done = subprocess.run([sys.executable, script, *small], cwd=folder, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, ROOT / "examples" / "flow" / "train.py", *SMALL], cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     (folder / "mine.py").write_text(FACTORY)
     images = (torch.from_numpy(assets.digits("train")[0]) + 1) / 2
@@ -130,6 +131,27 @@ def released(trained, tmp_path_factory):
     for person, role in (("ada", "requester"), ("grace", "reviewer")):
         assert call(folder, "keys", "new", person, "--role", role).code == 0
     return folder, carried_out(folder, id="a-class", method=OF_CLASS, **WHOLE)
+
+
+def test_the_request_on_the_page_is_the_examples():
+    shown, = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+    assert yaml.safe_load(shown) == EXAMPLE
+
+
+@pytest.mark.thorough
+def test_the_page_can_be_followed_line_by_line(tmp_path):
+    shutil.copyfile(ROOT / "examples" / "flow" / "train.py", tmp_path / "train.py")
+    (tmp_path / "request.yaml").write_text(yaml.safe_dump(EXAMPLE | {"method": {"name": "auto", "preset": "debug"}, "threads": 1}))
+    environment = bare_environment(GOMP_SPINCOUNT="1000")
+    environment["PATH"] = f"{EXPUNGE.parent}:{environment['PATH']}"
+    for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL):
+        block = block.replace("python train.py", " ".join(["python train.py", *SMALL]))
+        done = subprocess.run(["bash", "-euc", block], cwd=tmp_path, env=environment, capture_output=True, text=True,
+                              stdin=subprocess.DEVNULL, check=False)
+        assert done.returncode == 0, f"{block}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    ended = call(tmp_path, "status", EXAMPLE["id"], "--json").json
+    assert ended["verdict"] in ("PASS", "FAIL", "INCONCLUSIVE")  # of debug size: it need not pass, nor be INVALID
+    assert ended["method"]["chosen"]
 
 
 @pytest.mark.slow

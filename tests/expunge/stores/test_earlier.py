@@ -67,11 +67,11 @@ class House:
     def release(self, request, weights, model="digits"):
         """Puts it into service."""
         sha256 = sha256_file(weights)
-        return releases.publish(self.workspace, model, weights, sha256, lambda generation, stored: Release(
+        return releases.publish(self.workspace, model, weights, sha256, lambda generation, stored, beside: Release(
             model=model, generation=generation, run="r", request_id=request.id,
             request_sha256=sha256_bytes(request.to_bytes()), parent_sha256=request.checkpoint.sha256,
             candidate_sha256=sha256, verdict_sha256=D, report_sha256=D, approvals=(), weights=stored,
-            released_at="2026-11-20T00:00:00+00:00"))
+            released_at="2026-11-20T00:00:00+00:00"), {})
 
     @staticmethod
     def _made(folder):
