@@ -96,7 +96,8 @@ def fit_all(parent: ImageToImage, lesson: Lesson, kind: Kind) -> Weights:
     random = stream(session, 3)
 
     def one_step(step: int) -> dict[str, Tensor]:
-        (lost, noise), (kept, _) = (lesson.shown(role, *lesson.dealt(role, step), random) for role in ROLES)
+        # Every process takes the whole batch: what a loss leaves to chance then is the same for all.
+        (lost, noise), (kept, _) = (lesson.showing[role].of(*lesson.dealt(role, step), random) for role in ROLES)
         losses = {"retain": model.loss(kept.images.to(session.device), kept.mask.to(session.device), random)}
         if kind != "fine_tune":
             images, mask, target = (some.to(session.device) for some in (lost.images, lost.mask, noise.images))

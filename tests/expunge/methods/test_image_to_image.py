@@ -1,6 +1,10 @@
 """Unlearning image-to-image models: the loss by formula, what stays, what is read, repeating, continuing, forgetting."""
 
+import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -372,3 +376,47 @@ def test_the_page_explains_every_parameter_and_preset():
     for name in (*METHOD.params.model_fields, *METHOD.presets, *(
             preset for preset in BASELINES.presets if preset not in ("default", "debug"))):
         assert f"`{name}`" in page, name
+
+
+# ------------------------------------------------------------------------------------------ several processes
+
+TOGETHER = """
+import json, sys, torch
+from small_flow import Noted
+from small_image_to_image import digits, fresh
+from expunge.methods import image_to_image, image_to_image_baselines
+from expunge.methods.training import Material, Samples
+from expunge.models import ranks
+
+def losses():
+    images, labels = digits()
+    material = Material(forget=Samples(images[labels < 5][:40]), retain=Samples(images[labels >= 5][:40]))
+    found = []
+    for kind, method, views in (("mae", image_to_image, 1), ("diffusion-inpainting", image_to_image, 0),
+                                ("diffusion-inpainting", image_to_image_baselines, 1)):
+        params = method.METHOD.parameters("debug", {"steps": 8, "batch": 16, "mask": "random", "views": views})
+        session, parent = Noted(), fresh(kind)
+        adaptation = method.METHOD.adapt(parent, material, params, session)
+        method.METHOD.unlearn(parent, adaptation, material, params, session)
+        found.append(session.losses)
+    return found
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_does(tmp_path):
+    script, out = tmp_path / "script.py", tmp_path / "out.json"
+    shared = str(Path(__file__).parents[2])  # its folder `expunge` is not the package, which comes first therefore
+    script.write_text(f"import sys, expunge\nsys.path.append({shared!r})\n{TOGETHER}\n"
+                      "with ranks.joined():\n    found = losses()\n    if ranks.first():\n"
+                      "        json.dump(found, open(sys.argv[1], 'w'))\n")
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
+                           str(script), str(out)], capture_output=True, text=True, check=False, timeout=600,
+                          env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    alone = {}
+    exec(TOGETHER, alone)
+    for both, one in zip(json.loads(out.read_text()), alone["losses"](), strict=True):
+        assert len(both) == len(one) == 8
+        for first, second in zip(both, one, strict=True):
+            assert first == pytest.approx(second, rel=2e-3, abs=1e-5)
