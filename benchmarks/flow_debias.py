@@ -4,9 +4,9 @@ python benchmarks/flow_debias.py FOLDER --kept KEPT                     # both t
 python benchmarks/flow_debias.py FOLDER --kept KEPT --targets 0.8 --seeds 0
 python benchmarks/flow_debias.py FOLDER --kept KEPT --table             # writes the results that are there
 
-The parent is a Glow of all ten digits (`flows.py`), and the categories are even and odd ones, of which it draws about
-as many. The oracle steers, a LeNet that learned one half of the train split; the judge measures, a residual network
-that learned the other. Each names ten digits, and a category is as likely as its digits together.
+The parent is a Glow of two digits, of which it draws about as many (`flows.py` says which images). The oracle steers, a
+LeNet that learned one half of the train split; the judge measures, a residual network that learned the other. Both know
+all ten digits and are asked which of the two it is.
 
 The share is that of fresh draws, from latents that neither steering nor stopping has seen, with its exact 95 %
 interval; the goal is that all of it lies within two points of the target. KID to the test split is that of each
@@ -21,7 +21,7 @@ from typing import cast
 
 import numpy as np
 import torch
-from flows import CONFIG, DRAWS, MEASURE_SEED, TRAINING, Flows, ratio, relative
+from flows import CONFIG, DRAWS, MEASURE_SEED, OF_TWO, Flows, ratio, relative
 from generators import Made, NotThere, Row, Watched, common_arguments, each_in_its_process, say
 from recording import record
 from torch import Tensor, nn
@@ -33,13 +33,14 @@ from expunge.methods.training import Samples, in_parts
 from expunge.models import Classifier
 from expunge.models.flow import Flow
 
-CATEGORIES = {"even": (0, 2, 4, 6, 8), "odd": (1, 3, 5, 7, 9)}
+CATEGORIES = (0, 1)
+RATE = 3e-5  # Adam's: found on another parent and seed; at the default's the shares swing about the target
 TARGETS = (0.8, 0.2)
 GOAL = 0.02
 
 
-class Grouped(nn.Module):
-    """A classifier of digits as one of categories: logits [B, 2] whose softmax adds up that of the digits."""
+class OfTwo(nn.Module):
+    """A classifier of ten digits as one of two."""
 
     def __init__(self, digits: Classifier) -> None:
         super().__init__()
@@ -47,8 +48,8 @@ class Grouped(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [B, 2] of images [B, C, H, W]."""
-        found = self.digits(images)
-        return torch.stack([found[:, list(group)].logsumexp(dim=1) for group in CATEGORIES.values()], dim=1)
+        found: Tensor = self.digits(images)
+        return found[:, list(CATEGORIES)]
 
 
 class Sharing(Flows):
@@ -56,14 +57,14 @@ class Sharing(Flows):
 
     def balanced(self, target: float, seed: int) -> tuple[Flow, Row]:
         """The candidate of a row, and the facts of it."""
-        parent, parent_facts = self.flow()
+        parent, parent_facts = self.flow(CATEGORIES)
         (steer, steer_facts), (gauge, gauge_facts) = self.classifier("oracle"), self.classifier("judge")
-        params = DebiasParams(**({} if self.steps is None else {"steps": self.steps}))
+        params = DebiasParams(rate=RATE, **({} if self.steps is None else {"steps": self.steps}))
 
         def make(session: Watched) -> Made:
-            images, _ = self.tensors("train")
+            images, _ = self.tensors("train", CATEGORIES)
             began, processor = time.perf_counter(), time.process_time()
-            found = debias(parent, Samples(images), (target, 1 - target), Grouped(steer), Grouped(gauge), params,
+            found = debias(parent, Samples(images), (target, 1 - target), OfTwo(steer), OfTwo(gauge), params,
                            session)
             return found.weights, self.flow_spec(), {
                 "unlearn_s": time.perf_counter() - began, "processor_s": time.process_time() - processor,
@@ -71,30 +72,32 @@ class Sharing(Flows):
 
         made_from = {"parent": parent_facts["sha256"], "params": params.model_dump(mode="json"), "target": target,
                      "steer": steer_facts["sha256"], "gauge": gauge_facts["sha256"],
-                     "categories": [list(group) for group in CATEGORIES.values()]}
+                     "categories": list(CATEGORIES)}
         model, facts = self.keep(f"shares-{target:g}", made_from, seed, make, resumable=False)
         return cast(Flow, model), facts | {"params": params.model_dump(mode="json")}
 
     def measured(self, target: float, seed: int) -> Row:
         """A row of the table; what it looks at is kept by the weights that it is of."""
-        both = [self.flow(), self.balanced(target, seed)]
+        both = [self.flow(CATEGORIES), self.balanced(target, seed)]
         torch.set_num_threads(self.threads)
         seen = [self.drawn_by(flow, facts) for flow, facts in both]
-        even, odd = CATEGORIES.values()
-        first = [np.isin(one.named, even) for one in seen]
+        judge, _ = self.classifier("judge")
+        # Of the ten digits that the judge names, the likelier of the two.
+        first = [(judge.head(torch.from_numpy(one.features))[:, list(CATEGORIES)].argmax(dim=1) == 0).numpy()
+                 for one in seen]
         shares = [rate(part) for part in first]
         real, labels = self.test_seen(), self.test.labels
         distances = []
-        for group in (even, odd):
-            real_features = real.features[np.isin(labels, group)]
+        for digit, of_it in zip(CATEGORIES, (np.array(first), ~np.array(first)), strict=True):
+            real_features = real.features[labels == digit]
             scale = unit_scale(real_features)
-            kept = [np.isin(one.named, group) for one in seen]
             found = compare_kid(seen[0].features * scale, seen[1].features * scale, real_features * scale,
-                                kept_before=kept[0], kept_after=kept[1])
+                                kept_before=of_it[0], kept_after=of_it[1])
             distances.append([found.before.value, found.after.value, *ratio(found)])
         steers = [self.steers_share(flow, facts) for flow, facts in both]
         facts = both[1][1]
-        bits = relative(*(self.bits(flow, facts, "test") for flow, facts in both))
+        of_two = np.isin(self.test.labels, CATEGORIES)
+        bits = relative(*(self.bits(flow, facts, "test")[of_two] for flow, facts in both))
         return {"target": target, "seed": seed, "steps": facts["updates"], "looks": facts["looks_taken"],
                 "reached": facts["reached"], "processor_s": facts["processor_s"], "params": facts["params"],
                 "shares": [[one.value, one.interval.lower, one.interval.upper] for one in shares],
@@ -106,7 +109,7 @@ class Sharing(Flows):
 
         def look() -> np.ndarray:
             drawn = flow.sample(2_000, torch.Generator().manual_seed(MEASURE_SEED + 1))
-            return in_parts(lambda some: Grouped(oracle)(some).argmax(dim=1), drawn).double().numpy()
+            return in_parts(lambda some: OfTwo(oracle)(some).argmax(dim=1), drawn).double().numpy()
 
         return float((self.array({"weights": facts["sha256"], "steer": oracle_facts["sha256"]}, look) == 0).mean())
 
@@ -115,12 +118,12 @@ def table(rows: list[Row]) -> str:
     """Every row, and whether it meets the goal."""
     params = rows[0]["params"]
     lines = [
-        f"Share of even digits in {DRAWS:,} fresh draws, with its exact 95 % interval; the goal is that it",
-        f"lies within {GOAL:g} of the target.", "",
+        f"Share of digit {CATEGORIES[0]}, beside {CATEGORIES[1]}, in {DRAWS:,} fresh draws, with its exact 95 % "
+        "interval;", f"the goal is that it lies within {GOAL:g} of the target.", "",
         ", ".join(f"{name} {params[name]:g}" for name in (
             "guide_weight", "gamma", "rate", "batch", "draws", "tolerance", "looks", "look_samples")) + ".", "",
-        "| target | seed | before | after | by the one that steers | steps | looks | bits/dim | KID ratio, even | odd |"
-        " processor s | goal |", "|" + "---|" * 12]
+        "| target | seed | before | after | by the one that steers | steps | looks | bits/dim |"
+        " KID ratio, first digit | second | processor s | goal |", "|" + "---|" * 12]
     for row in rows:
         (before, *_), (after, low, high) = row["shares"]
         kids = [f"{one[2]:.3f} ({one[3]:.3f} to {one[4]:.3f})" for one in row["kid"]]
@@ -159,7 +162,7 @@ def main() -> None:
         raise SystemExit("there is nothing to tell yet")
     rows.sort(key=lambda row: (-row["target"], row["seed"]))
     if asked.steps is None:
-        record("flow_debias", {"config": CONFIG, "training": TRAINING, "rows": rows}, table(rows))
+        record("flow_debias", {"config": CONFIG, "training": OF_TWO, "rows": rows}, table(rows))
     else:
         print(table(rows))
 

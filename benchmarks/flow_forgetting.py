@@ -215,7 +215,8 @@ def table(parents: list[Row], rows: list[Row]) -> str:
     for parent in parents:
         here = [row for row in rows if row["dataset"] == parent["dataset"]]
         lines += ["", f"## {parent['dataset']}, class {CLASS[parent['dataset']]}", "",
-                  f"The parent saw {parent['samples']:,} images in {parent['seconds'] / 60:.1f} minutes; "
+                  f"The parent saw {parent['samples']:,} images in {parent['seconds'] / 60:.1f} minutes of a "
+                  f"busy machine; "
                   f"{parent['bits_test']:.3f} bits/dim on the test split. Its draws: FID {parent['draws'][0]:.2f}, KID "
                   f"{parent['draws'][1]:.4f}; as many images of the train split: FID {parent['train'][0]:.2f}, KID "
                   f"{parent['train'][1]:.4f}. The judge is right on {parent['judge_accuracy']:.1%} of the test split."]
