@@ -41,8 +41,8 @@ def as_flow(**arguments):
 def test_two_flows_are_asked_at_the_same_points(levels):
     asked = []
     spy = as_flow(says=lambda points: asked.append(points) or torch.zeros(len(points)))
-    for _ in range(2):
-        gauge("parent", spy, levels, 2, SEED, "forget", CPU)
+    for name in ("parent", "candidate"):
+        gauge(name, spy, levels, 2, SEED, "forget", CPU)
     gauge("parent", spy, levels, 2, SEED, "retain", CPU)
     once, again, otherwise = (torch.cat(asked[i:i + 4]) for i in (0, 4, 8))
     assert torch.equal(once, again)
