@@ -55,7 +55,7 @@ from torch.nn import functional as F
 from expunge.digests import write_atomically
 from expunge.measure.proportions import clopper_pearson
 from expunge.methods import find
-from expunge.methods.training import Material, Samples, in_parts, prepare, stream
+from expunge.methods.training import Material, Samples, Session, in_parts, prepare, stream
 from expunge.models import Classifier, ModelSpec, build
 from expunge.models.supervised import Labelled
 
@@ -105,11 +105,13 @@ CHOICES: dict[str, dict[str, Any]] = {
     "images not moved": {"shift": 0},
     "second guess as label": {"guess_weight": 1.0},
     "no redirection": {"redirection_weight": 0.0},
-    "half the redirection": {"redirection_weight": 25.0},
-    "aim of temperature 1": {"aim_temperature": 1.0},
+    "half the redirection": {"redirection_weight": 10.0},
+    "twice the redirection": {"redirection_weight": 40.0},
+    "aim of temperature 0.4": {"aim_temperature": 0.4},
+    "aim of temperature 1.6": {"aim_temperature": 1.6},
     "aim by transport": {"aim": "transport"},
     "steps in turn": {"steps_in_turn": True},
-    "statistics of batches": {"batch_norm": "batch"},
+    "statistics frozen": {"batch_norm": "frozen"},
     "half the rate": {"rate": 1e-3},
     "twice the rate": {"rate": 4e-3},
     "half the steps": {"steps": STEPS // 2},
@@ -193,7 +195,10 @@ class Classes(Bench):
         def make(session: Watched) -> Made:
             few = self.few(amount, seed)
             prepare(session)
-            material, began = self.divided(few), time.process_time()
+            material = self.divided(few)
+            once = find("fine_tune_classifier", "classifier")  # what a process pays once is nobody's
+            once.unlearn(parent, {}, material, once.parameters("default", {"steps": 2}), Session(seed, self.threads))
+            began = time.process_time()
             adaptation = method.adapt(parent, material, params, session)
             adapted, session.done = time.process_time(), 0
             state = method.unlearn(parent, adaptation, material, params, session)

@@ -29,17 +29,17 @@ features, and quick to be learned again. Additions of ours, all off in `paper`:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from copy import deepcopy
 from typing import Any, Literal
 
 import torch
 from scipy.optimize import linear_sum_assignment
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from expunge.errors import NonFiniteLoss
-from expunge.methods.classroom import Lesson, LessonParams, Pupil, lesson
+from expunge.methods.classroom import BATCH_NORM, Lesson, LessonParams, Pupil, lesson
 from expunge.methods.method import Method, Preference, setting
 from expunge.methods.training import Deck, Loop, Material, Samples, Session, Weights, in_parts, prepare, stream, weights
 from expunge.models import Classifier, ranks
@@ -54,9 +54,10 @@ class Params(LessonParams):
     The defaults were found on two digits of MNIST at 14 x 14 pixels; nothing is set per class.
     """
 
-    steps: int = setting(60, "steps", ge=1)
+    steps: int = setting(52, "steps", ge=1)
     batch: int = setting(32, "images per step, of each set that the step looks at; all of a smaller one", ge=2)
     rate: float = setting(2e-3, "peak learning rate", gt=0)
+    batch_norm: Literal["frozen", "batch"] = setting("batch", BATCH_NORM)
     rotation: float = setting(
         45.0, "degrees that a view is rotated by at most; wider than training may have used", ge=0, le=180)
     shear: float = setting(0.3, "shear, shift and scaling of an affine view at most, in parts of the image", ge=0, lt=1)
@@ -69,7 +70,7 @@ class Params(LessonParams):
     wiped: float = setting(0.0, "accuracy on a restricted class, on its samples, that counts as wiped out", ge=0, lt=1)
     relevant: float = setting(1.0, "largest part of the parameters that may be found relevant", gt=0, le=1)
     looked_at: int = setting(
-        50, "images of a class at most by which its relevance and, for the remaining ones, its mean features are "
+        32, "images of a class at most by which its relevance and, for the remaining ones, its mean features are "
         "found: more cost time and tell nothing new", ge=1)
     at_least: float = setting(
         0.3, "part of each ranking that is taken in any case: what alone wipes out a class is too little to serve the "
@@ -91,14 +92,14 @@ class Params(LessonParams):
     shift: int = setting(1, "pixels by which images are moved at most, for the same reason", ge=0)
     guess_weight: float = setting(0.0, "weight of the parent's second guess on restricted images; ours", ge=0)
     redirection_weight: float = setting(
-        50.0, "weight of the squared distance, in units of the features' variance, of a restricted image's features to "
+        20.0, "weight of the squared distance, in units of the features' variance, of a restricted image's features to "
         "their aim; ours", ge=0)
     aim: Literal["guess", "transport"] = setting(
         "guess", "what restricted features go to: `guess`, a mean of the remaining classes' mean features, each as "
         "likely as the parent finds it with the restricted classes left out; `transport`, the parent's features of one "
         "remaining image, by optimal transport")
     aim_temperature: float = setting(
-        0.5, "of the prediction that `guess` weighs by; below 1 the likeliest class counts for more", gt=0)
+        0.8, "of the prediction that `guess` weighs by; below 1 the likeliest class counts for more", gt=0)
     start: Literal["parent", "zeroed"] = setting(
         "parent", "what relevant parameters are when stage 2 begins: the parent's, or 0")
     steps_in_turn: bool = setting(False, "alternate steps on restricted and remaining images instead of one sum")
@@ -113,12 +114,14 @@ PUBLISHED: dict[str, Any] = {
     "shift": 0,
     "guess_weight": 0.0,
     "redirection_weight": 0.0,
+    "batch_norm": "frozen",
 }
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "paper": PUBLISHED,
     "debug": {"steps": 20, "batch": 16, "views": 1},  # seconds on one core
 }
+SETTLING = 8  # batches that running statistics are taken over in the end
 RESOLUTION = 4096  # parts into which a ranking is divided when its smallest top is sought
 
 
@@ -323,19 +326,21 @@ def unlearn(parent: Classifier, adaptation: Weights, material: Material, params:
     lost, kept = (Deck(samples, params.batch, session, purpose) for purpose, samples in (
         (1, task.forget), (2, task.retain)))
 
-    def one_step(step: int) -> dict[str, Tensor]:
-        leave, stay = (not params.steps_in_turn or step % 2 == place for place in (0, 1))
+    def deal(step: int) -> tuple[list[Tensor], list[Tensor]]:
+        """A step's images, restricted before remaining before mixed ones, and the classes of those that have one."""
         shown, labels = [], []
-        if leave:
-            images, classes = lost.deal(step)
-            shown.append(shift(images, params.shift, random))
-            labels.append(classes)
-        if stay:
-            images, classes = kept.deal(step)
-            shown.append(shift(images, params.shift, random))
-            labels.append(classes)
-            if params.mixtures:
-                shown.append(mixed(shown[-1], random))
+        for place, deck in enumerate((lost, kept)):
+            if not params.steps_in_turn or step % 2 == place:
+                images, classes = deck.deal(step)
+                shown.append(shift(images, params.shift, random))
+                labels.append(classes)
+                if deck is kept and params.mixtures:
+                    shown.append(mixed(shown[-1], random))
+        return shown, labels
+
+    def one_step(step: int) -> dict[str, Tensor]:
+        shown, labels = deal(step)
+        leave, stay = (not params.steps_in_turn or step % 2 == place for place in (0, 1))
         # One pass for all: batch normalisation sees what it will see, and it takes less time.
         everything = torch.cat(shown)
         before, (features, logits) = original(everything), pupil.model.look(everything)
@@ -352,7 +357,23 @@ def unlearn(parent: Classifier, adaptation: Weights, material: Material, params:
         return losses
 
     Loop(session, "unlearn", params.steps, pupil.parts(), random).run(one_step)
+    if params.batch_norm == "batch":
+        settle(pupil.model, (torch.cat(deal(params.steps + more)[0]) for more in range(SETTLING)))
     return weights(pupil.model, device="cpu")
+
+
+@torch.no_grad()
+def settle(model: Classifier, batches: Iterable[Tensor]) -> None:
+    """Has batch normalisation's running statistics be the means over these batches: those of training lag behind."""
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain mean of all
+    for batch in batches:
+        model(batch)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
 
 
 def mixed(images: Tensor, random: torch.Generator) -> Tensor:
