@@ -23,6 +23,7 @@ from expunge.methods.erwp import (
     of_class,
     recognised,
     relevance,
+    settle,
     smallest,
     staying,
     transported,
@@ -276,6 +277,19 @@ def test_every_choice_works_and_makes_a_difference(changed):
               for params in (plain, other)]
     alike = all(getattr(plain, key) == value for key, value in changed.items())
     assert same(*states) == alike
+
+
+def test_running_statistics_settle_on_the_means_over_the_batches_and_go_on_as_they_did():
+    torch.manual_seed(0)
+    model = build("resnet-20", channels=1, width=4, classes=CLASSES)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.train()
+    batches = [torch.rand(6, 1, 8, 8) for _ in range(3)]
+    settle(model, batches)
+    entering = torch.stack([model.conv1(batch).mean(dim=(0, 2, 3)) for batch in batches])
+    assert torch.allclose(model.bn1.running_mean, entering.mean(dim=0), atol=1e-6)
+    assert model.bn1.momentum == torch.nn.BatchNorm2d(1).momentum
 
 
 def test_colour_images_and_other_architectures_are_served_too():
