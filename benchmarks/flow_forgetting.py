@@ -18,6 +18,7 @@ is measured by code that training does not use, on other points of the bins than
     seen        images in updates, repetitions counted, as a share of those of the pretraining; and with everything that
                 was only looked at: by the parent, for statistics, before stopping
     same class  mean z of held-out images of the class; neighbours: of the held-out images nearest to the forget images
+    drawn       share of draws that the judge takes for the class
     quantile    share of held-out images that are to stay and less likely, mean over the forget images
 """
 
@@ -228,7 +229,7 @@ def table(parents: list[Row], rows: list[Row]) -> str:
             lines += [
                 "", "| images | seed | steps | seen | seen, with looks | within | z before | z after (least to most) |"
                 " bits/dim | its median | KID ratio | FID before → after | same class z | neighbours z | quantile |"
-                " processor s | misses |", "|" + "---|" * 17]
+                " drawn | processor s | misses |", "|" + "---|" * 18]
         lines += [_line(row) for row in here]
     return "\n".join(lines)
 
@@ -243,6 +244,7 @@ def _line(row: Row) -> str:
             f" {row['kid'][2]:.3f} ({row['kid'][3]:.3f} to {row['kid'][4]:.3f}) |"
             f" {row['fid'][0]:.2f} → {row['fid'][1]:.2f} | {before['same']:.2f} → {after['same']:.2f} |"
             f" {before['near']:.2f} → {after['near']:.2f} | {before['quantile']:.3f} → {after['quantile']:.3f} |"
+            f" {row['share'][0]:.1%} → {row['share'][1]:.1%} |"
             f" {row['processor_s']:.0f} | {missed(row)} |")
 
 
