@@ -88,6 +88,7 @@ class Plan(Frozen):
     forget: tuple[int | str, ...]
     images: tuple[int, ...]  # only these of training, by their numbers; all of the classes if none
     earlier: tuple[int | str, ...]  # what earlier requests made the parent forget, and has to stay forgotten
+    earlier_images: tuple[int, ...]  # single images of training of which the same is so
     parent: str
     parent_sha256: str
     architecture: str | None
@@ -151,7 +152,8 @@ def plan(workspace: Workspace, request: Request, named: Request, again: bool = F
         request_id=request.id, request_sha256=sha256_bytes(request.to_bytes()), requester=request.requester,
         reason=request.reason, would=would, run=name, attempts=len(attempts),
         verdicts=sum(run.state().came_to_a_verdict for run in attempts), forget=request.forget.classes,
-        images=request.forget.images, earlier=request.forget.earlier, parent=request.checkpoint.uri,
+        images=request.forget.images, earlier=request.forget.earlier,
+        earlier_images=request.forget.earlier_images, parent=request.checkpoint.uri,
         parent_sha256=request.checkpoint.sha256 or "", architecture=earlier.architecture,
         method=method, rooms=rooms, samples=samples, seconds=seconds, due=request.due,
         in_time=in_time, policy=policy.name, approvals=policy.approvals, reviewers=reviewers,

@@ -171,8 +171,9 @@ def show_plan(out: Console, plan: "Plan") -> None:
     rows = [
         ("request", f"{escape(plan.request_id)}, asked by {escape(plan.requester)}, for {plan.reason}"),
         ("", _WOULD[plan.would].format(run=plan.run) + tries),
-        ("to be forgotten", escape(", ".join(map(str, plan.forget)) + _only(plan.images))),
-        *((("forgotten before", escape(", ".join(map(str, plan.earlier)))),) if plan.earlier else ()),
+        ("to be forgotten", escape(f"{_with(plan.forget, ())}{': ' if plan.images else ''}{_with((), plan.images)}")),
+        *((("forgotten before", escape(_with(plan.earlier, plan.earlier_images))),)
+          if plan.earlier or plan.earlier_images else ()),
         ("parent", escape(f"{plan.parent}  {plan.parent_sha256[:12]}")),
         ("method", escape(f"{method.name}, for a {method.family}; {method.why}")),
         ("", escape(f"preset {method.preset}, {changed}; claim: {method.claim}")),
@@ -190,9 +191,10 @@ def show_plan(out: Console, plan: "Plan") -> None:
         out.print(f"[yellow]![/] {escape(warning)}", highlight=False, soft_wrap=True)
 
 
-def _only(images: tuple[int, ...]) -> str:
-    return shorten(f": of training, {'image' if len(images) == 1 else 'images'} {', '.join(map(str, images))}"
-                   if images else "")
+def _with(classes: tuple[int | str, ...], images: tuple[int, ...]) -> str:
+    """Classes, then single images."""
+    single = f"of training, {'image' if len(images) == 1 else 'images'} {', '.join(map(str, images))}"
+    return shorten("; ".join(([", ".join(map(str, classes))] if classes else []) + ([single] if images else [])))
 
 
 def _when(room: "RoomPlan") -> str:

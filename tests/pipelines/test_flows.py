@@ -255,9 +255,11 @@ def test_the_plan_says_what_becomes_of_which_images(workspace, here, capsys, mon
     told = capsys.readouterr().out
     assert "4: of training, images 2, 13, 45" in told
     assert "what is measured is what the model finds likely" in told
-    Path("request.yaml").write_text(yaml.safe_dump(asked(**WHOLE)))
+    Path("request.yaml").write_text(yaml.safe_dump(asked(forget={"classes": ["4"], "earlier": ["7"], "earlier_images": [3]})))
     assert carry_out(["run", "request.yaml", "--plan"]) == 0
-    assert "sorts the training images by their labels" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "sorts the training images by their labels" in told
+    assert "7; of training, image 3" in told
 
 
 def test_the_family_is_read_off_the_file_or_the_architecture_and_else_said(workspace, here):
@@ -482,7 +484,7 @@ def likely(flow, images):
 @pytest.mark.parametrize("checkpoint", [EXAMPLE["checkpoint"], MINE], ids=["built in", "of a factory"])
 def test_a_candidate_finds_the_images_less_likely_and_is_built_and_named_as_its_parent(rooms, here, workspace, checkpoint):
     rooms(checkpoint=checkpoint)
-    recipe = {"method": "taming_flow", "preset": "debug", "overrides": '{"rate": 0.01}', "seed": 0, "threads": 1}
+    recipe = {"method": "taming_flow", "preset": "debug", "overrides": json.dumps(OF_IMAGES["params"]), "seed": 0, "threads": 1}
     sets = {role: here / "out" / role for role in ("negative", "forget", "retain")}
     adapt(checkpoint=here / "in" / "checkpoint", adaptation=here / "a", statement=here / "s3.json", **sets, **recipe)
     unlearn(checkpoint=here / "in" / "checkpoint", oracle=here / "in" / "oracle", adaptation=here / "a",
