@@ -391,22 +391,23 @@ def main() -> None:
         for _ in each_in_its_process(scratch, asked.jobs, asked.threads):
             pass
     benches = {dataset: cast(Classes, Classes.of(asked, dataset, looks=asked.table)) for dataset in asked.datasets}
-    rows = []
+    rows, missing = [], []
     for seed, (dataset, bench), amount, row in product(asked.seeds, benches.items(), asked.amounts, asked.rows):
         if row in ABLATIONS and (dataset, amount, seed) != DEVELOPED_ON:
             continue
         try:
             rows.append(bench.measured(row, amount, seed))
         except NotThere:
-            say(f"{dataset} {row} {amount} {seed}: not there yet")
+            missing.append(f"{dataset} {row} {amount} {seed}")
         else:
             say(f"{dataset} {row} {amount} {seed}: {rows[-1]}")
     if not rows:
         raise SystemExit("there is nothing to tell yet")
+    text = table(rows) + (f"\n\nNot run yet, and done by the same command: {'; '.join(missing)}." if missing else "")
     if asked.steps is None:
-        record("class_forgetting", {"training": TRAINING, "config": CONFIG, "rows": rows}, table(rows))
+        record("class_forgetting", {"training": TRAINING, "config": CONFIG, "rows": rows}, text)
     else:
-        print(table(rows))
+        print(text)
 
 
 if __name__ == "__main__":
