@@ -40,7 +40,7 @@ LEAST_SHARE = 0.01  # of a category that is hardly drawn: it is called for by no
 class DebiasParams(TamingParams):
     """Settings of reaching a distribution over categories; of the taming's, delta, alpha, forget_loss have no part."""
 
-    rate: float = setting(2e-4, "Adam's learning rate", gt=0)
+    rate: float = setting(3e-5, "Adam's learning rate; at a higher one the shares swing about the target", gt=0)
     batch: int = setting(16, "remember images per step", ge=2)
     guide_weight: float = setting(1.0, "weight of the shares' term (rho)", gt=0)
     draws: int = setting(64, "images that are drawn per step", ge=CHUNK)
