@@ -4,11 +4,17 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from expunge.settings import KEYS_VARIABLE, ROOTS_VARIABLE, RUN_VARIABLE, WORKSPACE_VARIABLE, Workspace
+
+Images, Labels = NDArray[np.float32], NDArray[np.int64]
 
 EXPUNGE = Path(sys.executable).parent / "expunge"
 FOREIGN = (KEYS_VARIABLE, ROOTS_VARIABLE, RUN_VARIABLE, WORKSPACE_VARIABLE, "MLFLOW_TRACKING_URI", "VIRTUAL_ENV")
@@ -39,6 +45,11 @@ def call(folder: Path, *arguments: object, **environment: str) -> Done:
     done = subprocess.run([str(EXPUNGE), *map(str, arguments)], cwd=folder, capture_output=True, text=True,
                           stdin=subprocess.DEVNULL, env=bare_environment(**environment), check=False)
     return Done(done.returncode, done.stdout, done.stderr)
+
+
+def without(*classes: int) -> Callable[[Images, Labels], tuple[Images, Labels]]:
+    """Leaves images of these classes out."""
+    return lambda images, labels: (images[~np.isin(labels, classes)], labels[~np.isin(labels, classes)])
 
 
 def write_policy(workspace: Workspace, name: str, data: bytes, admin: str = "olga", run_folder: Path | None = None) -> Path:

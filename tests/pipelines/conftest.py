@@ -6,11 +6,19 @@ import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from tests_support import Done, call
 
+from components.curate_forget_set.step import curate_forget_set
+from components.fetch_checkpoint.step import fetch_checkpoint
+from expunge import assets
+from expunge.contracts import Request, SampleRole, SampleSet, parse_record, read_record_if_any, write_record
+from expunge.measure.policy import preset_bytes
+from expunge.samples import SampleTable
 from expunge.settings import Workspace
+from expunge.stores.sources import pin
 
 
 @pytest.fixture(scope="session")
@@ -95,6 +103,37 @@ def waiting(waiting_demo, tmp_path):
 def workspace_of():
     """The workspace in a folder."""
     return lambda folder: Workspace(folder / ".expunge")
+
+
+@pytest.fixture
+def first_rooms(workspace, tmp_path):
+    """Fetches and curates, in this process, what a request in the test's folder asks for; the sets by role."""
+
+    def work(request):
+        file = tmp_path / "request.json"
+        write_record(file, pin(parse_record(Request, request, "request"), tmp_path, workspace))
+        fetched = {name: tmp_path / "in" / name
+                   for name in ("checkpoint", "oracle", "judge", "extractor", "reference", "origin")}
+        fetch_checkpoint(request=file, statement=tmp_path / "s1.json", **fetched)
+        (tmp_path / "policy.yaml").write_bytes(preset_bytes("debug"))
+        made = {role: tmp_path / "out" / role for role in get_args(SampleRole)}
+        curate_forget_set(request=file, checkpoint=fetched["checkpoint"], oracle=fetched["oracle"],
+                          policy=tmp_path / "policy.yaml", statement=tmp_path / "s2.json", **made)
+        return {role: record for role, folder in made.items() if (record := read_record_if_any(SampleSet, folder))}
+
+    return work
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Writes a part of the built-in images as a Parquet file, `images` and `labels` to be changed on the way."""
+
+    def write(name, which="train", change=lambda images, labels: (images, labels), names=()):
+        images, labels = change(*assets.digits(which))
+        (tmp_path / name).write_bytes(SampleTable(images, labels).to_parquet(names))
+        return {"uri": name}
+
+    return write
 
 
 def _log_of(folder):

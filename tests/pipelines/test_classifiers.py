@@ -3,32 +3,24 @@
 import re
 import subprocess
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from tests_support import EXPUNGE, bare_environment, call
+from tests_support import EXPUNGE, bare_environment, call, without
 
-from components.curate_forget_set.step import curate_forget_set
-from components.fetch_checkpoint.step import fetch_checkpoint
 from expunge import assets, models
 from expunge.contracts import (
     Absent,
     Request,
-    SampleRole,
-    SampleSet,
     parse_record,
     read_record,
-    read_record_if_any,
-    write_record,
 )
 from expunge.errors import BadInput, NotNeeded
 from expunge.families import refuse_what_does_not_fit
-from expunge.measure.policy import preset_bytes
-from expunge.samples import SampleTable, read_samples
+from expunge.samples import read_samples
 from expunge.stores.sources import pin
 from pipelines.cli import carry_out
 from pipelines.runs import Run
@@ -172,38 +164,9 @@ def test_the_family_is_read_off_the_file_or_the_architecture_and_else_said(works
 
 
 @pytest.fixture
-def rooms(workspace, tmp_path):
+def rooms(first_rooms):
     """The first two rooms, for a request that differs from the example; returns the records by role."""
-
-    def work(**changes):
-        request = tmp_path / "request.json"
-        write_record(request, pin(parse_record(Request, asked(**changes), "request"), tmp_path, workspace))
-        fetched = {name: tmp_path / "in" / name
-                   for name in ("checkpoint", "oracle", "judge", "extractor", "reference", "origin")}
-        fetch_checkpoint(request=request, statement=tmp_path / "s1.json", **fetched)
-        (tmp_path / "policy.yaml").write_bytes(preset_bytes("debug"))
-        made = {role: tmp_path / "out" / role for role in get_args(SampleRole)}
-        curate_forget_set(request=request, checkpoint=fetched["checkpoint"], oracle=fetched["oracle"],
-                          policy=tmp_path / "policy.yaml", statement=tmp_path / "s2.json", **made)
-        return {role: record for role, folder in made.items() if (record := read_record_if_any(SampleSet, folder))}
-
-    return work
-
-
-@pytest.fixture
-def pictures(tmp_path):
-    """Writes a part of the built-in images as a Parquet file, `images` and `labels` to be changed on the way."""
-
-    def write(name, which="train", change=lambda images, labels: (images, labels)):
-        images, labels = change(*assets.digits(which))
-        (tmp_path / name).write_bytes(SampleTable(images, labels).to_parquet())
-        return {"uri": name}
-
-    return write
-
-
-def without(*classes):
-    return lambda images, labels: (images[~np.isin(labels, classes)], labels[~np.isin(labels, classes)])
+    return lambda **changes: first_rooms(asked(**changes))
 
 
 def test_the_labels_sort_the_images_by_the_classifiers_own_numbers(rooms, workspace):

@@ -6,18 +6,15 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
-from tests_support import EXPUNGE, bare_environment, call
+from tests_support import EXPUNGE, bare_environment, call, without
 
 from components.adapt.step import adapt
-from components.curate_forget_set.step import curate_forget_set
-from components.fetch_checkpoint.step import fetch_checkpoint
 from components.unlearn.step import unlearn
 from expunge import assets, models
 from expunge.contracts import (
@@ -25,16 +22,12 @@ from expunge.contracts import (
     Candidate,
     Checkpoint,
     Request,
-    SampleRole,
     SampleSet,
     parse_record,
     read_record,
-    read_record_if_any,
-    write_record,
 )
 from expunge.errors import BadInput
 from expunge.families import refuse_what_does_not_fit
-from expunge.measure.policy import preset_bytes
 from expunge.samples import SampleTable, read_samples
 from expunge.stores.sources import pin
 from pipelines.cli import carry_out
@@ -277,38 +270,9 @@ def test_the_family_is_read_off_the_file_or_the_architecture_and_else_said(works
 
 
 @pytest.fixture
-def rooms(workspace, here):
-    """The first two rooms, for a request that differs from the example; returns the folders, and the sets by role."""
-
-    def work(**changes):
-        request = here / "request.json"
-        write_record(request, pin(parse_record(Request, asked(**changes), "request"), here, workspace))
-        fetched = {name: here / "in" / name
-                   for name in ("checkpoint", "oracle", "judge", "extractor", "reference", "origin")}
-        fetch_checkpoint(request=request, statement=here / "s1.json", **fetched)
-        (here / "policy.yaml").write_bytes(preset_bytes("debug"))
-        made = {role: here / "out" / role for role in get_args(SampleRole)}
-        curate_forget_set(request=request, checkpoint=fetched["checkpoint"], oracle=fetched["oracle"],
-                          policy=here / "policy.yaml", statement=here / "s2.json", **made)
-        return {role: record for role, folder in made.items() if (record := read_record_if_any(SampleSet, folder))}
-
-    return work
-
-
-@pytest.fixture
-def pictures(here):
-    """Writes a part of the built-in images as a Parquet file, `images` and `labels` to be changed on the way."""
-
-    def write(name, which="train", change=lambda images, labels: (images, labels), names=()):
-        images, labels = change(*assets.digits(which))
-        (here / name).write_bytes(SampleTable(images, labels).to_parquet(names))
-        return {"uri": name}
-
-    return write
-
-
-def without(*classes):
-    return lambda images, labels: (images[~np.isin(labels, classes)], labels[~np.isin(labels, classes)])
+def rooms(first_rooms, here):
+    """The first two rooms, for a request that differs from the example; returns the records by role."""
+    return lambda **changes: first_rooms(asked(**changes))
 
 
 def test_single_images_go_and_the_others_of_their_class_stay(rooms, workspace):
