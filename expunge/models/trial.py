@@ -342,8 +342,11 @@ def _try_classifier(role: str, model: Gan | Classifier | Flow, record: Checkpoin
         shape = "x".join(map(str, images.shape[1:]))
         raise BadInput(f"{role}: it cannot look at images of {shape} ({' '.join(str(error).split())[:120]})",
                        f"bring one for such images, or declare {role}.channels") from error
-    if features.ndim != 2 or logits.ndim != 2 or logits.shape[1] < 2 or not torch.isfinite(logits).all():
-        raise BadInput(f"{role}: it does not put out finite numbers per class", "let the factory build a classifier")
+    if features.ndim != 2 or logits.ndim != 2 or logits.shape[1] < 2:
+        raise BadInput(f"{role}: it does not put out numbers per class", "let the factory build a classifier")
+    if not torch.isfinite(logits).all():
+        raise BadInput(f"{role}: what it puts out is not finite",
+                       "check its weights, the statistics of batch normalisation among them")
     if logits.shape[1] > 2:
         sums = logits.exp() if record.interface.output == "probability" else logits
         _refuse_wrong_output(f"{role}.output", record.interface.output, bool(

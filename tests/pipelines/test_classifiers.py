@@ -226,6 +226,20 @@ def test_a_class_that_the_classifier_has_lost_already_is_left_alone(rooms, tmp_p
         rooms(checkpoint={"uri": "lost.safetensors"})
 
 
+def test_statistics_of_batch_normalisation_that_are_missing_or_no_numbers_are_refused(rooms, tmp_path):
+    torch.manual_seed(0)
+    config = {"channels": 1, "classes": 10}
+    spec = models.ModelSpec(architecture="resnet-20", config=config, family="classifier")
+    whole = models.build("resnet-20", **config).state_dict()
+    part = {name: tensor for name, tensor in whole.items() if not name.endswith("running_mean")}
+    models.save(tmp_path / "part.safetensors", part, spec)
+    with pytest.raises(BadInput, match=r"the weights do not fit the architecture: bn1\.running_mean is missing"):
+        rooms(checkpoint={"uri": "part.safetensors"})
+    models.save(tmp_path / "wild.safetensors", whole | {"bn1.running_var": whole["bn1.running_var"] * torch.nan}, spec)
+    with pytest.raises(BadInput, match="not finite: check its weights, the statistics of batch normalisation"):
+        rooms(checkpoint={"uri": "wild.safetensors"})
+
+
 def test_a_head_with_another_class_count_is_refused(rooms, tmp_path):
     state, spec = models.read(assets.path("judge"))
     plain = {"uri": "plain.pt", "architecture": spec.architecture, "config": {**spec.config, "classes": 9}}
