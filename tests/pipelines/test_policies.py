@@ -201,7 +201,7 @@ def test_the_verbs_say_whose_each_policy_is_and_let_an_admin_sign(workspace, say
     code, out, _ = say("policies", "sign", "mild", "--as", "olga", "--json")
     assert code == 0
     assert (json.loads(out)["standing"], json.loads(out)["signed_by"]) == ("signed", "olga")
-    assert "mild  signed by olga; for classifier, gan" in say("policies", "list")[1]
+    assert "mild  signed by olga; for classifier, flow, gan" in say("policies", "list")[1]
     (workspace.policies / "mild.yaml").write_bytes(MILD + b"#\n")
     (workspace.policies / "torn.yaml").write_bytes(b"rules: [")
     assert standings(say) == {**shipped, "mild": "does not verify", "torn": "unreadable"}
