@@ -95,8 +95,8 @@ class Params(LessonParams):
         20.0, "weight of the squared distance, in units of the features' variance, of a restricted image's features to "
         "their aim; ours", ge=0)
     aim: Literal["guess", "transport"] = setting(
-        "guess", "where restricted features go: `guess`, to the remaining classes' means, weighed by the parent's second "
-        "guess; `transport`, to one remaining image's features, by optimal transport")
+        "guess", "where restricted features go: `guess`, to the remaining classes' means, weighed by the parent's "
+        "second guess; `transport`, to one remaining image's features, by optimal transport")
     aim_temperature: float = setting(
         0.8, "of the prediction that `guess` weighs by; below 1 the likeliest class counts for more", gt=0)
     start: Literal["parent", "zeroed"] = setting(
