@@ -80,6 +80,7 @@ def test_a_killed_run_leaves_no_process_and_goes_on_to_the_same_candidate(fresh,
     assert not list(fresh.glob(".expunge/results/.*scratch"))
 
 
+@pytest.mark.thorough
 def test_a_stopped_run_is_recorded_as_cancelled_and_can_go_on(fresh, expunge):
     run = start(fresh)
     wait_for(fresh, "curate_forget_set", "started")
@@ -142,7 +143,7 @@ def test_a_tampered_result_is_named_and_made_again(waiting, expunge, pattern, ro
     assert len(candidates_of(waiting)) == 1, "from the same bytes the same candidate"
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_tampered_sample_is_noticed_and_the_sets_are_made_again(waiting, expunge):
     record, = waiting.glob(".expunge/results/curate_forget_set-*/negative/record.json")
     md5 = json.loads(record.read_text())["shards"][0]["md5"]

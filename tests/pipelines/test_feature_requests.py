@@ -44,6 +44,7 @@ def write(folder, **changes):
     (folder / "request.yaml").write_text(yaml.safe_dump(document | QUICK | changes))
 
 
+@pytest.mark.thorough
 def test_what_is_bold_is_forgotten_by_an_oracle_that_only_scores(folder):
     write(folder)
     done = call(folder, "run", "request.yaml", "--json")

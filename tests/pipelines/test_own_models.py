@@ -31,8 +31,8 @@ def folder(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize(("checkpoint", "factory"), [
-    pytest.param(PAINTER, "painter", marks=pytest.mark.slow), pytest.param(DENSE, "DenseGan", marks=pytest.mark.thorough)])
+@pytest.mark.thorough
+@pytest.mark.parametrize(("checkpoint", "factory"), [(PAINTER, "painter"), (DENSE, "DenseGan")])
 def test_a_users_own_generator_is_made_to_forget_and_comes_home(folder, checkpoint, factory):
     (folder / "jobs").mkdir()
     paths = {key: f"../{value}" if key in ("uri", "architecture") else value for key, value in checkpoint.items()}
@@ -106,7 +106,7 @@ WRONG = {
     "broken images": (broken_images, {"holdout": {"uri": "real"}}, "holds no image that can be used: 8/0.png is empty"),
     "mixed images": (mixed_images, {"holdout": {"uri": "real"}}, "mixed images"),
 }
-TOLD_FIRST = ("another shape", "a factory that hangs", "mixed images")  # one of weights, of code, of images
+TOLD_FIRST = ("a truncated file", "a factory that hangs", "mixed images")  # one of weights, of code, of images
 
 
 @pytest.mark.slow

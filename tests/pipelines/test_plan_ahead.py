@@ -55,7 +55,7 @@ def test_what_an_earlier_run_made_is_reused_up_to_the_model_that_was_destroyed(p
     assert (waiting / ".expunge" / found["fetch_checkpoint"]["reuses"] / "statement.json").is_file()
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_plan_foretells_what_the_run_then_reuses(plan, waiting, expunge):
     foretold = {name for name, room in rooms(plan(again=True)).items() if room["reuses"]}
     done = expunge(waiting, "run", "request.yaml", "--again", "--json")

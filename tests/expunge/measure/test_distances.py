@@ -201,6 +201,7 @@ def test_pairing_makes_the_interval_narrower():
     assert paired.upper - paired.lower < 0.3 * (loose.upper - loose.lower)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("n", "m", "shift"), [(120, 60, 0.5), (120, 60, 0.05), (400, 40, 0.3)])
 def test_the_interval_covers_the_true_difference(n, m, shift):
     d, runs, covered = 3, 300, 0
@@ -213,6 +214,7 @@ def test_the_interval_covers_the_true_difference(n, m, shift):
     assert covered / runs >= 0.9 - 3 * np.sqrt(0.09 / runs)
 
 
+@pytest.mark.thorough
 def test_the_interval_covers_when_the_mixture_of_the_reals_was_fixed():
     # Two classes far apart, half and half by design among the reals, by chance among the latents.
     runs, covered, widths, n, m = 300, 0, [], 200, 40

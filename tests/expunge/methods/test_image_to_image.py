@@ -403,7 +403,7 @@ def losses():
 """
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_two_processes_learn_what_one_does(tmp_path):
     script, out = tmp_path / "script.py", tmp_path / "out.json"
     shared = str(Path(__file__).parents[2])  # its folder `expunge` is not the package, which comes first therefore
