@@ -169,7 +169,16 @@ Bits = Annotated[int, Field(ge=1, le=8)]  # of a pixel's value: samples are stor
 LatentShape = Annotated[tuple[Annotated[int, Field(ge=1, le=2**20)], ...], Field(min_length=1, max_length=4)]
 ClassName = Annotated[str, Field(min_length=1, max_length=200)]
 Output = Literal["logit", "probability"]
-Family = Literal["gan", "classifier", "flow"]  # of models that can be asked to forget
+Family = Literal["gan", "classifier", "flow", "image_to_image"]  # of models that can be asked to forget
+MaskKind = Literal["centre", "border", "random"]
+
+
+class Hidden(Frozen):
+    """What an image-to-image model is not shown of an image, and completes: see `expunge.models.masks`."""
+
+    mask: MaskKind = "centre"
+    ratio: Annotated[float, Field(gt=0, lt=1)] = 0.25  # of the image's area
+    cell: Annotated[int, Field(ge=0, le=4096)] = 0  # side in pixels of what is hidden as a whole; 0: the model's own
 
 
 class ModelSource(Source):
@@ -199,6 +208,9 @@ class ParentSource(ModelSource):
 
     # A normalizing flow: of the images that it was trained on, the depth.
     bits: Bits | None = None  # as a built-in one says of itself, and 8 where nobody says it
+
+    # An image-to-image model: behind which masks it is trained and measured; half of each side, in the middle, if none.
+    hidden: Hidden | None = None
 
     # A classifier, as in `ClassifierSource`.
     output: Output = "logit"
@@ -235,7 +247,8 @@ class Forget(Frozen):
     """What is unwanted: classes by name, or by number where all who are asked number them alike.
 
     The names are the oracle's and the judge's; a classifier's own where it is a classifier that is to forget.
-    A flow may forget single images of these classes: `images` are their numbers in `training`, which begin at 0.
+    A flow or an image-to-image model may forget single images of these classes: `images` are their numbers in
+    `training`, which begin at 0.
     """
 
     classes: Annotated[Classes, Field(min_length=1)]
@@ -344,6 +357,8 @@ class Request(Record):
     labels: DataSource | None = None  # a person's labels of the drawn samples, in place of the oracle's
     # Labelled images that training may read: what the parent learned from, or images like them. Most methods need none.
     training: DataSource | None = None
+    # Labelled images that stand in for those to keep, which are not read then: `training` need not hold any.
+    proxy: DataSource | None = None
     members: DataSource | None = None  # labelled images that the parent was trained on; only evaluation sees them
     reference: ParentSource | None = None  # retrained without the forget data, where there is such a model
     extractor: ClassifierSource | None = None  # whose features distances are measured in; the judge's if not given
@@ -389,6 +404,7 @@ class Interface(Frozen):
     latent: LatentShape | None = None
     latent_distribution: Literal["normal", "uniform"] = "normal"
     bits: Bits = 8
+    hidden: Hidden | None = None
     output: Output = "logit"
     classes: tuple[ClassName, ...] = ()
     features: str | None = None

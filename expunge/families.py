@@ -18,14 +18,22 @@ _NEEDED: dict[Family, dict[str, str]] = {
         "training": "it learns from labelled images what is to become unlikely and what is to stay as likely as it was",
         "judge": "its samples carry no labels, and evaluation has to see what they show",
     },
+    "image_to_image": {
+        "training": "it learns from images what it is not to complete any more",
+        "judge": "evaluation has to see what its completions show",
+    },
 }
 _BY_LABELS = "the labels of its images say what they show"
+_IS_SHOWN_ALL = "nothing is hidden from it that it would complete"
+_OWN_STAND_IN = "its own samples stand in for what is to stay"
 _MEANINGLESS: dict[Family, dict[str, str]] = {
     "gan": {
         "checkpoint.output": "discriminator_output says what its discriminator puts out",
         "checkpoint.classes": "oracle.classes and judge.classes name what it draws",
         "checkpoint.features": "what is compared are the judge's features, or the extractor's",
         "checkpoint.bits": "it says nothing of likelihoods, which depend on the depth of images",
+        "checkpoint.hidden": _IS_SHOWN_ALL,
+        "proxy": _OWN_STAND_IN,
         "forget.images": "it draws images of its own, and is made to lose whole classes",
         "forget.earlier_images": "it draws images of its own, and is made to lose whole classes",
     },
@@ -39,6 +47,8 @@ _MEANINGLESS: dict[Family, dict[str, str]] = {
         "checkpoint.latent_distribution": "it draws nothing",
         "checkpoint.discriminator_output": "it has no discriminator",
         "checkpoint.bits": "it says nothing of likelihoods, which depend on the depth of images",
+        "checkpoint.hidden": _IS_SHOWN_ALL,
+        "proxy": "it learns what to keep from labelled images of it, which training holds",
         "forget.images": "it is made to lose whole classes",
         "forget.earlier_images": "it is made to lose whole classes",
         "sampling.curate": "nothing is drawn: training holds the images",
@@ -50,6 +60,8 @@ _MEANINGLESS: dict[Family, dict[str, str]] = {
         "discriminator": "it was trained against none",
         "oracle": _BY_LABELS,
         "labels": "what is to be forgotten are images of training, not what it draws",
+        "proxy": "what is to stay as likely as it was are images of its own training",
+        "checkpoint.hidden": _IS_SHOWN_ALL,
         "checkpoint.latent": "its latents have as many numbers as its images",
         "checkpoint.latent_distribution": "its latents are normal",
         "checkpoint.discriminator_output": "it has no discriminator",
@@ -61,8 +73,26 @@ _MEANINGLESS: dict[Family, dict[str, str]] = {
         "sampling.search": "every image has a latent of its own, and how likely that is is known exactly",
         "sampling.lessons": "how likely an image is to it is read off, not taught and waited for",
     },
+    "image_to_image": {
+        "discriminator": "it was trained against none",
+        "oracle": _BY_LABELS,
+        "labels": "what is to be forgotten are images of training, not what it draws",
+        "checkpoint.latent": "it begins with the shown part of an image",
+        "checkpoint.latent_distribution": "it begins with the shown part of an image",
+        "checkpoint.discriminator_output": "it has no discriminator",
+        "checkpoint.output": "it puts out images",
+        "checkpoint.classes": "judge.classes names what it completes",
+        "checkpoint.features": "what is compared are the judge's features, or the extractor's",
+        "checkpoint.bits": "it says nothing of likelihoods, which depend on the depth of images",
+        "checkpoint.range": "its folder says how images are shown to it",
+        "checkpoint.channels": "its folder says how images are shown to it",
+        "sampling.curate": "nothing is drawn: training holds the images",
+        "sampling.sequential": "what is completed are given images, and their number is fixed with them",
+        "sampling.search": "it has no latents that could be searched",
+    },
 }
-_WORDS: dict[Family, str] = {"gan": "a generator", "classifier": "a classifier", "flow": "a normalizing flow"}
+_WORDS: dict[Family, str] = {"gan": "a generator", "classifier": "a classifier", "flow": "a normalizing flow",
+                            "image_to_image": "an image-to-image model"}
 
 
 def words(family: Family) -> str:
@@ -88,6 +118,8 @@ def refuse_what_does_not_fit(request: Request) -> None:
         if source is not None and (source.family or "gan") != request.family:
             raise BadInput(f"{name}: it is {words(source.family or 'gan')}, the checkpoint is {who}",
                            "name a model of the same kind")
+        if source is not None and source.hidden not in (None, request.checkpoint.hidden):
+            raise BadInput(f"{name}.hidden: it is compared behind the masks of checkpoint.hidden", "leave it out")
 
 
 def _said(request: Request, field: str) -> bool:

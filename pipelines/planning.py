@@ -18,7 +18,7 @@ from components.evaluate.evidence import CONFIDENCE
 from components.evaluate.pictures import may_show_before
 from components.evaluate.probes.can_it_be_found import NOT_SEARCHED
 from components.evaluate.probes.does_it_stay_forgotten import NO_ORIGIN
-from expunge.contracts import Checkpoint, Claim, Family, Frozen, Policy, Request, read_record
+from expunge.contracts import Checkpoint, Claim, Family, Frozen, Hidden, Policy, Request, read_record
 from expunge.digests import canonical_json, sha256_bytes, sha256_file
 from expunge.errors import BadInput, ExpungeError
 from expunge.evidence.coherence import read_policy
@@ -298,15 +298,30 @@ def _of_classifier(request: Request) -> dict[str, str]:
 
 
 def _of_flow(request: Request) -> dict[str, str]:
-    count = len(set(request.forget.images))
-    takes = f"takes {'1 image' if count == 1 else f'{count} images'} of training to forget, and keeps the others"
-    return {
-        "fetch_checkpoint": "the parent and the judge, against their pinned digests",
-        "curate_forget_set": takes if count else "sorts the training images by their labels",
+    return _of_given_images(request) | {
         "adapt": f"first stage of {request.method.name}, on what is to stay",
-        "unlearn": "second stage, on what is to be lost and to stay",
         "evaluate": "how likely parent and candidate find the same images; each draws "
                     f"{request.sampling.evaluate:,} samples",
+    }
+
+
+def _of_image_to_image(request: Request) -> dict[str, str]:
+    hidden = request.checkpoint.hidden or Hidden()
+    return _of_given_images(request) | {
+        "adapt": f"first stage of {request.method.name}: what the parent's encoder finds",
+        "evaluate": f"parent and candidate complete up to {request.sampling.evaluate:,} images of each set, "
+                    f"{hidden.ratio:.0%} of each hidden ({hidden.mask})",
+    }
+
+
+def _of_given_images(request: Request) -> dict[str, str]:
+    count = len(set(request.forget.images))
+    takes = (f"takes {'1 image' if count == 1 else f'{count} images'} of training to forget, and keeps the others"
+             if count else "sorts the training images by their labels")
+    return {
+        "fetch_checkpoint": "the parent and the judge, against their pinned digests",
+        "curate_forget_set": takes + ("; images of proxy stand in for what is to stay" if request.proxy else ""),
+        "unlearn": "second stage, on what is to be lost and to stay",
     }
 
 
@@ -334,6 +349,8 @@ _FAMILIES: dict[Family, _Family] = {
                    {"curate_forget_set": "curate", "evaluate": "evaluate"}),
     # How many images there are is not the request's to say.
     "classifier": _Family(_of_classifier, HELD_OUT, "the model answers", {}, draws=False),
+    "image_to_image": _Family(_of_image_to_image, "completions of each model", "the model completes",
+                              {"evaluate": "evaluate"}),
     "flow": _Family(_of_flow, "draws of each flow", "the model finds likely", {"evaluate": "evaluate"}),
 }
 

@@ -4,8 +4,9 @@ import functools
 
 import torch
 
+from expunge.contracts import Hidden
 from expunge.models import build
-from expunge.models.image_to_image import fit_completions
+from expunge.models.image_to_image import asked_to_complete, fit_completions
 from expunge.models.masks import hidden
 
 KINDS = ("mae", "vq-gan", "diffusion-inpainting")
@@ -59,6 +60,11 @@ def trained(kind):
     model = fresh(kind)
     model.load_state_dict(_trained(kind))
     return model
+
+
+def behind(model, mask="random", ratio=0.25, cell=0):
+    """The model, asked to complete what such masks hide."""
+    return asked_to_complete(model, Hidden(mask=mask, ratio=ratio, cell=cell))
 
 
 def error(model, images, mask=None):

@@ -71,13 +71,16 @@ class RealImages:
         """Those that were chosen, as a set of that role."""
         return NewSampleSet(role, self.table[chosen], {"source": self.digest}, by.unwanted, by.names, by.earlier)
 
-    def refuse_without(self, by: Numbering, why: str = "") -> None:
-        """BadInput unless some are of each class that is to be forgotten, and some of none; `why` ends the remedy."""
+    def refuse_without(self, by: Numbering, why: str = "", only_unwanted: bool = False) -> None:
+        """BadInput unless some are of each class that is to be forgotten, and some of none; `why` ends the remedy.
+
+        `only_unwanted`: those of none need not be there.
+        """
         for label in by.unwanted:
             if label not in self.table.labels:
                 raise BadInput(f"{self.role}: no image is of class {by.called(label)}, which is to be forgotten",
                                f"add labelled images of it{why}")
-        if np.isin(self.table.labels, by.lost).all():
+        if not only_unwanted and np.isin(self.table.labels, by.lost).all():
             raise BadInput(f"{self.role}: every image is of a class that is to be forgotten",
                            "add images of what is to stay")
 

@@ -2,7 +2,8 @@
 
 Where the images come from, and who says what is unwanted in them, depends on the model's family: a generator's are its
 own samples, as an oracle or a person sorts them (`generators.py`); a classifier's are real ones, by the labels that
-they came with (`classifiers.py`); a flow's as well, whole classes of them or single ones (`flows.py`).
+they came with (`classifiers.py`); those of a flow or an image-to-image model as well, whole classes of them or single
+ones (`given_images.py`).
 """
 
 from collections.abc import Callable
@@ -11,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from components.curate_forget_set.classifiers import sets_of_classifier
-from components.curate_forget_set.flows import sets_of_flow
 from components.curate_forget_set.generators import sets_of_generator
+from components.curate_forget_set.given_images import sets_of_flow, sets_of_image_to_image
 from expunge.contracts import Absent, Checkpoint, Family, Request, SampleRole, read_record, write_record
 from expunge.digests import sha256_file
 from expunge.room import Entered, room
@@ -31,6 +32,7 @@ FAMILIES: dict[Family, _Family] = {
     "gan": _Family(sets_of_generator),
     "classifier": _Family(sets_of_classifier, "a classifier draws nothing of its own"),
     "flow": _Family(sets_of_flow, "a flow is asked about given images, not about what it draws"),
+    "image_to_image": _Family(sets_of_image_to_image, "it completes given images, and draws none of its own"),
 }
 
 

@@ -14,6 +14,7 @@ from expunge.settings import Workspace, current_run
 from expunge.stores import releases, taint
 from expunge.stores.tracking import Tracking
 
+OF_LIBRARIES = ("classifier", "image_to_image")  # families of which libraries have models in folders of their own
 MLFLOW_VERSION_FILE = "mlflow_version.txt"  # news for people; absent if MLflow could not be told
 
 
@@ -47,7 +48,7 @@ def deploy(entered: Entered, *, request: Path, candidate: Path, report: Path, po
 
     taint.place(mark, workspace)  # before the flip: a crash in between leaves a mark, and the old one served
     live = releases.publish(workspace, case.request.model, case.weights, mark.approved_sha256, describe,
-                            _wanted_beside(case.candidate))
+                            *_as_its_library_reads_it(case.candidate))
     taint.place(mark.model_copy(update={"pending": False}), workspace)
     write_record(release, live)
     told = Tracking.for_workspace(workspace).register_release(live)
@@ -58,13 +59,17 @@ def deploy(entered: Entered, *, request: Path, candidate: Path, report: Path, po
         entered.note(f"MLflow was not told: {told.reason}")
 
 
-def _wanted_beside(candidate: Candidate) -> dict[str, bytes]:
-    """What the library of the candidate's format reads beside its weights: all of it is in the candidate's record."""
-    if candidate.architecture != "transformers":
-        return {}
-    from expunge.models.transformers_files import read_beside
+def _as_its_library_reads_it(candidate: Candidate) -> tuple[dict[str, bytes], str]:
+    """What the library of the candidate's format reads beside its weights, and what it calls their own file.
 
-    return read_beside(**candidate.config)
+    All of it is in the candidate's record.
+    """
+    if candidate.family not in OF_LIBRARIES:
+        return {}, releases.WEIGHTS
+    from expunge.models import library_folders
+
+    return (library_folders.read_beside(candidate.architecture, candidate.config),
+            library_folders.weights_name(candidate.architecture, releases.WEIGHTS))
 
 
 def _refuse_unless_passed(case: Case, given: Verdict) -> None:

@@ -20,7 +20,7 @@ from expunge.evidence.coherence import latent_seed
 if TYPE_CHECKING:
     import torch
 
-    from expunge.models import Classifier, Flow, Gan
+    from expunge.models import Model
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class StoredAs:
         """Digest of its weights."""
         return self.record.weights.sha256
 
-    def load(self, device: "torch.device") -> "Gan | Classifier | Flow":
+    def load(self, device: "torch.device") -> "Model":
         """The model, in evaluation mode. DoesNotVerify if its files are not those of the record."""
         from expunge.models import load_recorded
 

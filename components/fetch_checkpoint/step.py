@@ -10,6 +10,7 @@ from expunge.contracts import (
     ClassifierSource,
     DiscriminatorSource,
     Family,
+    Hidden,
     Interface,
     ModelSource,
     ParentSource,
@@ -29,7 +30,8 @@ from expunge.stores import sources
 
 WEIGHTS, FACTORY = "model.safetensors", "factory.py"
 DISCRIMINATOR = "discriminator"  # the prefix of a separate discriminator's files
-TRIED = 16  # held-out images that a flow is asked about
+TRIED = 16  # held-out images that a flow is asked about, or that are completed
+OF_GIVEN_IMAGES = ("flow", "image_to_image")  # families of which given images are asked, in the judge's numbers
 OF_THE_PARENTS_KIND = ("parent", "reference", "origin")  # every other model is a classifier, who looks at images
 
 
@@ -53,7 +55,7 @@ def fetch_checkpoint(entered: Entered, *, request: Path, checkpoint: Path, oracl
     choosing.suited(wanted, wanted.family)
     if wanted.method.chosen is not None:
         entered.note(f"auto chose {wanted.method.name}, {wanted.method.chosen}")
-    fetch = _Fetch(entered.workspace, sha256_file(request), wanted.family)
+    fetch = _Fetch(entered.workspace, sha256_file(request), wanted.family, wanted.checkpoint.hidden)
     named: dict[str, tuple[ModelSource | None, Path]] = {
         "oracle": (wanted.oracle, oracle), "judge": (wanted.judge, judge), "extractor": (wanted.extractor, extractor),
         "reference": (wanted.reference, reference), "origin": (wanted.origin, origin)}
@@ -67,7 +69,7 @@ def fetch_checkpoint(entered: Entered, *, request: Path, checkpoint: Path, oracl
     there = {name: str(folder) for name, (source, folder) in named.items() if source is not None}
     known = trial.try_out(trial.Wanted(
         checkpoint=str(checkpoint), forget=wanted.forget, image_shape=held.table.images.shape[1:],
-        pixels=held.table[:TRIED].pixels.tobytes() if wanted.family == "flow" else b"",
+        pixels=held.table[:TRIED].pixels.tobytes() if wanted.family in OF_GIVEN_IMAGES else b"",
         range_declared=wanted.checkpoint.range is not None,
         reference_range_declared=bool(wanted.reference and wanted.reference.range),
         origin_range_declared=bool(wanted.origin and wanted.origin.range), **there))
@@ -81,10 +83,10 @@ def fetch_checkpoint(entered: Entered, *, request: Path, checkpoint: Path, oracl
 
 
 def _refuse_strangers(wanted: Request, workspace: Workspace, names: tuple[str, ...], known: int) -> None:
-    """BadInput for a flow's real images of a class that its judge does not know: it numbers all of its sample sets."""
-    if wanted.family != "flow":
+    """BadInput for real images of a class that the judge does not know where it numbers all of the sample sets."""
+    if wanted.family not in OF_GIVEN_IMAGES:
         return
-    for field, source in (("training", wanted.training), ("members", wanted.members)):
+    for field, source in (("training", wanted.training), ("proxy", wanted.proxy), ("members", wanted.members)):
         if source is not None:
             found = sources.images(field, source, workspace)
             as_known_to_judge(found.table.labels, found.classes, names, known, field)
@@ -93,8 +95,8 @@ def _refuse_strangers(wanted: Request, workspace: Workspace, names: tuple[str, .
 class _Fetch:
     """Brings in the models of one request."""
 
-    def __init__(self, workspace: Workspace, request_sha256: str, family: Family) -> None:
-        self.workspace, self.request_sha256, self.family = workspace, request_sha256, family
+    def __init__(self, workspace: Workspace, request_sha256: str, family: Family, hidden: Hidden | None) -> None:
+        self.workspace, self.request_sha256, self.family, self.hidden = workspace, request_sha256, family, hidden
         self.judges: tuple[str, ...] = ()  # the names of the judge's classes, once it is there
 
     def model(self, role: str, field: str, source: ModelSource, folder: Path,
@@ -106,7 +108,7 @@ class _Fetch:
         critic = discriminator and self._store(DISCRIMINATOR, discriminator, folder, f"{DISCRIMINATOR}-", needed)[0]
         if role == "judge":
             self.judges = stored.interface.classes
-        if needed == "flow":  # its sample sets are numbered as the judge's classes are
+        if needed in OF_GIVEN_IMAGES:
             stored = stored.model_copy(update={
                 "interface": stored.interface.model_copy(update={"classes": self.judges})})
         write_record(folder, Checkpoint(
@@ -143,7 +145,7 @@ class _Fetch:
         stored = StoredModel(architecture=architecture, config=config, factory=factory,
                              weights=StoredFile.of(weights),
                              interface=_interface(source, spec.classes if spec else (), family,
-                                                  self._own(field, architecture, config)))
+                                                  self._own(field, architecture, config), self.hidden))
         return stored, spec.family if spec and source.architecture is None else None
 
     def _own(self, field: str, architecture: str, config: dict[str, Any]) -> Interface | None:
@@ -162,10 +164,12 @@ class _Fetch:
         return StoredFile.of(Path(shutil.copyfile(origin, folder / name)))
 
 
-def _interface(source: ModelSource, names: tuple[str, ...], family: str, own: Interface | None) -> Interface:
+def _interface(source: ModelSource, names: tuple[str, ...], family: str, own: Interface | None,
+               hidden: Hidden | None) -> Interface:
     """How the model is spoken to: as the request declares, else as ours are; classes by its file's names, if any.
 
-    What the model says of itself (`own`) stands where the request is silent. Where it is not, the trial compares.
+    Models that are compared complete the same, so that what is `hidden` is said once, of the parent. What the model
+    says of itself (`own`) stands where the request is silent. Where it is not, the trial compares.
     """
     own = own or Interface()
     said = Interface(range=source.range or own.range, channels=source.channels)
@@ -177,5 +181,7 @@ def _interface(source: ModelSource, names: tuple[str, ...], family: str, own: In
                                        "output": source.discriminator_output})
     if isinstance(source, ParentSource) and family == "flow":
         return said.model_copy(update={"bits": source.bits or own.bits})
+    if isinstance(source, ParentSource) and family == "image_to_image":
+        return said.model_copy(update={"hidden": hidden or Hidden()})
     return said.model_copy(update={"output": source.output, "classes": source.classes or names,
                                    "features": source.features})

@@ -15,7 +15,8 @@ GROUP = "expunge.methods"
 # By name, not by import: a change to one method must not look like a change to every room that asks for one.
 BUILT_IN = (
     "adapt_then_unlearn", "data_redaction", "erwp", "extrapolation", "fine_tune", "fine_tune_classifier",
-    "head_deletion", "random_labels", "retrain", "retrain_classifier", "taming_flow",
+    "head_deletion", "image_to_image", "image_to_image_baselines", "random_labels", "retrain",
+    "retrain_classifier", "taming_flow",
 )
 
 __all__ = ["GROUP", "Method", "available", "find", "known", "names"]

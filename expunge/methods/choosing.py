@@ -16,7 +16,7 @@ from expunge.methods.method import Method, Need, Preference
 
 # What every request of a family brings: a generator's samples are drawn, and an oracle is always named.
 ALWAYS: dict[Family, frozenset[Need]] = {"gan": frozenset({"negative", "positive", "oracle"}),
-                                         "classifier": frozenset(), "flow": frozenset()}
+                                         "classifier": frozenset(), "flow": frozenset(), "image_to_image": frozenset()}
 _BY_TRAINING: frozenset[Need] = frozenset({"forget", "retain"})
 
 WORDS: dict[Need, str] = {

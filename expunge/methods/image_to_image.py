@@ -11,8 +11,8 @@ A distance is the mean over a feature map, and their sum where there are several
 
 What the paper and its authors' code do in more than one way are parameters here: noise of unit variance, or with the
 mean and variance of the forget images and clipped to the range of images (their code for MAGE); noise everywhere (the
-paper's figure) or in the hole only (their code for diffusion); L_R of images that the model is to keep or, retain-free,
-of others that stand in for them.
+paper's figure) or in the hole only (their code for diffusion). L_R is taken of images that the model is to keep or,
+retain-free, of others that stand in for them: the request's `proxy`. What is hidden is the request's to say as well.
 
 What chance decides of a pass (a random mask, noise, a noise level of diffusion) can be drawn anew at every step, as in
 their code, or `views` times for each image. Then the teacher says the same whenever an image comes up again, and its
@@ -38,11 +38,11 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from expunge.errors import BadInput
-from expunge.methods.method import Method, setting
+from expunge.methods.method import Method, Preference, setting
 from expunge.methods.training import Deck, Loop, Material, Samples, Session, Weights, need, prepare, stream, weights
 from expunge.models import ranks
 from expunge.models.image_to_image import Chance, Features, ImageToImage, refuse_other
-from expunge.models.masks import MaskKind, composite, hidden
+from expunge.models.masks import composite
 
 Role = Literal["forget", "stay"]
 ROLES: tuple[Role, Role] = ("forget", "stay")
@@ -60,12 +60,6 @@ class Params(BaseModel):
         "unit", "N(0, 1), or the mean and variance of the forget images, clipped to [-1, 1]")
     noise_in: Literal["everywhere", "hole"] = setting(
         "everywhere", "where the teacher sees noise; `hole` is for models whose encoder sees what is hidden: diffusion")
-    keep: Literal["real", "proxy"] = setting(
-        "real", "what L_R is taken of: images that the model is to keep, or `proxy` ones; then no other is read")
-    mask: MaskKind = setting(
-        "centre", "what is hidden: `centre` (inpainting), `border` (outpainting), or `random` cells")
-    ratio: float = setting(0.25, "hidden part of an image's area", gt=0, lt=1)
-    cell: int = setting(0, "side of the squares that are hidden as a whole, in pixels; 0: the model's own", ge=0)
     views: int = setting(
         1, "how often what chance decides is drawn for each image, whose teacher passes are then made once; 0: anew at "
         "every step", ge=0)
@@ -92,17 +86,6 @@ PRESETS: dict[str, dict[str, Any]] = {
                         "warm_up": 0.0, "cooling": "none", "longest": 0.0},
     "debug": {"steps": 40, "batch": 32, "rate": 1e-3, "alpha": 0.5},  # seconds
 }
-
-
-@dataclass(frozen=True)
-class Pictures(Material):
-    """What a method may see, with images that stand in for those to keep.
-
-    Attributes:
-        proxy: real images of neither kind; () or None where the request brings none.
-    """
-
-    proxy: Samples | None = None
 
 
 # ------------------------------------------------------------------------------------- what encoders are shown
@@ -139,7 +122,7 @@ class Showing:
     def __init__(self, model: ImageToImage, images: Tensor, role: Role, params: Params, session: Session) -> None:
         self.model, self.images, self.role, self.params, self.session = model, images, role, params, session
         self.mean, self.std = images.mean(), images.std(unbiased=False)
-        self.still = None if params.mask == "random" else self._mask(1, None)
+        self.still = None if model.hidden.mask == "random" else model.masks(1)
 
     def of(self, rows: Tensor, views: Tensor | None, random: torch.Generator) -> tuple[Shown, Shown]:
         """What the pupil and the teacher see of rows [B], in views of theirs [B]; None: in ones drawn now."""
@@ -163,14 +146,10 @@ class Showing:
         return pupil, Shown(noise, mask, chance)
 
     def _drawn(self, count: int, random: torch.Generator) -> tuple[Tensor, Chance, Tensor]:
-        mask = self._mask(count, random) if self.still is None else self.still.expand(count, -1, -1, -1)
+        mask = self.model.masks(count, random) if self.still is None else self.still.expand(count, -1, -1, -1)
         chance = self.model.chance(count, random)
         shape = self.model.image_shape if self.role == "forget" else (0,)
         return mask, chance, torch.randn(count, *shape, generator=random)
-
-    def _mask(self, count: int, random: torch.Generator | None) -> Tensor:
-        params, (_, height, width) = self.params, self.model.image_shape
-        return hidden(params.mask, params.ratio, (height, width), params.cell or self.model.cell, count, random)
 
 
 class Lesson:
@@ -184,7 +163,7 @@ class Lesson:
         if params.noise_in == "hole" and not parent.sees_hole:
             raise BadInput("method.params.noise_in: this model's encoder does not see what is hidden, and noise there "
                            "would change nothing", "use 'everywhere'")
-        sets = dict(zip(ROLES, (material.samples("forget"), _kept(material, params)), strict=True))
+        sets = dict(zip(ROLES, (material.samples("forget"), material.samples("retain")), strict=True))
         refuse_unfit(parent, material, sets)
         self.showing = {role: Showing(self.teacher, sets[role].images, role, params, session) for role in ROLES}
         self.decks = {role: Deck(sets[role], params.batch, session, 1 + place) for place, role in enumerate(ROLES)}
@@ -238,17 +217,6 @@ class Lesson:
 
 def _names(cached: Weights, role: Role) -> list[str]:
     return sorted(name for name in cached if name.startswith(f"{role}."))
-
-
-def _kept(material: Material, params: Params) -> Samples:
-    """The images of L_R; with proxies nobody asks for those that they stand in for."""
-    if params.keep == "real":
-        return material.samples("retain")
-    found = getattr(material, "proxy", None)
-    if found is None or not len(found):
-        raise BadInput("method.params.keep: there is no proxy image", "bring some, or use keep: real")
-    assert isinstance(found, Samples)
-    return found
 
 
 def refuse_unfit(parent: ImageToImage, material: Material, sets: dict[Role, Samples]) -> None:
@@ -392,5 +360,6 @@ METHOD = Method(
     does="Lets the encoder find noise in the forget images and what it always found in the rest; the decoder stays.",
     choose="A model that completes images, and should no longer complete some of them.",
     costs="Minutes: a few hundred steps of the encoder alone.",
-    needs=("forget",),
+    needs=("forget", "retain"),
+    preference=Preference(1, "it moves the encoder only, and the decoder stays as it is, bit for bit"),
 )

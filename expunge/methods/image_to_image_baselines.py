@@ -123,6 +123,6 @@ METHOD = Method(
     does="Raises the loss on the forget images, or teaches noise, another image or random features for them.",
     choose="To measure image_to_image against.",
     costs="Minutes.",
-    needs=("forget",),
+    needs=("forget", "retain"),
     baseline=True,
 )

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
-from expunge.contracts import Candidate, Checkpoint, Family, Interface, StoredModel
+from expunge.contracts import Candidate, Checkpoint, Family, Hidden, Interface, StoredModel
 from expunge.digests import sha256_file, write_atomically
 from expunge.errors import BadInput, DoesNotVerify
 from expunge.models import stylegan2_files
@@ -28,12 +28,15 @@ from expunge.models.classifiers import Classifier
 from expunge.models.flow import Flow, as_flow
 from expunge.models.gan import Gan
 from expunge.models.guests import as_classifier, as_gan
+from expunge.models.image_to_image import ImageToImage, asked_to_complete
 from expunge.models.registry import BUILDERS, build
 
 METADATA_KEY = "expunge"
 MISMATCHES_NAMED = 3
 STYLEGAN2 = "stylegan2"  # the architecture whose config can be read off its weights
-MADE: dict[type[nn.Module], Family] = {Gan: "gan", Classifier: "classifier", Flow: "flow"}  # by what a builder returns
+MADE: dict[type[nn.Module], Family] = {  # by what a builder returns
+    Gan: "gan", Classifier: "classifier", Flow: "flow", ImageToImage: "image_to_image"}
+Model = Gan | Classifier | Flow | ImageToImage
 
 
 class ModelSpec(BaseModel):
@@ -42,7 +45,7 @@ class ModelSpec(BaseModel):
     Attributes:
         architecture: a built-in name, or `path/to/file.py:factory`.
         config: the keyword arguments of its builder.
-        family: `gan`, `classifier` or `flow`.
+        family: `gan`, `classifier`, `flow` or `image_to_image`.
         classes: names of the classes, in the order of a classifier's logits; for what draws, of its data.
     """
 
@@ -156,6 +159,8 @@ def fit(model: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
         BadInput: names or shapes differ; the first three differences are named.
     """
     expected = model.state_dict()
+    if isinstance(model, ImageToImage):
+        state = model.from_file(state)  # its library reads more than one name for the same
     differences = [
         _difference(name, expected.get(name), state.get(name))
         for name in sorted(expected.keys() | state.keys())
@@ -212,7 +217,7 @@ def _read_torch(source: Path) -> dict[str, Tensor]:
     return stylegan2_files.with_noise({str(name): value for name, value in state.items()})
 
 
-def load_recorded(folder: Path, record: Checkpoint | Candidate) -> Gan | Classifier | Flow:
+def load_recorded(folder: Path, record: Checkpoint | Candidate) -> Model:
     """The model of a room's record, in evaluation mode, from the folder that holds its files.
 
     Raises:
@@ -224,6 +229,8 @@ def load_recorded(folder: Path, record: Checkpoint | Candidate) -> Gan | Classif
         return as_classifier(module, record.interface)
     if record.family == "flow":
         return as_flow(module, None, record.interface.bits, record.interface.range)
+    if record.family == "image_to_image":
+        return asked_to_complete(module, record.interface.hidden or Hidden())
     critic = record.discriminator if isinstance(record, Checkpoint) else None
     brought = (load_stored(folder, critic), critic.interface) if critic is not None else None
     return as_gan(module, record.interface, brought)

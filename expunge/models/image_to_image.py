@@ -13,7 +13,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from expunge.contracts import Hidden
 from expunge.errors import BadInput
+from expunge.models.masks import hidden
 
 Features = list[Tensor]  # each [B, ...]
 Chance = tuple[Tensor, ...]  # each [B, ...]
@@ -26,6 +28,7 @@ class ImageToImage(nn.Module):
     Attributes:
         image_shape: (C, H, W) of one image.
         cell: side, in pixels, of the squares that it can be shown or not shown.
+        hidden: what it is asked to complete, when it is trained and when it is measured.
         sees_hole: whether what is in the hidden part reaches the encoder, as the noised images of diffusion do.
         encoder_parts: how the names of the encoder's parameters begin.
         untouched: those of them that stay as they are: they are no parameters to the library, or the decoder's too.
@@ -33,9 +36,20 @@ class ImageToImage(nn.Module):
 
     image_shape: tuple[int, int, int]
     cell: int = 1
+    hidden: Hidden = Hidden()
     sees_hole: ClassVar[bool] = False
     encoder_parts: ClassVar[tuple[str, ...]]
     untouched: ClassVar[tuple[str, ...]] = ()
+
+    def masks(self, count: int, random: torch.Generator | None = None) -> Tensor:
+        """Masks [count, 1, H, W] of what it is asked to complete; a `random` one needs the stream.
+
+        Raises:
+            BadInput: its images do not divide into the cells that are to be hidden.
+        """
+        _, height, width = self.image_shape
+        asked = self.hidden
+        return hidden(asked.mask, asked.ratio, (height, width), asked.cell or self.cell, count, random)
 
     def chance(self, count: int, random: torch.Generator) -> Chance:
         """What `encode` needs besides images and masks that is left to chance, on the CPU; here nothing."""
@@ -72,6 +86,20 @@ class ImageToImage(nn.Module):
         """The parameters that only the encoder uses, by name: what unlearning moves."""
         return {name: parameter for name, parameter in self.named_parameters()
                 if name.startswith(self.encoder_parts) and name not in self.untouched}
+
+
+def asked_to_complete(module: nn.Module, what: Hidden) -> ImageToImage:
+    """The model, asked to complete what is hidden so.
+
+    Raises:
+        BadInput: it is no image-to-image model, or its images do not divide into the cells that are to be hidden.
+    """
+    if not isinstance(module, ImageToImage):
+        raise BadInput(f"checkpoint: its architecture makes a {type(module).__name__}, no image-to-image model",
+                       "let the factory return an expunge.models.image_to_image.ImageToImage")
+    module.hidden = what
+    module.masks(1, torch.Generator())  # for its complaint
+    return module.eval()
 
 
 def refuse_other(field: str, model: ImageToImage, images: Tensor) -> None:

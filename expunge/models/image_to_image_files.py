@@ -98,7 +98,7 @@ def open_folder(folder: str | os.PathLike[str], **more: Any) -> ImageToImage:
     model = build(layout.architecture, **found, **more)
     assert isinstance(model, ImageToImage)
     state, _ = read(Path(folder) / layout.weights)
-    fit(model, model.from_file(state), f"checkpoint {Path(folder).name}")
+    fit(model, state, f"checkpoint {Path(folder).name}")
     return model.eval()
 
 

@@ -10,14 +10,11 @@ the centre masks of the paper's code (Li et al., ICLR 2024), a quarter of the ar
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
+from expunge.contracts import MaskKind
 from expunge.errors import BadInput
-
-MaskKind = Literal["centre", "border", "random"]
 
 
 def hidden(

@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from pydantic import ConfigDict
@@ -23,11 +24,12 @@ from torch import Tensor
 
 from expunge.contracts import Checkpoint, Family, Forget, Frozen, read_record
 from expunge.errors import BadInput, by_name
-from expunge.models.checkpoints import load_recorded
+from expunge.models.checkpoints import Model, load_recorded
 from expunge.models.classifiers import Classifier
 from expunge.models.flow import TRIED, Flow, levels_of, try_flow
 from expunge.models.gan import Gan
 from expunge.models.guests import Critic, to_guest
+from expunge.models.image_to_image import ImageToImage, refuse_other
 from expunge.room import die_with_run
 from expunge.settings import Workspace
 
@@ -37,6 +39,7 @@ NARROW = 0.55  # of the range's width: a generator that uses less is taken to ha
 SECONDS_VARIABLE = "EXPUNGE_FACTORY_SECONDS"
 # Complaints that say their field already begin with one of these.
 NAMED = ("checkpoint", "discriminator", "oracle", "judge", "extractor", "reference", "origin", "forget", "holdout")
+PARENTS = ("checkpoint", "reference", "origin")  # which have to be of one kind
 SECONDS = 60.0  # that a user's model may take to be built and to draw
 
 
@@ -49,7 +52,7 @@ class Wanted(Frozen):
     checkpoint: str
     forget: Forget
     image_shape: tuple[int, int, int]  # of real images, for a classifier to look at
-    pixels: bytes = b""  # of some of them, as they are stored: a flow says how likely they are
+    pixels: bytes = b""  # of some of them, as they are stored: a flow says how likely they are, others complete them
     range_declared: bool = False
     oracle: str | None = None
     judge: str | None = None
@@ -59,6 +62,11 @@ class Wanted(Frozen):
     origin: str | None = None
     origin_range_declared: bool = False
     out: str = ""
+
+    @property
+    def real(self) -> Tensor:
+        """The real images, [N, C, H, W] in [-1, 1]."""
+        return torch.frombuffer(bytearray(self.pixels), dtype=torch.uint8).view(-1, *self.image_shape) / 127.5 - 1
 
 
 def try_out(wanted: Wanted) -> int:
@@ -147,19 +155,21 @@ def _main() -> None:
 
 Known = dict[str, tuple[int, tuple[str, ...]]]  # how many classes a classifier knows, and their names; by its role
 Tell = Callable[[str], None]
+Found = TypeVar("Found")
 
 
 def _try_here(wanted: Wanted, tell: Tell) -> int:
     torch.set_num_threads(1)
     families: dict[Family, Callable[[Wanted, Tell], int]] = {
-        "gan": _try_generators, "classifier": _try_classifiers, "flow": _try_flows}
+        "gan": _try_generators, "classifier": _try_classifiers, "flow": _try_flows,
+        "image_to_image": _try_image_to_image}
     return families[read_record(Checkpoint, Path(wanted.checkpoint)).family](wanted, tell)
 
 
 def _try_classifiers(wanted: Wanted, tell: Tell) -> int:
     """The parent, and those of its kind, which have to answer with the same classes."""
     images = 2 * torch.rand(IMAGES, *wanted.image_shape, generator=torch.Generator().manual_seed(0)) - 1
-    known = _shown(wanted, ("checkpoint", "reference", "origin"), images, tell)
+    known = _shown(wanted, PARENTS, images, tell)
     count, names = known.pop("checkpoint")
     for role, (theirs, named) in known.items():
         if theirs != count or (names and named and names != named):
@@ -176,37 +186,61 @@ def _try_classifiers(wanted: Wanted, tell: Tell) -> int:
 
 def _shown(wanted: Wanted, roles: tuple[str, ...], images: Tensor, tell: Tell) -> Known:
     """What those of the classifiers that the request names make of images [N, C, H, W]."""
-    known: Known = {}
+    return _each(wanted, roles, "building it and showing it images", tell,
+                 lambda role, model, record: _try_classifier(role, model, record, images))
+
+
+def _each(wanted: Wanted, roles: tuple[str, ...], doing: str, tell: Tell,
+          look: Callable[[str, Model, Checkpoint], Found]) -> dict[str, Found]:
+    """What is found of those of the models that the request names, by role; what goes wrong is their doing."""
+    found = {}
     for role in roles:
         folder: str | None = getattr(wanted, role)
         if folder is None:
             continue
-        tell(f"{role}.architecture: building it and showing it images")
+        tell(f"{role}.architecture: {doing}")
         with _blamed_on(role):
             record = read_record(Checkpoint, Path(folder))
-            known[role] = _try_classifier(role, load_recorded(Path(folder), record), record, images)
-    return known
+            found[role] = look(role, load_recorded(Path(folder), record), record)
+    return found
 
 
 def _try_flows(wanted: Wanted, tell: Tell) -> int:
     """The parent, those of its kind, which have to be of the same images, and who looks at what it draws."""
-    real = torch.frombuffer(bytearray(wanted.pixels), dtype=torch.uint8).view(-1, *wanted.image_shape) / 127.5 - 1
-    flows: dict[str, Flow] = {}
-    for role in ("checkpoint", "reference", "origin"):
-        folder: str | None = getattr(wanted, role)
-        if folder is None:
-            continue
-        tell(f"{role}.architecture: building the flow, drawing from it and asking it of images")
-        with _blamed_on(role):
-            record = read_record(Checkpoint, Path(folder))
-            flow = load_recorded(Path(folder), record)
-            assert isinstance(flow, Flow)  # the record's family said so
-            flows[role] = flow
-            _refuse_other_form(role, flow, flows["checkpoint"])
-            _try_flow(role, flow, record, real)
-    known = _shown(wanted, ("judge", "extractor"), flows["checkpoint"].sample(
-        TRIED, torch.Generator().manual_seed(0)), tell)
-    count, names = known["judge"]
+    flows: list[Flow] = []  # the parent first
+
+    def look(role: str, flow: Model, record: Checkpoint) -> None:
+        assert isinstance(flow, Flow)  # the record's family said so
+        flows.append(flow)
+        _refuse_other_form(role, flow, flows[0])
+        _try_flow(role, flow, record, wanted.real)
+
+    _each(wanted, PARENTS, "building it, drawing from it and asking it of images", tell, look)
+    return _try_judge(wanted, flows[0].sample(TRIED, torch.Generator().manual_seed(0)), tell)
+
+
+@torch.no_grad()
+def _try_image_to_image(wanted: Wanted, tell: Tell) -> int:
+    """The parent, those of its kind, which have to complete the same images, and who looks at its completions."""
+    real = wanted.real
+
+    def look(role: str, model: Model, _: Checkpoint) -> Tensor:
+        assert isinstance(model, ImageToImage)  # the record's family said so
+        refuse_other("holdout", model, real)
+        random = torch.Generator().manual_seed(0)
+        drawn = model.complete(real, model.masks(len(real), random), random)
+        if drawn.shape != real.shape or not torch.isfinite(drawn).all():
+            raise BadInput(f"{role}: {len(real)} images came out as {list(drawn.shape)}, or with NaN or infinity",
+                           "check its weights and its config")
+        return drawn
+
+    completed = _each(wanted, PARENTS, "building it and letting it complete images", tell, look)
+    return _try_judge(wanted, completed["checkpoint"], tell)
+
+
+def _try_judge(wanted: Wanted, images: Tensor, tell: Tell) -> int:
+    """How many classes the judge of images [N, C, H, W] tells apart, some of which are to stay."""
+    count, names = _shown(wanted, ("judge", "extractor"), images, tell)["judge"]
     lost = {*wanted.forget.numbers("the judge", names, count),
             *wanted.forget.earlier_numbers("the judge", names, count)}
     if len(lost) == count and not wanted.forget.images:
@@ -330,7 +364,7 @@ def _try_discriminator(critic: Critic, images: Tensor, field: str) -> None:
 
 
 @torch.inference_mode()
-def _try_classifier(role: str, model: Gan | Classifier | Flow, record: Checkpoint,
+def _try_classifier(role: str, model: Model, record: Checkpoint,
                     images: Tensor) -> tuple[int, tuple[str, ...]]:
     """How many classes it knows, and their names."""
     assert isinstance(model, Classifier)

@@ -1,8 +1,8 @@
 """What is served, on this machine: release folders, and a `current` link that is replaced in one step.
 
 A release is ``releases/<model>/<generation>-<first 12 digits of the weights' digest>/`` with the files
-``model.safetensors`` and ``release.json``, and those that the library of the weights' format reads beside them, such as
-``config.json``; ``releases/<model>/current`` points at one. A release is finished
+``model.safetensors`` (or as the library of the weights' format calls it) and ``release.json``, and those that this
+library reads beside them, such as ``config.json``; ``releases/<model>/current`` points at one. A release is finished
 in a scratch folder, flushed to disk and renamed before `current` is flipped, so a reader never sees half of
 one and a crash leaves the old one. Rollback and withdrawal are signed and in the ledger before they are done.
 """
@@ -31,7 +31,7 @@ from expunge.evidence.statements import (
 from expunge.settings import Workspace
 from expunge.stores.taint import Mark, lineage, marks, tainting
 
-WEIGHTS = "model.safetensors"
+WEIGHTS = "model.safetensors"  # unless a library calls it otherwise
 RELEASE_FILE = "release.json"
 CURRENT = "current"
 
@@ -76,12 +76,12 @@ def folder_of(workspace: Workspace, release: Release) -> Path:
 
 def publish(workspace: Workspace, model: str, weights: Path, sha256: str,
             describe: Callable[[int, StoredFile, tuple[StoredFile, ...]], Release],
-            beside: Mapping[str, bytes]) -> Release:
+            beside: Mapping[str, bytes], name: str = WEIGHTS) -> Release:
     """Puts `weights` into service as the next generation; what is served already stays as it is.
 
     `describe` makes the release's record from its generation, its file and the files `beside` it, which are given as
-    their content by name. The bytes are hashed while they are copied: what is served is what was hashed, whatever
-    happens to `weights` meanwhile.
+    their content by name; the weights' own file is called `name`. The bytes are hashed while they are copied: what is
+    served is what was hashed, whatever happens to `weights` meanwhile.
 
     Raises:
         Refused: the bytes are not those of `sha256`.
@@ -100,7 +100,7 @@ def publish(workspace: Workspace, model: str, weights: Path, sha256: str,
         scratch = home / ".scratch"
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir()
-        stored = _copy_hashing(weights, scratch / WEIGHTS)
+        stored = _copy_hashing(weights, scratch / name)
         if stored.sha256 != sha256:
             shutil.rmtree(scratch)
             raise Refused(f"{weights.name}: its bytes are not the approved ones ({stored.sha256[:12]})",
@@ -123,7 +123,7 @@ def _is_unfinished(workspace: Workspace, last: Release, served: Release | None, 
     if last.weights.sha256 != sha256 or (served is not None and served.generation >= last.generation):
         return False
     again = describe(last.generation, last.weights, last.beside).model_copy(update={"released_at": last.released_at})
-    return again == last and sha256_file(folder_of(workspace, last) / WEIGHTS) == sha256
+    return again == last and sha256_file(folder_of(workspace, last) / last.weights.name) == sha256
 
 
 def rollback(workspace: Workspace, model: str, *, by: str = OPERATOR, reason: str = "") -> Served:
@@ -179,7 +179,7 @@ def _serve_again(workspace: Workspace, was: Release, release: Release, by: str, 
             raise DoesNotVerify(f"{name}: not the bytes that were released")
     _sign(workspace, Statement.over(
         {file.relative_to(workspace.root).as_posix(): sha256_file(file)
-         for file in (folder / WEIGHTS, folder / RELEASE_FILE)},
+         for file in (folder / release.weights.name, folder / RELEASE_FILE)},
         RollbackPredicate(model=was.model, from_sha256=was.weights.sha256, to_sha256=release.weights.sha256,
                           to_generation=release.generation, by=by, reason=reason, at=_now())))
     _flip(folder.parent, folder.name)

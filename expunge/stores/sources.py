@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     from expunge.samples.images import LabelledImages
 
 FIELDS = ("checkpoint", "discriminator", "oracle", "judge", "extractor", "reference", "origin", "holdout", "training",
-          "members", "labels")
-DATA_SETS = ("holdout", "training", "members")
+          "proxy", "members", "labels")
+DATA_SETS = ("holdout", "training", "proxy", "members")
 RELEASE = "release"  # the scheme of what this workspace released
 SUFFIXES = ((".safetensors",), (".pt", ".pth", ".bin"))  # of a model file, in the order of preference
 KINDS = "a path, file://, builtin://, samples://, release://, s3://, models:/ or hf://"
@@ -82,7 +82,7 @@ def model_file(field: str, source: Source, workspace: Workspace) -> Path:
             raise BadInput(f"{shown(source.uri)} is a data set, not a single file", "name a file")
         if kind == RELEASE:
             release = _release(source.uri, workspace)
-            file = releases.folder_of(workspace, release) / releases.WEIGHTS
+            file = releases.folder_of(workspace, release) / release.weights.name
             if sha256_file(file) != release.weights.sha256:
                 raise DoesNotVerify(f"{file.relative_to(workspace.root)}: not the bytes that were released")
             return file
@@ -143,7 +143,7 @@ def pin(request: Request, folder: Path, workspace: Workspace) -> Request:
 
     Paths in the request are relative to `folder`, where its file lies. A release is pinned by its number, for which
     one is served may change. The family of the model is read off its file where the request does not say it, and what a
-    folder of the transformers library says of its model is written down: the request's digest stands for that too.
+    library's folder says of its model is written down: the request's digest stands for that too.
     `method: auto` is decided here, so that the pinned request's digest stands for one method; it is also what a
     request about anything but a generator comes to that says nothing of a method. If the checkpoint came of earlier
     requests here, what they were about is filled in.
@@ -193,20 +193,20 @@ def pin(request: Request, folder: Path, workspace: Workspace) -> Request:
 
 
 def _said_by_folder(source: ModelSource) -> dict[str, Any]:
-    """What a folder of the transformers library says of the model in it, where the request does not; else nothing."""
+    """What a library's folder says of the model in it, where the request does not; else nothing."""
     if scheme(source.uri) not in ("", "file") or source.architecture is not None:
         return {}
     folder = _local(source.uri)
     if not folder.is_dir():
         return {}
-    from expunge.models import transformers_files as library
+    from expunge.models.library_folders import described_in
 
-    if not library.is_folder(folder):
+    found = described_in(folder)
+    if found is None:
         return {}
-    config = library.config_in(folder)
-    said: dict[str, Any] = {"architecture": library.ARCHITECTURE, "config": config}
-    if isinstance(source, ParentSource | ClassifierSource) and not source.classes:
-        said["classes"] = library.classes_in(config["config"])
+    said: dict[str, Any] = {"architecture": found.architecture, "config": {**found.config, **source.config}}
+    if isinstance(source, ParentSource | ClassifierSource) and not source.classes and found.classes:
+        said["classes"] = found.classes
     return said
 
 
@@ -452,7 +452,7 @@ def _release(uri: str, workspace: Workspace) -> Release:
 def _released(uri: str, sha256: str, workspace: Workspace) -> Path:
     for model in releases.models(workspace):
         for release in releases.history(workspace, model):
-            file = releases.folder_of(workspace, release) / releases.WEIGHTS
+            file = releases.folder_of(workspace, release) / release.weights.name
             if release.weights.sha256 == sha256 and file.is_file():
                 return file
     raise BadInput(f"{uri}: is a release that this workspace does not hold, and MLflow has no copy of its weights",

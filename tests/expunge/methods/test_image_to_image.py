@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_flow import Noted
 from small_gan import Killed, KilledOnce, same
-from small_image_to_image import KINDS, centre, digits, error, fresh, trained
+from small_image_to_image import KINDS, behind, centre, digits, error, fresh, trained
 
 from expunge.errors import BadInput, NonFiniteLoss
 from expunge.methods import image_to_image_baselines as baselines
-from expunge.methods.image_to_image import METHOD, ROLES, Lesson, Pictures, distance, rate_at
+from expunge.methods.image_to_image import METHOD, ROLES, Lesson, distance, rate_at
 from expunge.methods.training import Material, Samples, stream
 from expunge.models.masks import hidden
 
@@ -34,7 +34,7 @@ def material(count=40, **changed):
     seen = torch.arange(len(images)) % 4 > 0
     lost, kept = (Samples(images[rows & seen][:count], labels=labels[rows & seen][:count])
                   for rows in (labels < 5, labels >= 5))
-    return Pictures(**{"forget": lost, "retain": kept, "restricted": tuple(sorted(set(lost.labels.tolist())))} | changed)
+    return Material(**{"forget": lost, "retain": kept, "restricted": tuple(sorted(set(lost.labels.tolist())))} | changed)
 
 
 def held_out():
@@ -83,9 +83,9 @@ def test_a_distance_is_the_mean_of_each_map_and_the_sum_over_them():
 @settings(max_examples=30)
 @given(st.sampled_from(["unit", "matched"]), st.sampled_from(["everywhere", "hole"]), st.integers(0, 50))
 def test_the_teacher_sees_the_same_mask_and_noise_where_it_is_to_be(noise, place, seed):
-    params = METHOD.parameters("default", SHORT | {"noise": noise, "noise_in": place, "mask": "random"})
+    params = METHOD.parameters("default", SHORT | {"noise": noise, "noise_in": place})
     given = material()
-    lesson = Lesson(fresh("diffusion-inpainting"), given, params, Noted(seed))
+    lesson = Lesson(behind(fresh("diffusion-inpainting")), given, params, Noted(seed))
     rows, views = torch.tensor([3, 11]), torch.tensor([0, 0])
     pupil, teacher = lesson.showing["forget"].of(rows, views, stream(Noted(seed), 3))
     assert torch.equal(pupil.mask, teacher.mask)
@@ -149,13 +149,14 @@ def test_a_diffusions_noise_level_is_embedded_as_before():
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("views", [1, 2])
 def test_teacher_passes_made_once_are_those_of_every_step(kind, views):
-    made = {"steps": 12, "batch": 16, "mask": "random", "views": views}
+    made = {"steps": 12, "batch": 16, "views": views}
     once, every = (METHOD.parameters("debug", made | {"cache_gib": size}) for size in (1.0, 0.0))
     session, other, given = Noted(), Noted(), material(24)
-    kept = METHOD.adapt(trained(kind), given, once, session)
+    parent = behind(trained(kind))
+    kept = METHOD.adapt(parent, given, once, session)
     assert {tensor.shape[0] for tensor in kept.values()} == {24 * views}
-    assert METHOD.adapt(trained(kind), given, every, other) == {}
-    first, second = run(once, kind, session, given), run(every, kind, other, given)
+    assert METHOD.adapt(parent, given, every, other) == {}
+    first, second = (run(params, kind, some, given, parent=parent) for params, some in ((once, session), (every, other)))
     for one, another in zip(session.losses, other.losses, strict=True):
         assert one == pytest.approx(another, rel=1e-3, abs=1e-6)
     assert all(torch.allclose(first[name], second[name], atol=2e-3) for name in first)
@@ -178,53 +179,25 @@ def test_features_that_would_take_too_much_are_found_at_every_step_and_it_says_s
     assert session.notes[0].endswith("GiB: they are found at every step instead")
 
 
-# ------------------------------------------------------------------------------------------ what is read
-
-
-class Unread:
-    """A set whose every use fails."""
-
-    def __getattr__(self, name):
-        raise AssertionError(f"somebody read {name} of the images to keep")
-
-    def __len__(self):
-        raise AssertionError("somebody counted the images to keep")
-
-
-def test_with_proxies_no_image_to_keep_is_read():
-    images, labels = digits()
-    proxy = Samples(images[labels == 9][:30])
-    params = METHOD.parameters("debug", SHORT | {"keep": "proxy"})
-    made = run(params, given=material(retain=Unread(), proxy=proxy))
-    assert same(made, run(params, given=material(retain=None, proxy=proxy)))
-    with pytest.raises(AssertionError, match="to keep"):
-        run(METHOD.parameters("debug", SHORT), given=material(retain=Unread(), proxy=proxy))
-
-
-@pytest.mark.parametrize("given", [material(), Material(forget=material().forget)], ids=["no proxy", "no such field"])
-def test_without_proxies_it_asks_for_them(given):
-    with pytest.raises(BadInput, match="there is no proxy image: bring some"):
-        run(METHOD.parameters("debug", SHORT | {"keep": "proxy"}), given=given)
-
-
 # ------------------------------------------------------------------------------------------ repeating
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("views", [0, 2])
 def test_the_same_seed_gives_the_same_bits_and_another_seed_others(kind, views):
-    params = METHOD.parameters("debug", SHORT | {"views": views, "mask": "random"})
-    first = run(params, kind)
-    assert same(first, run(params, kind))
-    assert not same(first, run(params, kind, Noted(4)))
+    params, parent = METHOD.parameters("debug", SHORT | {"views": views}), behind(trained(kind))
+    first = run(params, kind, parent=parent)
+    assert same(first, run(params, kind, parent=parent))
+    assert not same(first, run(params, kind, Noted(4), parent=parent))
 
 
 @pytest.mark.parametrize("views", [0, 1])
 def test_a_killed_run_continues_to_the_same_bits(views):
-    params, kept = METHOD.parameters("debug", {"steps": 54, "batch": 8, "views": views, "mask": "random"}), []
+    params, kept = METHOD.parameters("debug", {"steps": 54, "batch": 8, "views": views}), []
+    parent = behind(trained("mae"))
     with pytest.raises(Killed):
-        run(params, session=KilledOnce(3, kept, threads=1))
-    assert same(run(params), run(params, session=KilledOnce(3, kept, threads=1)))
+        run(params, session=KilledOnce(3, kept, threads=1), parent=parent)
+    assert same(run(params, parent=parent), run(params, session=KilledOnce(3, kept, threads=1), parent=parent))
 
 
 def test_a_killed_baseline_continues_to_the_same_bits():
@@ -249,9 +222,9 @@ def test_what_is_to_be_forgotten_is_completed_much_worse_and_the_rest_hardly(kin
     assert (forget - 1) > 2 * (retain - 1)
 
 
-def test_a_mask_that_was_not_learned_behind_is_a_setting_like_any_other():
-    params = METHOD.parameters("debug", SHORT | {"mask": "border", "ratio": 0.75})
-    lesson = Lesson(fresh("mae"), material(), params, Noted())
+def test_what_is_hidden_is_said_of_the_model():
+    params = METHOD.parameters("debug", SHORT)
+    lesson = Lesson(behind(fresh("mae"), "border", 0.75), material(), params, Noted())
     assert torch.equal(lesson.showing["forget"].still, hidden("border", 0.75, (8, 8), 2))
     assert not torch.equal(lesson.showing["forget"].still, centre())
 
@@ -316,13 +289,6 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step():
 # ------------------------------------------------------------------------------------------ bad input
 
 
-@pytest.mark.parametrize("ratio", [0.0, 1.0, 2.0])
-def test_a_mask_ratio_that_hides_nothing_or_all_is_refused(ratio):
-    with pytest.raises(BadInput, match=r"method\.params\.ratio") as refused:
-        METHOD.parameters("default", {"ratio": ratio})
-    assert refused.value.exit_code == 2
-
-
 OVERLAP = Samples(torch.cat([material().forget.images[:2].clone(), material().retain.images]))
 
 
@@ -350,7 +316,7 @@ def test_noise_in_a_hole_that_the_encoder_does_not_see_is_refused(kind):
 
 def test_a_mask_that_the_image_does_not_divide_into_is_refused():
     with pytest.raises(BadInput, match="does not divide into two or more cells of 3"):
-        run(METHOD.parameters("debug", SHORT | {"cell": 3}))
+        run(METHOD.parameters("debug", SHORT), parent=behind(trained("mae"), "centre", cell=3))
 
 
 # ------------------------------------------------------------------------------------------ the page
@@ -383,7 +349,7 @@ def test_the_page_explains_every_parameter_and_preset():
 TOGETHER = """
 import json, sys, torch
 from small_flow import Noted
-from small_image_to_image import digits, fresh
+from small_image_to_image import behind, digits, fresh
 from expunge.methods import image_to_image, image_to_image_baselines
 from expunge.methods.training import Material, Samples
 from expunge.models import ranks
@@ -394,8 +360,8 @@ def losses():
     found = []
     for kind, method, views in (("mae", image_to_image, 1), ("diffusion-inpainting", image_to_image, 0),
                                 ("diffusion-inpainting", image_to_image_baselines, 1)):
-        params = method.METHOD.parameters("debug", {"steps": 8, "batch": 16, "mask": "random", "views": views})
-        session, parent = Noted(), fresh(kind)
+        params = method.METHOD.parameters("debug", {"steps": 8, "batch": 16, "views": views})
+        session, parent = Noted(), behind(fresh(kind))
         adaptation = method.METHOD.adapt(parent, material, params, session)
         method.METHOD.unlearn(parent, adaptation, material, params, session)
         found.append(session.losses)

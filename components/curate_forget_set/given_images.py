@@ -1,13 +1,14 @@
-"""The sample sets of a request about a normalizing flow: real images, whole classes of them or single ones.
+"""The sample sets of a request about a model that is asked about given images: whole classes of them or single ones.
 
-A flow says exactly how likely it finds an image, so what is to be forgotten are given images: those of `training` that
-are of the request's classes, or only those of them whose numbers `forget.images` holds. Every label is put into the
-judge's numbers.
+A flow says how likely it finds an image, an image-to-image model completes it. So what is to be forgotten are given
+images: those of `training` that are of the request's classes, or only those of them whose numbers `forget.images`
+holds. Every label is put into the judge's numbers.
 
-What is remembered is held as likely as it was. So what an earlier request made unlikely is not remembered, be it a
-whole class or single images.
+What is kept is kept as it was. So what an earlier request made the model forget is not kept, be it a whole class or
+single images. Where the request names a `proxy`, its images stand in for those to keep, and those are left out.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from expunge.room import Entered
 from expunge.samples import NewSampleSet, SampleTable
 
 if TYPE_CHECKING:
-    from expunge.models import Flow
+    from expunge.models import Flow, ImageToImage
 
 LOOKED_AT = 256  # held-out images by which it is seen whether the flow knows such images at all
 STRANGER = "leave them out, or bring a judge that knows them (judge.classes names what it knows)"
@@ -29,12 +30,34 @@ ANY_NUMBER = 2**31  # a judge without names: the first room has compared all num
 
 def sets_of_flow(entered: Entered, wanted: Request, parent: "Flow", checkpoint: Path, oracle: Path,
                  policy: Path) -> list[NewSampleSet]:
+    """The sets of a flow; see `_sets`.
+
+    Raises:
+        BadInput: as `_sets`; an image is of another depth than the flow's; it finds held-out images no likelier than
+            noise.
+    """
+    return _sets(entered, wanted, parent.image_shape, checkpoint,
+                 refuse=lambda images: _refuse_other_depth(parent, images),
+                 look=lambda held: _refuse_blind(parent, held, wanted.seed))
+
+
+def sets_of_image_to_image(entered: Entered, wanted: Request, parent: "ImageToImage", checkpoint: Path, oracle: Path,
+                           policy: Path) -> list[NewSampleSet]:
+    """The sets of an image-to-image model; see `_sets`. BadInput as there."""
+    return _sets(entered, wanted, parent.image_shape, checkpoint)
+
+
+def _sets(entered: Entered, wanted: Request, image_shape: tuple[int, ...], checkpoint: Path,
+          refuse: Callable[[RealImages], None] = lambda images: None,
+          look: Callable[[SampleTable], None] = lambda held: None) -> list[NewSampleSet]:
     """`forget` and `retain` from the training images, `holdout`, and `members` if the request names any.
+
+    `refuse` is shown the images of every field, `look` held-out ones of what is to stay.
 
     Raises:
         BadInput: a class that is to be forgotten has no image to learn or to measure by, or nothing else has; a number
-            of `forget.images` is of no image, or of one of another class; an image is of another size or depth than
-            the flow's; the flow finds held-out images no likelier than noise.
+            of `forget.images` is of no image, or of one of another class; an image is of another size than the model's,
+            or stands in for what is to stay and shows what is to be forgotten.
     """
     assert wanted.training is not None  # fetch_checkpoint has seen to that
     names = read_record(Checkpoint, checkpoint).interface.classes
@@ -44,7 +67,7 @@ def sets_of_flow(entered: Entered, wanted: Request, parent: "Flow", checkpoint: 
 
     def opened(field: str, source: DataSource) -> RealImages:
         found = RealImages.open(field, source, entered.workspace)
-        _refuse_other_depth(parent, found.of_shape(parent.image_shape, "the flow was trained on"))
+        refuse(found.of_shape(image_shape, "the checkpoint was trained on"))
         return found.numbered(by, STRANGER)
 
     training, held = opened("training", wanted.training), opened("holdout", wanted.holdout)
@@ -52,27 +75,41 @@ def sets_of_flow(entered: Entered, wanted: Request, parent: "Flow", checkpoint: 
         forget = _single(wanted.forget.images, training, by)
         retain = ~forget & ~np.isin(training.table.labels, by.earlier)
     else:
-        training.refuse_without(by)
+        training.refuse_without(by, only_unwanted=wanted.proxy is not None)
         held.refuse_without(by, NOTHING_ELSE)
         forget = np.isin(training.table.labels, by.unwanted)
         retain = ~np.isin(training.table.labels, by.lost)
     retain &= ~_numbered("forget.earlier_images", wanted.forget.earlier_images, training)
+    keep, source = retain, training
+    if wanted.proxy is not None:
+        source = opened("proxy", wanted.proxy)
+        keep = np.ones(len(source.table), bool)
+        _refuse_unwanted(source, by, single=bool(wanted.forget.images))
     stays = ~np.isin(held.table.labels, by.earlier if wanted.forget.images else by.lost)
-    for field, some in (("training", retain), ("holdout", stays)):
+    for field, some in ((source.role, keep), ("holdout", stays)):
         if not some.any():
             raise BadInput(f"{field}: every image is of what is to be forgotten", "add images of what is to stay")
-    _refuse_blind(parent, held.table[stays], wanted.seed)
+    look(held.table[stays])
 
-    sets = [training.set("forget", forget, by), training.set("retain", retain, by),
+    sets = [training.set("forget", forget, by), source.set("retain", keep, by),
             held.set("holdout", slice(None), by)]
     if wanted.members is not None:
         members = opened("members", wanted.members)
         asked = (_same_as(training.table[forget], members.table) if wanted.forget.images
                  else np.isin(members.table.labels, by.unwanted))
         sets.append(members_of(asked, members, by))
-    entered.note(f"{int(forget.sum())} images to forget and {int(retain.sum())} to keep, by their "
+    entered.note(f"{int(forget.sum())} images to forget and {int(keep.sum())} "
+                 f"{'in the place of those ' if wanted.proxy else ''}to keep, by their "
                  f"{'numbers' if wanted.forget.images else 'labels'}")
     return sets
+
+
+def _refuse_unwanted(proxy: RealImages, by: Numbering, single: bool) -> None:
+    """BadInput if an image that stands in for what is to stay is of what is to be forgotten."""
+    for label in by.earlier if single else by.lost:
+        if label in proxy.table.labels:
+            raise BadInput(f"proxy: an image is of class {by.called(label)}, which is to be forgotten",
+                           "leave such images out: they would be kept")
 
 
 def _single(numbers: tuple[int, ...], training: RealImages, by: Numbering) -> Mask:
