@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from expunge.methods.method import setting
 from expunge.methods.training import Material, Samples, Session, Weights, need
 from expunge.models import Classifier, ranks
+from expunge.models.adam import Adam
 
 BATCH_NORM = ("`frozen` keeps the parent's running statistics, which few images cannot estimate anew; `batch` "
               "normalises by each batch and goes on averaging")
@@ -125,7 +126,7 @@ class Pupil:
             for module in self.model.modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.train()
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=params.rate)
+        self.optimizer = Adam(self.model.parameters(), lr=params.rate)
 
     def learn(self, step: int, losses: Weights) -> None:
         """One update by the sum of the losses; with masks, only what they mark can move."""

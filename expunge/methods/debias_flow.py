@@ -28,6 +28,7 @@ from expunge.methods.method import setting
 from expunge.methods.taming_flow import Reached, TamingParams, bits, divergence
 from expunge.methods.training import Loop, Samples, Session, Weights, in_parts, need, prepare, stream, weights
 from expunge.models import ranks
+from expunge.models.adam import Adam
 from expunge.models.flow import Flow
 
 CHUNK = 16  # draws whose gradient is taken together: one draw that runs off to infinity spoils no more than these
@@ -119,7 +120,7 @@ def debias(
     steer, gauge = (deepcopy(model).to(session.device).eval().requires_grad_(False) for model in (steer, gauge))
     wanted = _target(target, steer, gauge, original).to(session.device)
     levels = original.levels(retain.images)
-    optimizer = torch.optim.Adam(flow.parameters(), lr=params.rate)
+    optimizer = Adam(flow.parameters(), lr=params.rate)
     shares = _Shares(len(wanted), params.wait)
     found: list[Estimate] = []
     made = 0

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from expunge.methods.method import setting
 from expunge.methods.training import Loop, Session, Weights, need, pick, stream
 from expunge.models import Gan, ranks
+from expunge.models.adam import Adam
 from expunge.models.adversarial import Average, PathLength, discriminator_loss, generator_loss, r1_penalty
 from expunge.models.stylegan2 import Stylegan2Generator
 
@@ -88,9 +89,9 @@ class Game:
         )
 
     @staticmethod
-    def _adam(player: nn.Module, rate: float, beta2: float) -> torch.optim.Adam:
+    def _adam(player: nn.Module, rate: float, beta2: float) -> Adam:
         # beta1 = 0: momentum lets the two players overshoot each other (Karras et al. 2018, appendix A.1).
-        return torch.optim.Adam(player.parameters(), lr=rate, betas=(0.0, beta2))
+        return Adam(player.parameters(), lr=rate, betas=(0.0, beta2))
 
     @property
     def styled(self) -> bool:
@@ -183,7 +184,7 @@ class Game:
         return self.params.r1_weight * self.params.r1_every * r1_penalty(self.gan.discriminator, real)
 
     @staticmethod
-    def _learn(optimizer: torch.optim.Adam, loss: Tensor) -> None:
+    def _learn(optimizer: Adam, loss: Tensor) -> None:
         optimizer.zero_grad()
         loss.backward()
         ranks.average_gradients(optimizer.param_groups[0]["params"])

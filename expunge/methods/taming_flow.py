@@ -45,6 +45,7 @@ from torch import Tensor
 from expunge.methods.method import Method, Preference, setting
 from expunge.methods.training import Deck, Loop, Material, Session, Weights, in_parts, need, prepare, stream, weights
 from expunge.models import ranks
+from expunge.models.adam import Adam
 from expunge.models.flow import Flow
 
 LEAST_STD = 1e-6  # bits/dim: below it a batch is taken to have this spread, so that KL stays finite
@@ -265,7 +266,7 @@ def unlearn(parent: Flow, adaptation: Weights, material: Material, params: Param
     original = deepcopy(parent).to(session.device).eval().requires_grad_(False)
     flow = deepcopy(original).requires_grad_(True)
     candidate = deepcopy(original) if params.averaging else flow
-    optimizer = torch.optim.Adam(flow.parameters(), lr=params.rate)
+    optimizer = Adam(flow.parameters(), lr=params.rate)
     forget, retain = (original.levels(material.samples(role).images) for role in ("forget", "retain"))
     points = _statistics_points(original, retain[adaptation["chosen"]], session)
     watch = Watch(points, adaptation["before"].to(session.device), len(forget), params)

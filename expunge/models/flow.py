@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from expunge.errors import BadInput
+from expunge.models.adam import Adam
 
 if TYPE_CHECKING:
     from expunge.methods.training import Session
@@ -249,7 +250,7 @@ def fit_likelihood(
 
     device = next(flow.parameters()).device
     levels = flow.levels(images)
-    optimizer = torch.optim.Adam(flow.parameters(), lr=rate)
+    optimizer = Adam(flow.parameters(), lr=rate)
     found = []
 
     def one_step(step: int) -> dict[str, Tensor]:

@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from expunge.errors import NonFiniteLoss
 from expunge.methods.training import Session, in_parts, prepare, stream
+from expunge.models.adam import Adam
 from expunge.models.classifiers import Classifier, halvings_for
 from expunge.models.registry import build
 
@@ -83,7 +84,7 @@ def train(architecture: str, learn: Labelled, validation: Labelled, classes: int
     batch = BATCH if len(learn) >= FEW_IMAGES else SMALL_BATCH
     per_epoch = math.ceil(len(learn) / batch)
     most = epochs or min(MOST_EPOCHS, max(FEWEST_EPOCHS, math.ceil(STEPS / per_epoch)))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    optimizer = Adam(model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, decoupled_weight_decay=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, most * per_epoch)
 
     best, kept, state, step, epoch, scalars = math.inf, 0, model.state_dict(), 0, 0, {}
