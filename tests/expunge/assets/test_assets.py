@@ -69,9 +69,19 @@ def test_the_shipped_models_are_as_good_as_promised():
     assert seen.max(dim=1).values.mean() >= 0.96
 
 
-def test_importing_the_assets_does_not_import_torch():
+def test_using_the_digits_imports_neither_torch_nor_scikit_learn():
     import subprocess
     import sys
 
-    check = "import sys; from expunge import assets; assets.digits('train'); sys.exit('torch' in sys.modules)"
+    check = "import sys; from expunge import assets; assets.digits('train'); " \
+            "sys.exit(bool({'torch', 'sklearn'} & {*sys.modules}))"
     subprocess.run([sys.executable, "-c", check], check=True)
+
+
+def test_the_digits_are_scikit_learns():
+    from sklearn.datasets import load_digits
+
+    theirs = load_digits()
+    images, labels, _ = assets._all_digits()
+    assert (labels == theirs.target).all()
+    assert np.allclose(images.mean(axis=(1, 2, 3)), (theirs.images / 8 - 1).mean(axis=(1, 2)), atol=1e-6)
