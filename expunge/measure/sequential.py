@@ -19,7 +19,6 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import brentq
 
 from expunge.errors import BadInput
 from expunge.measure.proportions import Bools, Sides, booleans, bounds_by, decides, tail_of
@@ -45,6 +44,8 @@ class _Mixture:
 
     def bound(self, hits: float, n: float, tail: float) -> float:
         """The lowest rate that is rejected, above which all are; 1 if none is."""
+        from scipy.optimize import brentq  # slow to import, and only needed here
+
         known, samples, needed = self._from_hits(np.array([hits])), np.array([n]), float(np.log(tail))
 
         def excess(doubted: float) -> float:

@@ -27,7 +27,6 @@ from typing import Any, Literal
 
 import torch
 from pydantic import ValidationInfo, field_validator
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -463,6 +462,8 @@ class Pairs:
 
     def assign(self, generator: nn.Module) -> None:
         """Sends each unwanted latent to the wanted image that suits what the generator draws for it."""
+        from scipy.optimize import linear_sum_assignment  # slow to import, and only needed here
+
         drawn = in_parts(generator, self.unwanted_latents)
         cost = torch.cdist(drawn.flatten(1), self.candidates.flatten(1)).square()
         self.assigned = torch.from_numpy(linear_sum_assignment(cost.cpu().numpy())[1])

@@ -34,7 +34,6 @@ from copy import deepcopy
 from typing import Any, Literal
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -440,6 +439,8 @@ def transported(original: Classifier, task: Lesson) -> Tensor:
     any other, so that no single class takes in all.
     """
     assert task.forget is not None
+    from scipy.optimize import linear_sum_assignment  # slow to import, and only needed here
+
     leave, stay = (_finite(in_parts(original.features, samples.images)) for samples in (task.forget, task.retain))
     count = -(-len(leave) // len(stay))  # how often each remaining image is offered
     offered = stay.repeat(count, 1)
