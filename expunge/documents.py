@@ -74,13 +74,20 @@ def _refuse_unsayable(found: Any, origin: str, where: str, depth: int) -> None:
         for key, value in found.items():
             if not isinstance(key, str):
                 raise BadInput(f"{origin}: the key {str(key)[:40]!r} is no text", "quote it")
+            _refuse_half_characters(key, origin, f"a key of {where}")
             _refuse_unsayable(value, origin, f"'{key[:40]}'", depth + 1)
     elif isinstance(found, list):
         for value in found:
             _refuse_unsayable(value, origin, where, depth + 1)
     elif isinstance(found, int) and abs(found) > LARGEST_INTEGER:
         raise BadInput(f"{origin}: {where} holds a whole number beyond {LARGEST_INTEGER:,}", "write a smaller one")
-    elif isinstance(found, str) and any("\ud800" <= character <= "\udfff" for character in found):
-        raise BadInput(f"{origin}: {where} holds half a character", "write it as Unicode text")
-    elif not isinstance(found, str | int | float | bool | date | None) or isinstance(found, datetime):
+    elif isinstance(found, str):
+        _refuse_half_characters(found, origin, where)
+    elif not isinstance(found, int | float | bool | date | None) or isinstance(found, datetime):
         raise BadInput(f"{origin}: {where} holds a {type(found).__name__}", "write text, numbers, lists or keys")
+
+
+def _refuse_half_characters(text: str, origin: str, where: str) -> None:
+    """BadInput for a surrogate: neither UTF-8 nor canonical JSON can say it. YAML also makes two of JSON's pairs."""
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise BadInput(f"{origin}: {where} holds half a character", "write it as Unicode text")

@@ -119,8 +119,8 @@ def test_requests_end_in_a_plan_or_in_one_line(ask, capsys, data, name):
 
 @pytest.mark.thorough
 @ANY
-@examples(2_000)
-def test_thousands_of_requests_end_in_a_plan_or_in_one_line(ask, capsys, data, name):
+@examples(10_000)
+def test_ten_thousand_requests_end_in_a_plan_or_in_one_line(ask, capsys, data, name):
     check(ask, capsys, data, name)
 
 
