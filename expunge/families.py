@@ -91,13 +91,13 @@ _MEANINGLESS: dict[Family, dict[str, str]] = {
         "sampling.search": "it has no latents that could be searched",
     },
 }
-_WORDS: dict[Family, str] = {"gan": "a generator", "classifier": "a classifier", "flow": "a normalizing flow",
-                            "image_to_image": "an image-to-image model"}
+_WORDS: dict[str, str] = {"gan": "a generator", "classifier": "a classifier", "flow": "a normalizing flow",
+                         "image_to_image": "an image-to-image model"}
 
 
-def words(family: Family) -> str:
-    """What a model of the family is called in a sentence."""
-    return _WORDS[family]
+def words(family: str) -> str:
+    """What a model of the family is called in a sentence, also one that only a package's method knows."""
+    return _WORDS.get(family, f"a {family}")
 
 
 def refuse_what_does_not_fit(request: Request) -> None:

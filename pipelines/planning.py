@@ -263,7 +263,8 @@ def _judge(request: Request) -> str | None:
 def _rooms(workspace: Workspace, request: Request, earlier: _Earlier) -> Iterator[RoomPlan]:
     reused = _reusable(workspace, request, Run.policy_for(workspace, request))
     work = _FAMILIES[request.family].work(request) | {"gate": f"the verdict by the policy '{request.policy}'"}
-    for room, does in work.items():
+    for room in (*REMEMBERED, "gate"):
+        does = work[room]
         if room in reused:
             yield RoomPlan(room=room, does=does, reuses=reused[room], seconds=0.0)
             continue

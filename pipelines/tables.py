@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from expunge import families
 from expunge.contracts import shorten
 from expunge.evidence.verify import Finding
 from expunge.measure import words
@@ -85,10 +86,10 @@ def _numbers(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if summary["pul"] is not None:
         yield "unlearned (PUL)", _percent(summary["pul"])
         yield "residual rate", _percent(summary["residual_rate"])
-    if summary["forget_z_lowest"] is not None:
+    if summary["forget_z_lowest"] is not None or summary["recognised_excess"] is not None:
         from pipelines.summary import MEASURED  # it is there: it made the summary
 
-        for name in MEASURED["flow"]:
+        for name in MEASURED[summary["family"]]:
             if name == "residual_rate" and summary["images"]:
                 continue  # single images went, and the class they are of stays
             yield words.title(name), (_percent if words.is_percent(name) else _plain)(summary[name])
@@ -175,7 +176,7 @@ def show_plan(out: Console, plan: "Plan") -> None:
         *((("forgotten before", escape(_with(plan.earlier, plan.earlier_images))),)
           if plan.earlier or plan.earlier_images else ()),
         ("parent", escape(f"{plan.parent}  {plan.parent_sha256[:12]}")),
-        ("method", escape(f"{method.name}, for a {method.family}; {method.why}")),
+        ("method", escape(f"{method.name}, for {families.words(method.family)}; {method.why}")),
         ("", escape(f"preset {method.preset}, {changed}; claim: {method.claim}")),
         ("", escape(f"it may read {method.may_read}")),
         *((TITLES[room.room], escape(room.does) + f"  [dim]{_when(room)}[/]") for room in plan.rooms),
@@ -231,7 +232,7 @@ def show_method(out: Console, method: "Explained") -> None:
     from pipelines.explaining import in_words
 
     kind = (", a baseline" if method.baseline else "") + ("" if method.built_in else ", from an installed package")
-    rows = [("method", f"{method.name}, for a {method.family}{kind}"), ("does", method.does),
+    rows = [("method", f"{method.name}, for {families.words(method.family)}{kind}"), ("does", method.does),
             ("choose", method.choose), ("needs", in_words(method.needs) or "no images of yours"),
             ("costs", method.costs), ("claim", method.claim), ("paper", method.paper), ("auto", _by_auto(method))]
     facts = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))

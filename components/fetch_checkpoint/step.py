@@ -22,7 +22,7 @@ from expunge.contracts import (
 )
 from expunge.digests import sha256_file
 from expunge.errors import BadInput
-from expunge.families import refuse_what_does_not_fit
+from expunge.families import refuse_what_does_not_fit, words
 from expunge.room import Entered, room
 from expunge.samples import as_known_to, as_known_to_judge
 from expunge.settings import Workspace
@@ -104,7 +104,8 @@ class _Fetch:
         needed: Family = self.family if role in OF_THE_PARENTS_KIND else "classifier"
         stored, family = self._store(field, source, folder, "", needed)
         if family not in (None, needed):
-            raise BadInput(f"{field}.uri: {source.uri} is a {family}, a {needed} is needed", "name another model")
+            raise BadInput(f"{field}.uri: {source.uri} is {words(family)}, {words(needed)} is needed",
+                           "name another model")
         critic = discriminator and self._store(DISCRIMINATOR, discriminator, folder, f"{DISCRIMINATOR}-", needed)[0]
         if role == "judge":
             self.judges = stored.interface.classes

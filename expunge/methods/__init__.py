@@ -9,6 +9,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 
 from expunge.errors import BadInput
+from expunge.families import words
 from expunge.methods.method import Method
 
 GROUP = "expunge.methods"
@@ -74,7 +75,7 @@ def find(name: str, family: str) -> Method:
     if method.family != family:
         fitting = [other.name for other in available().values() if other.family == family]
         raise BadInput(
-            f"method {name!r} is for {method.family} models, and this one is a {family}",
+            f"method {name!r} is for {method.family} models, and this one is {words(family)}",
             f"use {' or '.join(fitting)}" if fitting else "no method is installed for its family",
         )
     return method

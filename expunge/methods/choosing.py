@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 from expunge.contracts import AUTO, Family, MethodChoice, Request
 from expunge.errors import BadInput
+from expunge.families import words
 from expunge.methods import BUILT_IN, available, find
 from expunge.methods.method import Method, Need, Preference
 
@@ -31,8 +32,10 @@ WORDS: dict[Need, str] = {
 def may_read(request: Request) -> str:
     """What training is let see of a request, in words."""
     own = ["the model's own samples and the oracle"] if ALWAYS[request.family] else []
-    real = ["of training, images to forget and to keep"] if request.training is not None else []
-    return "; ".join([*own, *real])
+    kept = "" if request.proxy is not None else " and to keep"
+    real = [f"of training, images to forget{kept}"] if request.training is not None else []
+    proxy = ["of proxy, images in the place of those to keep"] if request.proxy is not None else []
+    return "; ".join([*own, *real, *proxy])
 
 
 def brought(request: Request) -> frozenset[Need]:
@@ -62,7 +65,7 @@ def decided(request: Request, family: str) -> MethodChoice:
                      for other, _ in candidates[:place])]
             return MethodChoice(name=method.name, preset=asked.preset, chosen="; ".join(why))
     if not candidates:
-        raise BadInput(f"method: 'auto' has none to choose from for a {family}", "name one: see 'expunge methods'")
+        raise BadInput(f"method: 'auto' has none to choose from for {words(family)}", "name one: see 'expunge methods'")
     would = "; ".join(f"{name} needs {_listed(missing)}" for name, missing in lacking.items())
     raise BadInput(f"method: 'auto' finds none for what this request brings ({would})",
                    "name labelled images that training may read (training), or name a method")

@@ -33,7 +33,7 @@ from expunge.contracts import (
 )
 from expunge.digests import atomic_path, canonical_json, sha256_file
 from expunge.errors import BadInput, DoesNotVerify, ExpungeError, Refused
-from expunge.families import refuse_what_does_not_fit
+from expunge.families import refuse_what_does_not_fit, words
 from expunge.room import exclusive
 from expunge.settings import Workspace, require_allowed
 from expunge.stores import hub, releases, s3
@@ -222,9 +222,10 @@ def _family(field: str, source: ParentSource, workspace: Workspace) -> Family:
     if said is None:
         return source.family or "gan"
     if said not in get_args(Family):
-        raise BadInput(f"{field}.uri: {shown(source.uri)} is a {said}", f"name a {' or a '.join(get_args(Family))}")
+        raise BadInput(f"{field}.uri: {shown(source.uri)} is {words(said)}",
+                       f"name {' or '.join(map(words, get_args(Family)))}")
     if source.family not in (None, said):
-        raise BadInput(f"{field}.family: the request says {source.family}, the model is a {said}", "leave it out")
+        raise BadInput(f"{field}.family: the request says {source.family}, the model is {words(said)}", "leave it out")
     return cast(Family, said)
 
 

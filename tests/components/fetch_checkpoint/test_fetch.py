@@ -65,7 +65,7 @@ def test_the_first_model_of_a_chain_comes_in_and_draws_what_the_checkpoint_draws
 
 
 def test_a_classifier_is_no_reference(fetch):
-    with pytest.raises(BadInput, match=r"reference\.uri: .* is a classifier, a gan is needed"):
+    with pytest.raises(BadInput, match=r"reference\.uri: .* is a classifier, a generator is needed"):
         fetch({"reference": {"uri": "builtin://digits/judge"}})
 
 

@@ -25,7 +25,7 @@ def test_an_unknown_method_is_refused_with_the_known_ones():
 
 
 def test_a_method_for_another_family_is_refused():
-    with pytest.raises(BadInput, match="is for gan models, and this one is a flow"):
+    with pytest.raises(BadInput, match="is for gan models, and this one is a normalizing flow"):
         find("adapt_then_unlearn", "flow")
 
 
