@@ -19,8 +19,10 @@ MEASURED: dict[str, tuple[str, ...]] = {
     "classifier": ("forget_accuracy", "retained_accuracy", "retained_accuracy_difference"),
     "flow": ("forget_z_lowest", "forget_z_highest", "quantile_drop", "bits_per_dim_change", "kid_ratio",
              "residual_rate"),
+    "image_to_image": ("recognised_excess", "recognised_excess_before", "hidden_error_change", "kid_ratio",
+                       "retained_recognised_difference"),
 }
-DRAWING = ("gan", "flow")  # families of which it is also said how good what they draw is
+DRAWING = ("gan", "flow", "image_to_image")  # families of which it is also said how good what they draw is
 # A request is answered when it was released, whatever came later, or when there was nothing to do.
 _ANSWERED: frozenset[State] = frozenset({"released", "rolled_back", "withdrawn", "not_needed"})
 

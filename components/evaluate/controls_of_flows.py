@@ -3,9 +3,8 @@
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
-from components.evaluate.evidence import Mask, absent
+from components.evaluate.evidence import absent, every_other
 from components.evaluate.evidence_of_flows import FlowEvidence
 from components.evaluate.probes.is_it_unlikely import HIGHEST, LOWEST, stand
 from components.evaluate.probes.is_the_rest_as_likely import CHANGE, change
@@ -59,18 +58,10 @@ def _real(evidence: FlowEvidence) -> Iterator[Measurement]:
         yield from absent((RATIO,), evidence.no_draws or "nothing was drawn")
         return
     real = drawn.real_retained
-    first = _every_other(real.labels)
+    first = every_other(real.labels)
     images, samples = real[first].seen.features, drawn.before.features
     # Nothing links an image to a latent, so they lie side by side, as if each came of a latent of its own.
     both = np.concatenate([samples, images])
     is_image = np.arange(len(both)) >= len(samples)
     counts = np.concatenate([drawn.kept(drawn.before), np.zeros(len(images), np.bool_)])
     yield from ratio_of((both, counts), (both, is_image), real[~first])
-
-
-def _every_other(labels: NDArray[np.int64]) -> Mask:
-    """[n] the first, third, fifth ... of each class."""
-    chosen = np.zeros(len(labels), np.bool_)
-    for label in np.unique(labels):
-        chosen[np.flatnonzero(labels == label)[::2]] = True
-    return chosen

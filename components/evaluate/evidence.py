@@ -241,6 +241,14 @@ def called(names: tuple[str, ...], label: int) -> str:
     return names[label] if names else str(label)
 
 
+def every_other(labels: NDArray[np.int64]) -> Mask:
+    """[n] the first, third, fifth ... of each class."""
+    chosen = np.zeros(len(labels), np.bool_)
+    for label in np.unique(labels):
+        chosen[np.flatnonzero(labels == label)[::2]] = True
+    return chosen
+
+
 Probe = Callable[[Evidence], Iterator[Measurement]]
 ClassifierProbe = Callable[[ClassifierEvidence], Iterator[Measurement]]
 Measured = Estimate | float

@@ -58,6 +58,18 @@ class Judge:
 
     def sees(self, images: "torch.Tensor") -> Seen:
         """Its view of a batch [b, C, H, W] in [-1, 1]. BadInput if it has none, for its numbers are not finite."""
+        probabilities, features = self.looks(images)
+        confidence, chosen = probabilities.max(dim=1)
+        unwanted = probabilities[:, list(self.unwanted)].sum(dim=1)
+        return Seen(
+            chosen.cpu().numpy(),
+            unwanted.float().cpu().numpy(),
+            confidence.float().cpu().numpy(),
+            features.float().cpu().numpy(),
+        )
+
+    def looks(self, images: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor]":
+        """What it gives each class [b, K], in double precision, and the features [b, d]. BadInput as `sees`."""
         import torch
 
         with torch.inference_mode():
@@ -69,14 +81,7 @@ class Judge:
         if spoiled:  # the largest of such numbers is the first, which is no answer
             raise BadInput(f"judge: of {spoiled} of {len(images)} images it makes no finite numbers",
                            "check its weights, and those of what drew them")
-        confidence, chosen = probabilities.max(dim=1)
-        unwanted = probabilities[:, list(self.unwanted)].sum(dim=1)
-        return Seen(
-            chosen.cpu().numpy(),
-            unwanted.float().cpu().numpy(),
-            confidence.float().cpu().numpy(),
-            features.float().cpu().numpy(),
-        )
+        return probabilities, features
 
     def sees_all(self, images: NDArray[np.float32]) -> Seen:
         """Its view of any number of images [n, C, H, W]."""

@@ -7,6 +7,7 @@ from components.evaluate.classifiers import evaluate_classifier
 from components.evaluate.flows import evaluate_flow
 from components.evaluate.generators import evaluate_generator
 from components.evaluate.given import Given
+from components.evaluate.image_to_image import evaluate_image_to_image
 from components.evaluate.page import render_page
 from expunge.contracts import Report, StoredFile, read_record, write_record
 from expunge.digests import write_atomically
@@ -16,7 +17,8 @@ from expunge.room import Entered, room
 PAGE = "page.html"
 
 FAMILIES: dict[str, Callable[[Entered, Given, Path], Report]] = {
-    "gan": evaluate_generator, "classifier": evaluate_classifier, "flow": evaluate_flow}
+    "gan": evaluate_generator, "classifier": evaluate_classifier, "flow": evaluate_flow,
+    "image_to_image": evaluate_image_to_image}
 
 
 @room(outputs=("report",))

@@ -12,13 +12,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from components.evaluate.evidence import ClassifierEvidence, Evidence, Membership, Relearning, Seen
+from components.evaluate.evidence_of_completions import Completed, CompletionEvidence, Completions
 from components.evaluate.evidence_of_flows import FlowEvidence, Likely
 from components.evaluate.probes.is_it_still_told_apart import nearest
 from expunge.errors import BadInput
 
-SCORES, REAL, SEARCH, RELEARNING, MEMBERSHIP, FEATURES, PREDICTIONS, LIKELIHOODS = (
+SCORES, REAL, SEARCH, RELEARNING, MEMBERSHIP, FEATURES, PREDICTIONS, LIKELIHOODS, COMPLETIONS = (
     "scores.parquet", "real.parquet", "search.parquet", "relearning.parquet", "membership.parquet",
-    "features.safetensors", "predictions.parquet", "likelihoods.parquet")
+    "features.safetensors", "predictions.parquet", "likelihoods.parquet", "completions.parquet")
 
 
 def write_tables(folder: Path, evidence: Evidence, worn: Seen | None = None) -> None:
@@ -109,6 +110,49 @@ def write_flow_tables(folder: Path, evidence: FlowEvidence) -> None:
             np.full(count, np.nan) if likely is None else getattr(likely, field) for likely, count in found])
             for field in ("bits", "errors"))
     _write(folder / LIKELIHOODS, columns)
+
+
+def write_completion_tables(folder: Path, evidence: CompletionEvidence) -> None:
+    """Writes an image-to-image model's data files: one row per image that was completed.
+
+    `completions.parquet` says of each which set it is of, its class, and, of the image as it is, of what was shown with
+    noise in the hole, and of each completion, what the judge took it for (-1: it was no numbers), its hidden error and
+    its spread. Columns of controls are of the sets that they are about; -1 and NaN elsewhere. Features and the judge's
+    probabilities, of the images to forget and of the rest, are in a file of their own.
+    """
+    from safetensors.numpy import save_file
+
+    sets = {"forget": evidence.forget, "held-out unwanted": evidence.alike, "rest": evidence.rest,
+            "earlier": evidence.before}
+    controls = {"other_noise": ("forget", evidence.noise_again), "again": ("rest", evidence.parent_again)}
+    columns: dict[str, ArrayLike] = {
+        "set": np.repeat(list(sets), [len(found) for found in sets.values()]),
+        "label": np.concatenate([found.labels for found in sets.values()]).astype(np.int16)}
+    for name in ("image", "shown", "before", "after", *evidence.forget.more):
+        parts = [_filled_so(found, name) for found in sets.values()]
+        columns[f"class_{name}"] = np.concatenate([part.classes for part in parts]).astype(np.int16)
+        if name != "image":
+            columns[f"error_{name}"] = np.concatenate([part.errors for part in parts])
+            columns[f"spread_{name}"] = np.concatenate([part.spreads for part in parts])
+    for name, (role, some) in controls.items():
+        first = sum(len(found) for found in list(sets.values())[:list(sets).index(role)])
+        rows = slice(first, first + len(some))
+        classes, errors = np.full(len(columns["label"]), -1, np.int16), np.full(len(columns["label"]), np.nan)  # type: ignore[arg-type]
+        classes[rows], errors[rows] = some.classes, some.errors
+        columns |= {f"class_{name}": classes, f"error_{name}": errors}
+    _write(folder / COMPLETIONS, columns)
+    arrays = {f"{role}.{name}{ending}": getattr(_filled_so(sets[role], name), attribute)
+              for role in ("forget", "rest") for name in ("image", "shown", "before", "after")
+              for ending, attribute in (("", "features"), (".probabilities", "probabilities"))
+              if name in ("before", "after") or attribute == "features"}
+    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / FEATURES)
+    if evidence.membership is not None:
+        _write(folder / MEMBERSHIP, _membership(evidence.membership))
+
+
+def _filled_so(asked: Completions, name: str) -> Completed:
+    found: Completed = asked.more[name] if name in asked.more else getattr(asked, name)
+    return found
 
 
 def _relearning(found: tuple[Relearning, ...]) -> dict[str, ArrayLike]:

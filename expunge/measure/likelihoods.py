@@ -13,6 +13,7 @@ from scipy.special import stdtrit
 
 from expunge.contracts import Interval
 from expunge.errors import BadInput
+from expunge.measure.means import mean_of
 from expunge.measure.proportions import Bools, Estimate, rate
 
 STANDING = "Student's t over points and retained images, Bonferroni over images"
@@ -131,10 +132,7 @@ def mean_bits(bits: ArrayLike, confidence: float = 0.95) -> Estimate:
     if found.ndim != 1 or len(found) < 2 or not np.isfinite(found).all():
         raise BadInput(f"holdout: {len(found)} images, or some that have no finite likelihood",
                        "hold out at least two, and check the flow's weights")
-    mean = float(found.mean())
-    reach = float(stdtrit(len(found) - 1, (1 + confidence) / 2) * found.std(ddof=1) / np.sqrt(len(found)))
-    return Estimate(mean, Interval(lower=mean - reach, upper=mean + reach, confidence=confidence,
-                                   method="Student's t over held-out images"), len(found))
+    return mean_of(found, confidence)
 
 
 def _less_likely(bits: ArrayLike, among: ArrayLike) -> Bools:

@@ -7,7 +7,7 @@ They hold for a sample size fixed in advance. Where what was seen may end the sa
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
@@ -240,6 +240,22 @@ def paired_difference(counts: PairedCounts, confidence: float = 0.95, *, bounds:
                  method=method_of(bounds, paired=True)),
         counts.n,
     )
+
+
+def highest(found: Sequence[Estimate], confidence: float) -> Estimate:
+    """The highest of k numbers, whose intervals hold with 1 - alpha / k each: which of them it is was seen.
+
+    The highest lower and the highest upper bound then enclose the highest true number, whichever that is
+    (Bonferroni). `n` is the smallest of theirs. Raises BadInput when there is none.
+    """
+    if not found:
+        raise BadInput("values: there is none to be the highest", "ask about at least one")
+    value = max(found, key=lambda one: one.value)
+    method = value.interval.method
+    return Estimate(value.value, Interval(
+        lower=max(one.interval.lower for one in found), upper=max(one.interval.upper for one in found),
+        confidence=confidence, method=method if len(found) == 1 else f"highest of {len(found)}, {method}, Bonferroni",
+    ), min(one.n for one in found))
 
 
 def decides(

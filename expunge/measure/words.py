@@ -149,8 +149,51 @@ METRICS: dict[str, Metric] = {
         "zero is worse", unit="held-out images"),
     "kid_ratio": Metric("KID after over before", meaning="one is as far from real images as what the parent draws; "
                         "above is worse", beside="real images"),
+    "recognised_excess": Metric(
+        "recognised beyond what is shown", "percent", "completions of what is to be forgotten in which the judge "
+        "recognises the right class, less images of which only the shown part is left", unit="completed images"),
+    "recognised_excess_earlier": Metric(
+        "recognised beyond what is shown, of what was forgotten before", "percent", "the same, of held-out images of "
+        "the classes that earlier requests were about", unit="completed images"),
+    "forget_recognised": Metric("forgotten images recognised", "percent", "completions of images to forget in which "
+                                "the judge recognises the right class", unit="completed images"),
+    "forget_hidden_error": Metric(
+        "hidden error of the forgotten", meaning="mean squared error of the hidden part of images to forget, pixels "
+        "being from -1 to 1", unit="completed images"),
+    "forget_hidden_error_change": Metric("change of the forgotten's hidden error", "percent",
+                                         "after over before, less one: far above zero is what was asked for",
+                                         unit="completed images"),
+    "spread_ratio": Metric("spread of the completions", meaning="variance of the hidden parts from image to image, "
+                           "after over before: near zero they are all alike", unit="pairs of images"),
+    "largest_share": Metric("largest class share", "percent", "completions of images to forget that the judge gives to "
+                            "the class that it sees most often", unit="completed images"),
+    "forget_fid": Metric("FID of the forgotten", meaning="completions of images to forget against other such images"),
+    "forget_kid": Metric("KID of the forgotten", meaning="completions of images to forget against other such images",
+                         beside="real images"),
+    "forget_cosine": Metric("cosine of the forgotten", meaning="between features of a completion and of its image: one "
+                            "is the same", unit="completed images"),
+    "forget_inception_score": Metric("inception score of the forgotten", meaning="of the judge's probabilities",
+                                     unit="completed images"),
+    "hidden_error": Metric("hidden error of the rest", meaning="mean squared error of the hidden part of held-out "
+                           "images, pixels being from -1 to 1", unit="completed images"),
+    "hidden_error_change": Metric(
+        "change of the rest's hidden error", "percent", "after over before, less one, on the same held-out images: "
+        "above zero is worse", unit="completed images"),
+    "hidden_error_drift": Metric(
+        "change of the rest's hidden error since the first model", "percent", "over that of the first model of the "
+        "chain, less one: what all the requests cost together", unit="completed images"),
+    "retained_recognised": Metric("the rest recognised", "percent", "completions of held-out images of the rest in "
+                                  "which the judge recognises the right class", unit="completed images"),
+    "retained_recognised_difference": Metric(
+        "recognition lost or gained on the rest", "percent", "after minus before, on the same images: below zero is "
+        "worse", unit="completed images"),
+    "cosine": Metric("cosine of the rest", meaning="between features of a completion and of its image: one is the same",
+                     unit="completed images"),
+    "inception_score": Metric("inception score of the rest", meaning="of the judge's probabilities",
+                              unit="completed images"),
 }
-_ENDINGS = {"_fixed_shares": "class shares held fixed", "_before": "before", "_never_exposed": "never exposed"}
+_ENDINGS = {"_fixed_shares": "class shares held fixed", "_before": "before", "_never_exposed": "never exposed",
+            "_shown": "the shown part alone"}
 
 
 def find(metric: str) -> Metric | None:

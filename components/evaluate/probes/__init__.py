@@ -4,18 +4,22 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from components.evaluate.evidence import ClassifierEvidence, ClassifierProbe, Evidence, Probe
+from components.evaluate.evidence_of_completions import CompletionEvidence
 from components.evaluate.evidence_of_flows import FlowEvidence
 from components.evaluate.probes.can_it_be_found import can_it_be_found
 from components.evaluate.probes.does_it_stay_forgotten import does_it_stay_forgotten, how_far_has_it_drifted
+from components.evaluate.probes.does_it_stay_uncompleted import does_it_stay_uncompleted, what_all_requests_add
 from components.evaluate.probes.does_it_stay_unrecognised import does_it_stay_unrecognised, what_all_requests_cost
 from components.evaluate.probes.how_fast_does_it_come_back import how_fast_does_it_come_back
 from components.evaluate.probes.is_it_gone import is_it_gone, is_it_gone_behind_the_judge
 from components.evaluate.probes.is_it_like_one_that_never_knew import is_it_like_one_that_never_knew
+from components.evaluate.probes.is_it_still_completed import is_it_still_completed
 from components.evaluate.probes.is_it_still_recognised import is_it_still_recognised
 from components.evaluate.probes.is_it_still_told_apart import is_it_still_told_apart
 from components.evaluate.probes.is_it_unlikely import is_it_unlikely
 from components.evaluate.probes.is_the_judge_sure import is_the_judge_sure
 from components.evaluate.probes.is_the_rest_as_likely import is_the_rest_as_likely
+from components.evaluate.probes.is_the_rest_completed_as_well import is_the_rest_completed_as_well
 from components.evaluate.probes.is_the_rest_still_good import is_the_rest_still_good
 from components.evaluate.probes.is_the_rest_still_recognised import is_the_rest_still_recognised
 from components.evaluate.probes.is_what_it_draws_still_good import is_what_it_draws_still_good
@@ -33,13 +37,17 @@ CLASSIFIER: tuple[ClassifierProbe, ...] = (
     how_fast_does_it_come_back, does_it_stay_unrecognised, what_all_requests_cost)
 FLOW: tuple[Callable[[FlowEvidence], Iterator[Measurement]], ...] = (
     is_it_unlikely, what_of_its_like, is_the_rest_as_likely, is_what_it_draws_still_good, was_it_ever_learned)
+IMAGE_TO_IMAGE: tuple[Callable[[CompletionEvidence], Iterator[Measurement]], ...] = (
+    is_it_still_completed, is_the_rest_completed_as_well, was_it_ever_learned, does_it_stay_uncompleted,
+    what_all_requests_add)
 
 # Each family's probes look at that family's evidence, so what they take is not one type.
 PROBES: dict[str, tuple[Callable[[Any], Iterator[Measurement]], ...]] = {
-    "gan": GAN, "classifier": CLASSIFIER, "flow": FLOW}
+    "gan": GAN, "classifier": CLASSIFIER, "flow": FLOW, "image_to_image": IMAGE_TO_IMAGE}
 
 
-def ask(family: str, evidence: Evidence | ClassifierEvidence | FlowEvidence) -> tuple[Measurement, ...]:
+def ask(family: str, evidence: Evidence | ClassifierEvidence | FlowEvidence | CompletionEvidence
+        ) -> tuple[Measurement, ...]:
     """Every measurement of a family's probes. BadInput for a family that has none."""
     if family not in PROBES:
         raise BadInput(

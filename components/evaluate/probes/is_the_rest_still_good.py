@@ -38,7 +38,7 @@ def is_the_rest_still_good(evidence: Evidence) -> Iterator[Measurement]:
     - `share_distance`: total variation between the retained classes' shares, after against before.
     - `kept_share`: the smallest over retained classes of share after over share before.
     """
-    compared = _Compared.of(evidence.of_fixed_size)
+    compared = Compared.of(evidence.of_fixed_size)
     yield from compared.distances()
     yield from compared.with_shares_held(evidence.of_fixed_size)
     yield from attempt(("share_distance",), lambda: (total_variation(
@@ -55,7 +55,7 @@ def shares_kept(evidence: Evidence) -> Iterator[Measurement]:
 
 
 @dataclass(frozen=True)
-class _Compared:
+class Compared:
     """Features of both models' samples on the same latents, which of them count, and the real ones."""
 
     before: NDArray[np.float32]  # [n, d]
@@ -66,12 +66,14 @@ class _Compared:
     strata: NDArray[np.int64]  # [m] labels of the real ones
 
     @classmethod
-    def of(cls, evidence: Evidence) -> "_Compared":
+    def of(cls, evidence: Evidence) -> "Compared":
+        """What generators drew."""
         real = evidence.real_retained
         return cls(evidence.before.features, evidence.after.features, evidence.kept(evidence.before),
                    evidence.kept(evidence.after), real.seen.features, real.labels)
 
     def distances(self) -> Iterator[Measurement]:
+        """All distances but those with shares held."""
         was, is_now = self.before[self.kept_before], self.after[self.kept_after]
         # Of features as many as InceptionV3's, each takes seconds: asked for again, it is not computed again.
         fid_before, fid_after = (cache(lambda side=side: fid(side, self.real)) for side in (was, is_now))

@@ -10,6 +10,7 @@ from components.evaluate.evidence import (
     attempt,
     not_applicable,
 )
+from components.evaluate.evidence_of_completions import CompletionEvidence
 from components.evaluate.evidence_of_flows import FlowEvidence
 from expunge.contracts import Measurement
 from expunge.measure.ranks import auc
@@ -26,14 +27,18 @@ def was_it_ever_seen(evidence: Evidence) -> Iterator[Measurement]:
         "training images of the class (members) to ask about those")
 
 
-def was_it_ever_learned(evidence: ClassifierEvidence | FlowEvidence) -> Iterator[Measurement]:
-    """`membership_auc` of a classifier, by its losses, or of a flow, by likelihood; it reads as a generator's does."""
+def was_it_ever_learned(evidence: ClassifierEvidence | FlowEvidence | CompletionEvidence) -> Iterator[Measurement]:
+    """`membership_auc`, which reads as a generator's does.
+
+    Of a classifier it goes by losses, of a flow by likelihood, of an image-to-image model by how well it completes.
+    """
     yield from _asked(
         evidence, "the request names no members, images of the unwanted classes that the parent was trained on: there "
         "is nobody to ask about")
 
 
-def _asked(evidence: Evidence | ClassifierEvidence | FlowEvidence, without: str) -> Iterator[Measurement]:
+def _asked(evidence: Evidence | ClassifierEvidence | FlowEvidence | CompletionEvidence, without: str
+           ) -> Iterator[Measurement]:
     """The AUC, why there is none, or `without`, why none was asked for."""
     found = evidence.membership
     if found is not None:
