@@ -76,11 +76,11 @@ class SampleTable:
         import pyarrow.parquet as pq
         from PIL import Image
 
-        table = pq.read_table(io.BytesIO(data))
+        table = pq.ParquetFile(io.BytesIO(data)).read()  # `read_table`, and `to_numpy` below, first import pandas
         decoded = [np.asarray(Image.open(io.BytesIO(cell["bytes"]))) for cell in table["image"].to_pylist()]
         pixels = np.stack([image[None] if image.ndim == 2 else image.transpose(2, 0, 1) for image in decoded])
         latents = np.asarray(table["latent"].to_pylist(), np.float32) if "latent" in table.column_names else None
-        return cls(from_pixels(pixels), np.asarray(table["label"], np.int64), latents)
+        return cls(from_pixels(pixels), np.asarray(table["label"].to_pylist(), np.int64), latents)
 
     @classmethod
     def concatenate(cls, tables: list["SampleTable"]) -> "SampleTable":
