@@ -74,7 +74,7 @@ def measure(parent: Any, candidate: Any, judge: Any, digit: int) -> Row:
     import torch
 
     from expunge import assets
-    from expunge.measure.distances import fid, kid_difference, unit_scale
+    from expunge.measure.distances import compare_kid, fid, unit_scale
     from expunge.measure.proportions import PairedCounts, clopper_pearson, pul
     from expunge.measure.shares import kept_shares
 
@@ -90,8 +90,8 @@ def measure(parent: Any, candidate: Any, judge: Any, digit: int) -> Row:
     smallest = kept_shares(named_before, named_after, tuple({*range(10)} - {digit}), 10).smallest.interval
     reals, named = real_features(judge, "holdout", digit), assets.digits("holdout")[1]
     scale = unit_scale(reals)
-    kid = kid_difference(before * scale, after * scale, reals * scale, kept_before=kept_before, kept_after=kept_after,
-                         real_strata=named[named != digit])
+    kid = compare_kid(before * scale, after * scale, reals * scale, kept_before=kept_before, kept_after=kept_after,
+                      real_strata=named[named != digit]).difference
     row: Row = {
         "pul": unlearned.value,
         "pul_lower": unlearned.interval.lower,

@@ -12,8 +12,7 @@ from scipy.special import betainc, betaincinv, ndtr
 
 from expunge.contracts import Interval
 from expunge.errors import BadInput
-from expunge.measure.distances import Floats
-from expunge.measure.proportions import Estimate, exact_bounds
+from expunge.measure.proportions import Estimate, Floats, exact_bounds
 
 MELDED = "melded Clopper-Pearson (Bayer, Fay and Graubard)"
 WITHOUT_SPECIFICITY = f"{MELDED}, specificity taken as 1: on real images it is too low for these counts"

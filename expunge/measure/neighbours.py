@@ -13,8 +13,9 @@ from scipy.special import betaincinv, stdtrit
 
 from expunge.contracts import Interval
 from expunge.errors import BadInput
-from expunge.measure.distances import Floats, alike, one_thread
-from expunge.measure.proportions import CLOPPER_PEARSON, Estimate, clopper_pearson, exact_bounds
+from expunge.measure.distances import alike
+from expunge.measure.kernels import one_thread
+from expunge.measure.proportions import CLOPPER_PEARSON, Estimate, Floats, clopper_pearson, exact_bounds
 
 # Naeem et al. 2020, section 3.3: as many generated samples as real ones, of the same distribution, are expected
 # to cover 1 - 2^-k of the real ones' balls. Five is the first k that takes this beyond 0.95.

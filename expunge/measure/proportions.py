@@ -24,6 +24,7 @@ CLOPPER_PEARSON = "Clopper-Pearson"
 _ONE_SIDED: dict[str, Sides] = {", one-sided upper": "upper", ", one-sided lower": "lower"}
 
 Bools: TypeAlias = NDArray[np.bool_]
+Floats: TypeAlias = NDArray[np.float64]
 
 
 class Bounds(Protocol):

@@ -6,8 +6,7 @@ from scipy.special import stdtrit
 
 from expunge.contracts import Interval
 from expunge.errors import BadInput
-from expunge.measure.distances import Floats
-from expunge.measure.proportions import Estimate, exact_bounds
+from expunge.measure.proportions import Estimate, Floats, exact_bounds
 
 KORN_GRAUBARD = "Korn-Graubard on DeLong's variance"
 

@@ -15,19 +15,16 @@ The lower bound is the same with hits and misses exchanged, and shifts and weigh
 fixed and multiply the odds, so that nothing has to be tuned to a policy's limit: the same bounds serve all of them.
 """
 
-from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from expunge.errors import BadInput
-from expunge.measure.proportions import Bools, Sides, booleans, bounds_by, decides, tail_of
+from expunge.measure.proportions import Bools, Floats, Sides, booleans, bounds_by, decides, tail_of
 
 SEQUENCE = "confidence sequence"
 
 _CHUNK = 8_192  # samples that are looked at together
-
-Floats: TypeAlias = NDArray[np.float64]
 
 
 class _Mixture:

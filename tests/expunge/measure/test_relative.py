@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from expunge.errors import BadInput
-from expunge.measure.distances import kid_difference
+from expunge.measure.distances import compare_kid
 from expunge.measure.relative import nearer
 
 
@@ -26,7 +26,7 @@ def test_what_came_nearer_is_found():
 
 def test_the_difference_is_that_of_the_distances():
     sets = three(2, 0.3, 0.5)
-    assert nearer(*sets, confidence=0.9, seed=3)[0] == kid_difference(*sets, confidence=0.9, seed=3)
+    assert nearer(*sets, confidence=0.9, seed=3)[0] == compare_kid(*sets, confidence=0.9, seed=3).difference
 
 
 @pytest.mark.thorough
