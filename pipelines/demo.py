@@ -87,5 +87,5 @@ def request_for(digit: int, seed: int, debug_size: bool) -> dict[str, Any]:
         request |= {"reference": {"uri": f"builtin://digits/never-saw-{digit}"}}
     if debug_size:
         request |= {"method": {"name": "adapt_then_unlearn", "preset": "debug"}, "policy": "debug",
-                    "sampling": {"curate": 1_000, "evaluate": 2_000, "search": 20, "lessons": 0}}
+                    "threads": 1, "sampling": {"curate": 1_000, "evaluate": 2_000, "search": 20, "lessons": 0}}
     return request
