@@ -51,7 +51,7 @@ ARCHITECTURES = {"oracle": "lenet", "judge": "resnet"}
 EPOCHS = {"oracle": 6, "judge": 10}  # at most
 HALVES_SEED, PARENT_SEED, REFERENCE_SEED = 1, 0, 1_000
 MEASURE_SEED = 20_261_121  # of the latents that everything is measured on; no training uses it
-FEATURED = 10_000  # latents whose features are kept, for FID; as many as the paper draws
+FEATURED = 10_000  # latents of a table; as many as the paper draws
 CURATED = 6_000  # images of the parent that the oracle sorts: as many as a request curates by default
 SAVE_EVERY, SPEAK_EVERY = 20.0, 15.0  # seconds
 
@@ -300,7 +300,8 @@ class Bench:
     def drawn(self, gan: Gan, facts: Row, count: int) -> Seen:
         """What the judge sees in a kept generator's images for the latents that everything is measured on."""
         judge, judge_facts = self.classifier("judge")
-        key = {"judge": judge_facts["sha256"], "weights": facts["sha256"], "count": count, "seed": MEASURE_SEED}
+        key = {"judge": judge_facts["sha256"], "weights": facts["sha256"], "count": count, "featured": count,
+               "seed": MEASURE_SEED}
         return self.seen(key, lambda: generated(gan, judge, count))
 
     def test_seen(self) -> Seen:
@@ -432,7 +433,7 @@ def channels_last(gan: Any) -> Any:
 
 @dataclass(frozen=True)
 class Seen:
-    """What the judge sees in images: features of the first ones [n, F]; of all, class [N] and how sure it is [N]."""
+    """What the judge sees in images: features [N, F], class [N] and how sure it is [N]."""
 
     features: NDArray[np.float32]
     named: NDArray[np.int64]
@@ -443,7 +444,7 @@ class Seen:
         """Of `images(source)`, part by part."""
         features = in_parts(lambda part: judge.features(images(part)), source)
         sure, named = in_parts(judge.head, features).softmax(dim=1).max(dim=1)
-        return cls(features[:FEATURED].numpy(), named.numpy(), sure.numpy())
+        return cls(features.numpy(), named.numpy(), sure.numpy())
 
 
 def generated(gan: Gan, judge: Classifier, count: int) -> Seen:

@@ -42,7 +42,7 @@ from expunge.measure.proportions import PairedCounts, paired_difference
 
 RIVALS = ("EWC", "EL2")
 RATE_MARGIN, SAMPLES_SHARE = 0.002, 0.01
-LATENTS = 30_000  # for the rates: at 10,000 the interval of a difference is as wide as the margin
+LATENTS = 30_000  # at 10,000 the interval of a difference of rates is as wide as the margin
 SEED = 0
 
 
@@ -52,7 +52,7 @@ def arms(preset: str) -> dict[str, Arm]:
 
 
 def latents(bench: Bench) -> int:
-    """On how many latents rates are measured; fewer when the command is only tried out."""
+    """On how many latents all is measured; fewer when the command is only tried out."""
     return LATENTS if bench.steps is None else FEATURED
 
 
@@ -168,8 +168,8 @@ def main() -> None:
     rows = [row for row in found.values() if row is not None]
     missing = [f"{dataset} {CLASSES[dataset][unwanted]}" for (dataset, unwanted), row in found.items() if row is None]
     told = [f"- setting: adapt_then_unlearn, preset {asked.preset}; parent: {asked.recipe}; one seed ({SEED})",
-            f"- latents: {latents(benches[asked.datasets[0]]):,} for rates, the first {FEATURED:,} for FID;"
-            f" seed {MEASURE_SEED}; threads: {asked.threads} each, {asked.jobs} runs at a time",
+            f"- latents: {latents(benches[asked.datasets[0]]):,}, seed {MEASURE_SEED};"
+            f" threads: {asked.threads} each, {asked.jobs} runs at a time",
             *([f"- **cut to {asked.steps} steps, to try the command out**"] if asked.steps else [])]
     text = "\n".join([*told, "", table(rows, missing)])
     if asked.steps:
