@@ -280,9 +280,11 @@ class Tracking:
 def _numbers(measured: Measurement) -> dict[str, float]:
     if measured.estimate is None:
         return {}
+    # MLflow takes no brackets, and little else that the name of a class may hold.
+    name = re.sub(r"\[(.*)\]", lambda part: "/" + re.sub(r"[^\w :-]", "_", part[1]), measured.name)
     ends = {} if measured.interval is None else {
-        f"{measured.name}.lower": measured.interval.lower, f"{measured.name}.upper": measured.interval.upper}
-    return {measured.name: measured.estimate, **ends}
+        f"{name}.lower": measured.interval.lower, f"{name}.upper": measured.interval.upper}
+    return {name: measured.estimate, **ends}
 
 
 def _lay_tables(database: Path) -> None:

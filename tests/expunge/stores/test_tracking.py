@@ -71,6 +71,17 @@ def test_a_run_its_sample_sets_its_report_and_its_release_are_told(workspace, tm
     assert os.listdir(tmp_path / "cwd") == []  # nothing of MLflow's falls where the caller stands
 
 
+def test_what_is_measured_of_a_part_is_told_whatever_that_part_is_called(workspace):
+    told = Tracking.for_workspace(workspace)
+    run = told.start_run("forget-8.1", {}, {}).value
+    parts = ("8", "images to forget", "a/b", ".", "忘れて", "[x]")
+    report = REPORT.model_copy(update={"measurements": tuple(
+        Measurement(name=f"residual_rate[{part}]", estimate=0.5) for part in parts)})
+    assert told.log_report(run, report).value == "6"
+    assert client(told).get_run(run).data.metrics.keys() == {
+        f"residual_rate/{part}" for part in ("8", "images to forget", "a_b", "_", "忘れて", "_x_")}
+
+
 def test_a_release_keeps_its_version_and_the_next_one_becomes_champion(workspace):
     told = Tracking.for_workspace(workspace)
     assert [told.register_release(release(number)).value for number in (1, 1, 2)] == ["1", "1", "2"]
