@@ -16,7 +16,7 @@ from torch import Tensor
 
 from expunge.methods.elastic import ALL, SCOPE, Elastic
 from expunge.methods.game import Game, GameParams, warm_up
-from expunge.methods.method import Method, setting
+from expunge.methods.method import Method, learn_nothing, setting
 from expunge.methods.training import Loop, Material, Session, Weights, pick, prepare, stream, weights
 from expunge.models import Gan
 
@@ -40,11 +40,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     "ewc": {"ewc_weight": 1000.0},  # the weight of adapt_then_unlearn's first stage
     "debug": {"warm_up_steps": 10, "steps": 40, "ema_decay": 0.9},
 }
-
-
-def adapt(parent: Gan, material: Material, params: Params, session: Session) -> Weights:
-    """Nothing: what is unwanted is not looked at."""
-    return {}
 
 
 def unlearn(parent: Gan, adaptation: Weights, material: Material, params: Params, session: Session) -> Weights:
@@ -87,7 +82,7 @@ METHOD = Method(
     paper="Baseline of Tiwary et al., Adapt then Unlearn, TMLR 2025; EWC: Kirkpatrick et al. 2017",
     params=Params,
     presets=PRESETS,
-    adapt=adapt,
+    adapt=learn_nothing,
     unlearn=unlearn,
     does="Goes on training the parent on what is wanted; the preset `ewc` holds it near where it was.",
     choose="To measure others against: it forgets slowly, and what it was never shown again may come back.",

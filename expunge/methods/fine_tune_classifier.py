@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from expunge.methods.classroom import LessonParams, Pupil, lesson
-from expunge.methods.method import Method
+from expunge.methods.method import Method, learn_nothing
 from expunge.methods.training import Deck, Loop, Material, Session, Weights, prepare, stream, weights
 from expunge.models import Classifier
 
@@ -27,11 +27,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "debug": {"steps": 20, "batch": 16},  # seconds on one core
 }
-
-
-def adapt(parent: Classifier, material: Material, params: Params, session: Session) -> Weights:
-    """Nothing: what is unwanted is not looked at."""
-    return {}
 
 
 def unlearn(parent: Classifier, adaptation: Weights, material: Material, params: Params, session: Session) -> Weights:
@@ -63,7 +58,7 @@ METHOD = Method(
     paper="Baseline of Singh, Mazumder and Karim, Class-level Forgetting in Pretrained Model, ECCV 2022",
     params=Params,
     presets=PRESETS,
-    adapt=adapt,
+    adapt=learn_nothing,
     unlearn=unlearn,
     does="Goes on training a classifier on images of the classes that stay.",
     choose="To measure others against: nothing tells it what is to go, and little goes.",

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from expunge.errors import BadInput
 from expunge.methods.classroom import lesson
-from expunge.methods.method import Method, setting
+from expunge.methods.method import Method, learn_nothing, setting
 from expunge.methods.training import Material, Session, Weights, in_parts, prepare, weights
 from expunge.models import Classifier
 from expunge.models.classifiers import last_linear
@@ -31,11 +31,6 @@ class Params(BaseModel):
 
 
 PRESETS: dict[str, dict[str, Any]] = {"default": {}, "debug": {}}
-
-
-def adapt(parent: Classifier, material: Material, params: Params, session: Session) -> Weights:
-    """Nothing: what is unwanted is not looked at."""
-    return {}
 
 
 def unlearn(parent: Classifier, adaptation: Weights, material: Material, params: Params, session: Session) -> Weights:
@@ -85,7 +80,7 @@ METHOD = Method(
     paper="Baseline of Singh, Mazumder and Karim, Class-level Forgetting in Pretrained Model, ECCV 2022 (our reading)",
     params=Params,
     presets=PRESETS,
-    adapt=adapt,
+    adapt=learn_nothing,
     unlearn=unlearn,
     does="Removes the restricted classes from a classifier's last layer, and leaves all others as they are.",
     choose="To measure others against: it hides the classes and forgets nothing.",

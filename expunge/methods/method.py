@@ -18,6 +18,11 @@ def setting(default: Any, meaning: str, **limits: float) -> Any:
     return Field(default, description=meaning, **limits)  # type: ignore[call-overload]
 
 
+def learn_nothing(parent: Any, material: Any, params: Any, session: Any) -> dict[str, Tensor]:
+    """The `adapt` of a method that has no first stage: what is unwanted is not looked at beforehand."""
+    return {}
+
+
 # What a method may be given besides the parent: sets of samples by their role, and who says what is unwanted.
 Need = Literal["negative", "positive", "forget", "retain", "oracle"]
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from expunge.methods.classroom import LessonParams, Pupil, lesson
-from expunge.methods.method import Method, setting
+from expunge.methods.method import Method, learn_nothing, setting
 from expunge.methods.training import Deck, Loop, Material, Session, Weights, prepare, stream, weights
 from expunge.models import Classifier, ranks
 
@@ -30,11 +30,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "debug": {"steps": 20, "batch": 16},  # seconds on one core
 }
-
-
-def adapt(parent: Classifier, material: Material, params: Params, session: Session) -> Weights:
-    """Nothing: labels are drawn as they are needed."""
-    return {}
 
 
 def unlearn(parent: Classifier, adaptation: Weights, material: Material, params: Params, session: Session) -> Weights:
@@ -75,7 +70,7 @@ METHOD = Method(
     paper="Baseline of Singh, Mazumder and Karim, Class-level Forgetting in Pretrained Model, ECCV 2022 (our reading)",
     params=Params,
     presets=PRESETS,
-    adapt=adapt,
+    adapt=learn_nothing,
     unlearn=unlearn,
     does="Trains a classifier to call restricted images anything that stays, by chance, and all others what they are.",
     choose="To measure others against: the answers change, and the features may tell the classes apart as before.",

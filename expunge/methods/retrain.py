@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from expunge.errors import BadInput
 from expunge.methods.game import AS_STYLEGAN2, Game, TrainingParams
-from expunge.methods.method import Method, setting
+from expunge.methods.method import Method, learn_nothing, setting
 from expunge.methods.training import Loop, Material, Samples, Session, Weights, prepare, stream, weights
 from expunge.models import Gan
 from expunge.models.adversarial import discriminator_loss
@@ -46,11 +46,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     "stylegan2": {**AS_STYLEGAN2, "steps": 200_000},  # as many as the MNIST model of Tiwary et al. was trained
     "debug": {"steps": 40, "batch": 16, "ema_decay": 0.9},  # seconds; draws next to nothing
 }
-
-
-def adapt(parent: Gan, material: Material, params: Params, session: Session) -> Weights:
-    """Nothing: what is unwanted is not looked at."""
-    return {}
 
 
 def unlearn(parent: Gan, adaptation: Weights, material: Material, params: Params, session: Session) -> Weights:
@@ -169,7 +164,7 @@ METHOD = Method(
     paper="Training from scratch without the data, the reference of Tiwary et al. and of Kong and Chaudhuri",
     params=Params,
     presets=PRESETS,
-    adapt=adapt,
+    adapt=learn_nothing,
     unlearn=unlearn,
     does="Trains a model of the same architecture from new weights, on the real images that are to stay.",
     choose="To measure others against, or where nothing less will do and the training data are at hand.",

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from expunge.methods.classroom import BATCH_NORM, LessonParams, Pupil, lesson
-from expunge.methods.method import Method, setting
+from expunge.methods.method import Method, learn_nothing, setting
 from expunge.methods.retrain import afresh, moved
 from expunge.methods.training import Deck, Loop, Material, Session, Weights, prepare, stream, weights
 from expunge.models import Classifier
@@ -35,11 +35,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "debug": {"steps": 40, "batch": 16},  # seconds; knows next to nothing
 }
-
-
-def adapt(parent: Classifier, material: Material, params: Params, session: Session) -> Weights:
-    """Nothing: what is unwanted is not looked at."""
-    return {}
 
 
 def unlearn(parent: Classifier, adaptation: Weights, material: Material, params: Params, session: Session) -> Weights:
@@ -71,7 +66,7 @@ METHOD = Method(
     paper="Training from scratch on all remaining data, the reference of Singh, Mazumder and Karim, ECCV 2022",
     params=Params,
     presets=PRESETS,
-    adapt=adapt,
+    adapt=learn_nothing,
     unlearn=unlearn,
     does="Trains a classifier of the same architecture from new weights, on the images of the classes that stay.",
     choose="To measure others against, or where nothing less will do and the training data are at hand.",
