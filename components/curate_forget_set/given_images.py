@@ -84,7 +84,7 @@ def _sets(entered: Entered, wanted: Request, image_shape: tuple[int, ...], check
     if wanted.proxy is not None:
         source = opened("proxy", wanted.proxy)
         keep = np.ones(len(source.table), bool)
-        _refuse_unwanted(source, by, single=bool(wanted.forget.images))
+        _refuse_unwanted(source, by, training.table[forget], single=bool(wanted.forget.images))
     stays = ~np.isin(held.table.labels, by.earlier if wanted.forget.images else by.lost)
     for field, some in ((source.role, keep), ("holdout", stays)):
         if not some.any():
@@ -104,12 +104,17 @@ def _sets(entered: Entered, wanted: Request, image_shape: tuple[int, ...], check
     return sets
 
 
-def _refuse_unwanted(proxy: RealImages, by: Numbering, single: bool) -> None:
+def _refuse_unwanted(proxy: RealImages, by: Numbering, forget: SampleTable, single: bool) -> None:
     """BadInput if an image that stands in for what is to stay is of what is to be forgotten."""
     for label in by.earlier if single else by.lost:
         if label in proxy.table.labels:
             raise BadInput(f"proxy: an image is of class {by.called(label)}, which is to be forgotten",
                            "leave such images out: they would be kept")
+    again = np.flatnonzero(_same_as(forget, proxy.table))
+    if len(again):
+        raise BadInput(f"proxy: image {again[0]} is the same as one that is to be forgotten",
+                       "leave it out: it would be kept" if len(again) == 1 else
+                       f"leave it out, and {len(again) - 1} more: they would be kept")
 
 
 def _single(numbers: tuple[int, ...], training: RealImages, by: Numbering) -> Mask:

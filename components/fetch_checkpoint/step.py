@@ -128,8 +128,7 @@ class _Fetch:
         if architecture is None:
             spec = spec or models.recognised(state, f"{field}.uri: {source.uri}")
             if spec is None:
-                raise BadInput(f"{field}.architecture: {source.uri} does not say what it is",
-                               "name a built-in architecture, or path/to/file.py:factory")
+                raise sources.says_nothing(field, source)
             if models.is_factory(spec.architecture):  # a release of ours: its code is the user's, and is not in it
                 raise BadInput(f"{field}.architecture: {source.uri} was built by {spec.architecture}",
                                "name your factory: path/to/file.py:factory")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from expunge.contracts import Hidden
 from expunge.errors import BadInput
-from expunge.models.masks import hidden
+from expunge.models.masks import cells_of, hidden
 
 Features = list[Tensor]  # each [B, ...]
 Chance = tuple[Tensor, ...]  # each [B, ...]
@@ -92,13 +92,17 @@ def asked_to_complete(module: nn.Module, what: Hidden) -> ImageToImage:
     """The model, asked to complete what is hidden so.
 
     Raises:
-        BadInput: it is no image-to-image model, or its images do not divide into the cells that are to be hidden.
+        BadInput: it is no image-to-image model, its images do not divide into the cells that are to be hidden, or those
+            are parts of its own.
     """
     if not isinstance(module, ImageToImage):
         raise BadInput(f"checkpoint: its architecture makes a {type(module).__name__}, no image-to-image model",
                        "let the factory return an expunge.models.image_to_image.ImageToImage")
     module.hidden = what
-    module.masks(1, torch.Generator())  # for its complaint
+    try:
+        cells_of(module.masks(1, torch.Generator()), module.cell)
+    except BadInput as error:
+        raise BadInput(f"checkpoint.hidden.cell: {error.problem.removeprefix('mask: ')}", error.remedy) from error
     return module.eval()
 
 

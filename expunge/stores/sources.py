@@ -93,6 +93,13 @@ def model_file(field: str, source: Source, workspace: Workspace) -> Path:
         return _usable(file)
 
 
+def says_nothing(field: str, source: Source) -> BadInput:
+    """The complaint of a model of which neither its file nor the request says what it is."""
+    return BadInput(f"{field}.architecture: {shorten(shown(source.uri))} does not say what it is",
+                    "name a built-in architecture or path/to/file.py:factory, or a folder that its library wrote "
+                    "(docs/sources.md lists which are known)")
+
+
 def factory_file(field: str, source: Source) -> Path | None:
     """The Python file of a model's own factory, or None if its architecture is built in or not given.
 
@@ -211,14 +218,20 @@ def _said_by_folder(source: ModelSource) -> dict[str, Any]:
 
 
 def _family(field: str, source: ParentSource, workspace: Workspace) -> Family:
-    """The family of a parent: as its file or its architecture says, else as the request does, else a generator's."""
+    """The family of a parent: as its file or its architecture says, else as the request does, else a generator's.
+
+    Raises:
+        BadInput: the file cannot be read, or says nothing of its model; the request says otherwise than the file.
+    """
     from expunge.models import checkpoints
 
-    try:
-        said = (checkpoints.family_of(source.architecture) if source.architecture is not None
-                else checkpoints.family_in(model_file(field, source, workspace)))
-    except BadInput:
-        said = None  # a file that cannot be read: the first room says what is the matter with it
+    if source.architecture is not None:
+        said = checkpoints.family_of(source.architecture)
+    else:
+        with _naming(field):
+            said = checkpoints.family_in(model_file(field, source, workspace))
+        if said is None:
+            raise says_nothing(field, source)
     if said is None:
         return source.family or "gan"
     if said not in get_args(Family):

@@ -1,0 +1,260 @@
+"""A request about a model that completes images goes all the way, for each kind; what cannot go is refused."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from small_image_to_image import DIFFUSION, KINDS, MAE, SCHEDULER, VQ_GAN
+from safetensors.torch import load_file
+from tests_support import without
+
+from expunge import assets, models
+from expunge.contracts import Checkpoint, Request, SampleSet, parse_record, read_record
+from expunge.errors import BadInput
+from expunge.models import image_to_image_files as files
+from expunge.samples import read_samples
+from expunge.stores.sources import pin
+from pipelines.cli import carry_out
+from pipelines.runs import Run
+
+diffusers = pytest.importorskip("diffusers")
+transformers = pytest.importorskip("transformers")
+
+ROOT = Path(__file__).parent.parent.parent
+EXAMPLE = yaml.safe_load((ROOT / "examples" / "image-to-image" / "request.yaml").read_text())
+QUICK = {"method": {"name": "image_to_image", "preset": "debug"}, "policy": "debug", "threads": 1, "sampling": {"evaluate": 200, "lessons": 2}}
+TRAIN = {"uri": "builtin://digits/train"}
+LIBRARY = {"mae": transformers.ViTMAEForPreTraining, "vq-gan": diffusers.VQModel, "diffusion-inpainting": diffusers.UNet2DModel}
+FRESH = {  # as the library builds them, for images of 16x16
+    "mae": lambda: transformers.ViTMAEForPreTraining(transformers.ViTMAEConfig(**MAE | {"image_size": 16, "patch_size": 4})),
+    "vq-gan": lambda: diffusers.VQModel(**VQ_GAN | {"sample_size": 16}),
+    "diffusion-inpainting": lambda: diffusers.UNet2DModel(**DIFFUSION | {"sample_size": 16}),
+}
+
+
+def asked(**changes):
+    return EXAMPLE | QUICK | changes
+
+
+def parent(**changes):
+    return {"uri": "parent", "hidden": {"mask": "centre", "ratio": 0.25}} | changes
+
+
+def save_as_its_library_does(kind, folder, **how):
+    torch.manual_seed(0)
+    FRESH[kind]().save_pretrained(folder, **how)
+    if kind == "diffusion-inpainting":
+        diffusers.DDPMScheduler.from_config(SCHEDULER).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory):
+    """A folder per kind, as its library writes it: good enough to be looked at, fetched and refused."""
+    base = tmp_path_factory.mktemp("untrained")
+    return {kind: save_as_its_library_does(kind, base / kind) for kind in KINDS}
+
+
+@pytest.fixture
+def here(untrained, tmp_path):
+    """The test's folder, with a masked autoencoder for a parent."""
+    (tmp_path / "parent").symlink_to(untrained["mae"])
+    return tmp_path
+
+
+@pytest.fixture
+def rooms(first_rooms, here):
+    """The first two rooms, for a request that differs from the example; returns the records by role."""
+    return lambda **changes: first_rooms(asked(**changes))
+
+
+# ------------------------------------------------------------------------------------- what the request says
+
+REFUSED = {
+    "an oracle": ({"oracle": {"uri": "builtin://digits/oracle"}}, "oracle: it means nothing for an image-to-image model"),
+    "a discriminator": ({"discriminator": {"uri": "builtin://digits/dcgan"}}, "discriminator: it means nothing for an image-to-image model"),
+    "a latent": ({"checkpoint": parent(latent=3)}, "checkpoint.latent: it means nothing"),
+    "a range": ({"checkpoint": parent(range=[0, 1])}, "checkpoint.range: it means nothing"),
+    "draws to curate": ({"sampling": {"curate": 500}}, "sampling.curate: it means nothing for an image-to-image model"),
+    "a search": ({"sampling": {"search": 0}}, "sampling.search: it means nothing for an image-to-image model"),
+    "no training": ({"training": None}, "training: an image-to-image model needs one"),
+    "no judge": ({"judge": None}, "judge: an image-to-image model needs one"),
+    "a generator for a reference": ({"reference": {"uri": "builtin://digits/dcgan"}}, "reference: it is a generator, the checkpoint is an image"),
+    "another family": ({"checkpoint": parent(family="flow")}, "checkpoint.family: the request says flow, the model is an image-to-image model"),
+    "a method of generators": ({"method": "retrain"}, "method 'retrain' is for gan models, and this one is an image-to-image model"),
+    "nothing hidden": ({"checkpoint": parent(hidden={"ratio": 0})}, "'checkpoint.hidden.ratio' input should be greater than 0"),
+    "all hidden": ({"checkpoint": parent(hidden={"ratio": 1})}, "'checkpoint.hidden.ratio' input should be less than 1"),
+    "no number": ({"checkpoint": parent(hidden={"ratio": float("nan")})}, "'checkpoint.hidden.ratio' input should be"),
+    "an unknown mask": ({"checkpoint": parent(hidden={"mask": "stripes"})}, "'checkpoint.hidden.mask' input should be 'centre', 'border' or 'random'"),
+    "a cell of a pixel and a half": ({"checkpoint": parent(hidden={"cell": 1.5})}, "'checkpoint.hidden.cell' input should be a valid integer"),
+    "hidden of a generator": (
+        {"checkpoint": {"uri": "builtin://digits/dcgan", "hidden": {}}, "oracle": {"uri": "builtin://digits/oracle"}, "training": None},
+        "checkpoint.hidden: it means nothing for a generator"),
+    "a proxy of a generator's": (
+        {"checkpoint": {"uri": "builtin://digits/dcgan"}, "oracle": {"uri": "builtin://digits/oracle"}, "proxy": TRAIN},
+        "proxy: it means nothing for a generator"),
+    "a proxy of a classifier's": (
+        {"checkpoint": {"uri": "builtin://digits/oracle"}, "judge": None, "proxy": TRAIN}, "proxy: it means nothing for a classifier"),
+    "another hole for the reference": (
+        {"reference": parent(hidden={"ratio": 0.5})}, "reference.hidden: it is compared behind the masks of checkpoint.hidden"),
+    "its method's own mask": (
+        {"method": {"name": "image_to_image", "params": {"ratio": 0.5}}}, "ratio"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_means_nothing_for_such_a_model_is_refused_before_anything_runs(name, workspace, here, capsys, monkeypatch):
+    changes, said = REFUSED[name]
+    monkeypatch.chdir(here)
+    Path("request.yaml").write_text(yaml.safe_dump(asked(**changes)))
+    assert carry_out(["run", "request.yaml", "--plan"]) == 2
+    line, = capsys.readouterr().err.splitlines()
+    assert said in line
+    assert not Run.all(workspace)
+
+
+def a_folder_of(here, kind, untrained, **spoiled):
+    """A copy of a kind's folder in the place of the parent, without or with some files."""
+    (here / "parent").unlink()
+    (here / "parent").mkdir()
+    for file in untrained[kind].iterdir():
+        (here / "parent" / file.name).write_bytes(file.read_bytes())
+    return here / "parent"
+
+
+def only_a_pickle(folder):
+    state = load_file(folder / "diffusion_pytorch_model.safetensors")
+    (folder / "diffusion_pytorch_model.safetensors").unlink()
+    torch.save(state, folder / "diffusion_pytorch_model.bin")
+
+
+def of_another_kind(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"_class_name": "AutoencoderKL"}))
+
+
+def in_parts(folder):
+    (folder / "diffusion_pytorch_model.safetensors").unlink()
+    FRESH["vq-gan"]().save_pretrained(folder, max_shard_size="50KB")
+
+
+SPOILED = {
+    "no config": (lambda folder: (folder / "config.json").unlink(), r"checkpoint\.\w+: .* does not say what it is"),
+    "no weights": (lambda folder: (folder / "diffusion_pytorch_model.safetensors").unlink(), "diffusion_pytorch_model.safetensors is missing"),
+    "half a config": (lambda folder: (folder / "config.json").write_text("{"), "config.json is missing or not JSON"),
+    "another class": (of_another_kind, "does not say what it is"),
+    "a pickle": (only_a_pickle, "its weights are a pickle, which can run code .*: open it where you trust it, and save it again"),
+    "several files": (in_parts, "its weights are in several files: save it again in one"),
+    "nothing": (lambda folder: [file.unlink() for file in folder.iterdir()], "holds no model file"),
+    "weights cut short": (
+        lambda folder: (folder / "diffusion_pytorch_model.safetensors").write_bytes(b"\x00" * 50), "truncated or not a safetensors file"),
+}
+
+
+@pytest.mark.parametrize("name", SPOILED)
+def test_a_folder_that_is_no_model_is_refused_in_a_line_that_says_what_to_do(name, rooms, here, untrained):
+    spoil, said = SPOILED[name]
+    spoil(a_folder_of(here, "vq-gan", untrained))
+    with pytest.raises(BadInput, match=said) as refused:
+        rooms()
+    assert refused.value.problem.startswith("checkpoint")
+    assert refused.value.remedy
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_folder_says_of_its_model_is_pinned_with_the_request(kind, workspace, here, untrained):
+    (here / "parent").unlink()
+    (here / "parent").symlink_to(untrained[kind])
+    pinned = pin(parse_record(Request, asked(method="auto", checkpoint={"uri": "parent"}), "request"), here, workspace)
+    assert (pinned.family, pinned.checkpoint.architecture) == ("image_to_image", kind)
+    assert pinned.checkpoint.config == files.arguments_in(untrained[kind])[1]
+    assert pinned.method.name == "image_to_image"
+    assert "the decoder stays as it is" in pinned.method.chosen
+    assert pin(pinned, Path("/elsewhere"), workspace) == pinned
+
+
+# ------------------------------------------------------------------------------------- what the rooms find
+
+
+def test_a_class_goes_and_nothing_of_it_or_of_what_went_before_is_kept(rooms, here):
+    found = rooms(forget={"classes": ["4"], "earlier": ["7"]}, members=TRAIN)
+    assert found.keys() == {"forget", "retain", "holdout", "members"}
+    assert set(found["forget"].class_counts) == set(found["members"].class_counts) == {"4"}
+    assert set(found["retain"].class_counts) == set("01235689")
+    came = read_record(Checkpoint, here / "in" / "checkpoint")
+    assert (came.family, came.interface.hidden.ratio) == ("image_to_image", 0.25)
+    assert models.load_recorded(here / "in" / "checkpoint", came).hidden == came.interface.hidden
+
+
+def test_single_images_go_and_the_others_of_their_class_are_kept(rooms, workspace):
+    found = rooms(forget={"classes": ["4"], "images": [2, 13, 45]})
+    of_class = int((assets.digits("train")[1] == 4).sum())
+    assert (found["forget"].count, found["retain"].class_counts["4"]) == (3, of_class - 3)
+    table, (images, _) = read_samples(workspace, found["forget"]), assets.digits("train")
+    assert np.allclose(table.images, images[[2, 13, 45]], atol=1 / 255)
+
+
+def test_proxies_stand_in_for_what_is_kept_and_training_need_hold_nothing_else(rooms, pictures):
+    fours = pictures("fours.parquet", change=lambda images, labels: (images[labels == 4], labels[labels == 4]))
+    others = pictures("others.parquet", change=without(4))
+    found = rooms(training=fours, proxy=others)
+    assert set(found["forget"].class_counts) == {"4"}
+    assert set(found["retain"].class_counts) == set("012356789")
+    with pytest.raises(BadInput, match=r"proxy: an image is of class 4, which is to be forgotten: leave such images out"):
+        rooms(training=fours, proxy=TRAIN)
+
+
+def test_an_image_that_is_to_go_and_to_stay_is_refused_by_its_content(rooms, pictures):
+    called_a_three = pictures("again.parquet", change=lambda images, labels: (images[labels == 4], np.full((labels == 4).sum(), 3)))
+    with pytest.raises(BadInput, match=r"proxy: image 0 is the same as one that is to be forgotten: leave it out, and \d+ more: they would be kept"):
+        rooms(proxy=called_a_three)
+    with pytest.raises(BadInput, match=r"the same image is in the .* and the holdout set"):
+        rooms(training={"uri": "builtin://digits/holdout"})
+
+
+@pytest.mark.parametrize(("forget", "said"), [
+    ({"classes": ["cat"]}, r"forget\.classes: the judge does not know class 'cat': it knows 0 to 9|it knows 0, 1"),
+    ({"classes": list(range(10))}, r"forget\.classes: all 10 classes of the judge would be forgotten: leave at least one"),
+    ({"classes": ["4"], "images": [2, 1258]}, r"forget\.images: training has no image 1258, its 1258 are 0 to 1257: count"),
+    ({"classes": ["4"], "images": [0]}, r"forget\.images: image 0 of training is of class 0, which forget\.classes does not name"),
+])
+def test_what_there_is_not_cannot_be_forgotten(rooms, forget, said):
+    with pytest.raises(BadInput, match=said):
+        rooms(forget=forget)
+
+
+def test_a_class_without_an_image_is_refused(rooms, pictures):
+    with pytest.raises(BadInput, match="training: no image is of class 4, which is to be forgotten: add labelled"):
+        rooms(training=pictures("train.parquet", change=without(4)))
+    with pytest.raises(BadInput, match=r"holdout: no image is of class 4, .* nothing else could show"):
+        rooms(holdout=pictures("holdout.parquet", "holdout", without(4)))
+
+
+def in_colour(images, labels):
+    return np.repeat(images, 3, axis=1), labels
+
+
+def test_images_of_another_size_mode_or_class_are_refused_by_their_field(rooms, pictures):
+    with pytest.raises(BadInput, match="training: its images are 1x15x16, the checkpoint was trained on 1x16x16: import them"):
+        rooms(training=pictures("small.parquet", change=lambda images, labels: (images[:, :, 1:], labels)))
+    with pytest.raises(BadInput, match="training: its images are 3x16x16, the checkpoint was trained on 1x16x16: .*--channels 1"):
+        rooms(training=pictures("colour.parquet", change=in_colour))
+    with pytest.raises(BadInput, match="proxy: its images are 3x16x16, the checkpoint was trained on 1x16x16"):
+        rooms(proxy=pictures("proxy.parquet", change=in_colour))
+    with pytest.raises(BadInput, match="holdout: .*3x16x16.* 1x16x16"):
+        rooms(holdout=pictures("held.parquet", "holdout", in_colour))
+    for field in ("training", "proxy"):
+        with pytest.raises(BadInput, match=rf"{field}: .* images are of class 14, which the judge does not know"):
+            rooms(**{field: pictures("more.parquet", change=lambda images, labels: (images, np.where(labels == 3, 14, labels)))})
+
+
+def test_cells_that_do_not_divide_an_image_are_refused_by_the_field(rooms):
+    with pytest.raises(BadInput, match=r"^checkpoint\.hidden\.cell: an image of 16x16 does not divide into two or more cells of 5 .*: name another"):
+        rooms(checkpoint=parent(hidden={"mask": "random", "cell": 5}))
+    with pytest.raises(BadInput, match=r"^checkpoint\.hidden\.cell: it hides parts of cells of 4x4 pixels: make it of whole cells of 4"):
+        rooms(checkpoint=parent(hidden={"mask": "random", "cell": 2}))
