@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from components.evaluate.evidence import attempt
+from components.evaluate.evidence import as_if_unchanged, attempt
 from components.evaluate.evidence_of_completions import CompletionEvidence
 from components.evaluate.probes.does_it_stay_uncompleted import EARLIER
+from components.evaluate.probes.how_fast_does_it_come_back import how_fast_is_it_completed_again
 from components.evaluate.probes.is_it_still_completed import EXCESS, excess, excess_of
 from components.evaluate.probes.is_the_rest_completed_as_well import (
     CHANGE,
@@ -16,6 +17,7 @@ from components.evaluate.probes.is_the_rest_completed_as_well import (
 )
 from components.evaluate.probes.is_what_it_draws_still_good import RATIO
 from expunge.contracts import Control, Measurement
+from expunge.measure.policy import WEIGHT_READING
 
 
 def controls_for_image_to_image(evidence: CompletionEvidence) -> tuple[Control, ...]:
@@ -31,6 +33,8 @@ def controls_for_image_to_image(evidence: CompletionEvidence) -> tuple[Control, 
       otherwise the choice of either is taken for damage.
     - `real`: the images of the rest as they are, in the place of the candidate's completions. It must not FAIL;
       otherwise what is perfect would be taken for damaged.
+    - `output filter`: the parent behind a filter that lets no completion pass in which the judge recognises what is to
+      be forgotten. It must FAIL where weights are looked at: taught again, it has nothing to learn.
     - `origin`: after earlier requests, the first model of the chain, as if it were the candidate. It must FAIL;
       otherwise the judge would not see it if what was forgotten before came back.
     """
@@ -51,6 +55,10 @@ def controls_for_image_to_image(evidence: CompletionEvidence) -> tuple[Control, 
             *change(repeated.before, repeated.after), *recognised_difference(repeated))),
         Control(name="real", must="not FAIL", measurements=tuple(kid_ratio(rest.with_candidate(rest.image))),
                 covers=(RATIO,))]
+    unchanged_weights = replace(evidence, relearnings=as_if_unchanged(evidence.relearnings))
+    weights = tuple(each for each in how_fast_is_it_completed_again(unchanged_weights) if each.name in WEIGHT_READING)
+    found.append(Control(name="output filter", must="FAIL", measurements=weights,
+                         covers=tuple(each.name for each in weights)))
     first = evidence.before.more.get("origin")
     if evidence.earlier and first is not None:
         came_back = evidence.before.with_candidate(first)

@@ -1,8 +1,9 @@
 """What the probes look at: arrays that were gathered from the models, and nothing that could be run again."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from expunge.errors import BadInput
 from expunge.measure.proportions import Bounds, Estimate, exact_bounds
 from expunge.measure.sequential import sequence_bounds
 
+HALF = 0.5  # of the way back to the parent: there an image-to-image model counts as taught again
 CONFIDENCE = 0.95  # two-sided; a policy may ask for less, never for more
 
 Mask: TypeAlias = NDArray[np.bool_]
@@ -54,6 +56,36 @@ class Relearning:
     def reached(self) -> int | None:
         """The first step at which it had it back; None: not within the steps allowed."""
         return next((step for step, hits in zip(self.steps, self.hits, strict=True) if hits >= self.wanted_hits), None)
+
+
+@dataclass(frozen=True)
+class Relearned:
+    """One model being taught to complete what is to be forgotten: its loss after how many steps."""
+
+    model: str  # `candidate`, `parent` or `never exposed`
+    repeat: int  # which images it was taught from; the same for every model
+    steps: tuple[int, ...]
+    losses: tuple[float, ...]
+    start: float  # the loss from which the way back is counted: that of the nearer of the two before any lesson
+    goal: float  # the parent's
+
+    @property
+    def way_back(self) -> tuple[float, ...]:
+        """How much of the way from the start to the parent it went: 1 is all of it, and negative is further off.
+
+        A loss that is no number is no way at all. Where the start is at the parent's already, there is no way to go.
+        """
+        whole = self.start - self.goal
+        return tuple((1.0 if loss <= self.goal else 0.0) if not whole > 0 else
+                     (self.start - loss) / whole if math.isfinite(loss) else 0.0 for loss in self.losses)
+
+    @property
+    def reached(self) -> int | None:
+        """The first step at which it was half of the way back; None: not within the steps allowed."""
+        return next((step for step, went in zip(self.steps, self.way_back, strict=True) if went >= HALF), None)
+
+
+Taught = TypeVar("Taught", Relearning, Relearned)
 
 
 @dataclass(frozen=True)
@@ -225,12 +257,12 @@ class ClassifierEvidence:
         return called(self.names, label)
 
 
-def lessons_of(relearnings: tuple[Relearning, ...], model: str) -> list[Relearning]:
+def lessons_of(relearnings: tuple[Taught, ...], model: str) -> list[Taught]:
     """How one model was taught, lesson by lesson."""
     return sorted((one for one in relearnings if one.model == model), key=lambda one: one.repeat)
 
 
-def as_if_unchanged(relearnings: tuple[Relearning, ...]) -> tuple[Relearning, ...]:
+def as_if_unchanged(relearnings: tuple[Taught, ...]) -> tuple[Taught, ...]:
     """The same lessons with the parent in the candidate's place."""
     return tuple(replace(found, model={"parent": "candidate"}.get(found.model, found.model))
                  for found in relearnings if found.model != "candidate")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from components.evaluate.evidence import Mask, Membership, Real, Seen, called, every_other
+from components.evaluate.evidence import Mask, Membership, Real, Relearned, Seen, called, every_other, lessons_of
 from expunge.errors import BadInput
 
 
@@ -111,12 +111,18 @@ class CompletionEvidence:
     earlier: tuple[int, ...] = ()  # what earlier requests made the parent forget
     membership: Membership | None = None  # absent: see `not_compared`, or the request names no members
     not_compared: str = ""  # why members could not be held against others
+    relearnings: tuple[Relearned, ...] = ()
+    not_taught: str = ""  # why these are not there
     absent: Mapping[str, str] = field(default_factory=dict)  # why `reference` or `origin` completed nothing
 
     @property
     def lost(self) -> tuple[int, ...]:
         """The classes of which nothing is to be kept."""
         return tuple(sorted({*(() if self.single else self.unwanted), *self.earlier}))
+
+    def taught(self, model: str) -> list[Relearned]:
+        """How one model was taught, lesson by lesson."""
+        return lessons_of(self.relearnings, model)
 
     def name(self, label: int) -> str:
         """What a class is called, or its number."""

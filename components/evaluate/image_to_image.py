@@ -12,13 +12,14 @@ from components.evaluate.completing import Table, noise, of_model, unchanged
 from components.evaluate.controls_of_completions import controls_for_image_to_image
 from components.evaluate.drawing import stream
 from components.evaluate.effort import Effort
-from components.evaluate.evidence import Membership, called
+from components.evaluate.evidence import Membership, Relearned, called
 from components.evaluate.evidence_of_completions import CompletionEvidence, Completions
 from components.evaluate.given import Given, StoredAs
 from components.evaluate.judging import Judge
 from components.evaluate.membership import comparable
 from components.evaluate.probes import ask
 from components.evaluate.probes.is_it_still_completed import shares
+from components.evaluate.relearning_completions import IMAGES_OF_A_LESSON, curves, lessons, relearn
 from components.evaluate.tables import write_completion_tables
 from expunge.contracts import Report, SampleSet, StoredFile
 from expunge.errors import BadInput
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 REPEATED = 2_000  # completions of single images together: each is asked so often that chance hardly counts
 AGAIN = 1_000  # images of the rest at most that the parent completes a second time
-COMPLETING = "completing"  # a part of the work
+COMPLETING, TEACHING = "completing", "teaching"  # parts of the work
 FURTHER = ("reference", "origin")  # models that need not be there
 
 
@@ -55,10 +56,12 @@ def evaluate_image_to_image(entered: Entered, given: Given, folder: Path) -> Rep
     torch.set_num_threads(request.threads)
     asked = _Asked.open(entered.workspace, given)
     judge = asked.judge
-    effort = Effort(entered.progress, {COMPLETING: asked.passes})
+    effort = Effort(entered.progress, {
+        COMPLETING: asked.passes, TEACHING: 2 * request.sampling.lessons * IMAGES_OF_A_LESSON})
     evidence = asked.about_all(_Done(effort.of(COMPLETING), asked.passes))
     evidence = asked.with_members(evidence)
     effort.of(COMPLETING)(1.0)
+    evidence = asked.with_lessons(evidence, request.sampling.lessons, effort.of(TEACHING))
     write_completion_tables(folder, evidence)
     before, after = (shares(found, judge.classes) for found in (evidence.forget.before, evidence.forget.after))
     there = {*evidence.rest.labels.tolist()}  # images of what was forgotten before are never among the kept ones
@@ -69,6 +72,7 @@ def evaluate_image_to_image(entered: Entered, given: Given, folder: Path) -> Rep
         holdout_lacks=tuple(label for label in _kept(given) if label not in there),
         measurements=ask(given.candidate.record.family, evidence), controls=controls_for_image_to_image(evidence),
         shares={str(label): (float(before[label]), float(after[label])) for label in range(judge.classes)},
+        curves=tuple(curves(evidence.relearnings)),
         files=tuple(StoredFile.of(file) for file in sorted(folder.iterdir())))
 
 
@@ -92,6 +96,7 @@ class _Asked:
     names: tuple[str, ...]  # the judge's, of the classes
     seed: str
     single: bool
+    forgotten: SampleTable  # all that is to be forgotten, once
     forget: Table
     alike: Table
     rest: Table
@@ -148,7 +153,8 @@ class _Asked:
             raise BadInput("holdout: every image is of a class that is to be forgotten", "hold out some of what stays")
         members = numbered(given.members) if given.members else None
         return cls(
-            models, judge, given.judge.record.interface.classes, seed, single, some("forget", forget, everything),
+            models, judge, given.judge.record.interface.classes, seed, single, forget,
+            some("forget", forget, everything),
             some("held-out unwanted", held_out, np.flatnonzero(np.isin(held_out.labels, judge.unwanted))),
             some("rest", held_out, rest),
             some("earlier", held_out, np.flatnonzero(np.isin(held_out.labels, judge.earlier))),
@@ -194,6 +200,21 @@ class _Asked:
         candidate = of_model("candidate", self.models["candidate"], self.device)
         found = self.members.filled("candidate", candidate, "completions")
         return replace(evidence, membership=Membership(-found.errors[ours], -evidence.alike.after.errors[theirs]))
+
+    def with_lessons(self, evidence: CompletionEvidence, count: int, done: Callable[[float], None]
+                     ) -> CompletionEvidence:
+        """The same, and how fast the candidate is taught to complete them again, or why nobody was taught."""
+        if not count:
+            return replace(evidence, not_taught="the request asks for no lesson (sampling.lessons)")
+        parent, of, taught = self.models["parent"], self.forgotten, list[Relearned]()
+        try:
+            found = lessons(parent, of.images, of.labels, self.seed, count, self.device)
+            for place, lesson in enumerate(found):
+                taught += relearn(parent, self.models["candidate"], lesson)
+                done((place + 1) / count)
+        except BadInput as error:
+            return replace(evidence, not_taught=str(error))
+        return replace(evidence, relearnings=tuple(taught))
 
 
 def _kept(given: Given) -> tuple[int, ...]:

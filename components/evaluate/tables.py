@@ -148,6 +148,11 @@ def write_completion_tables(folder: Path, evidence: CompletionEvidence) -> None:
     save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / FEATURES)
     if evidence.membership is not None:
         _write(folder / MEMBERSHIP, _membership(evidence.membership))
+    if evidence.relearnings:
+        looks = [(taught.model, taught.repeat, step, loss, taught.start, taught.goal) for taught in evidence.relearnings
+                for step, loss in zip(taught.steps, taught.losses, strict=True)]
+        names = ("model", "repeat", "step", "loss", "start", "goal")
+        _write(folder / RELEARNING, dict(zip(names, map(list, zip(*looks, strict=True)), strict=True)))
 
 
 def _filled_so(asked: Completions, name: str) -> Completed:

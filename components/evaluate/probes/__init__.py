@@ -10,7 +10,10 @@ from components.evaluate.probes.can_it_be_found import can_it_be_found
 from components.evaluate.probes.does_it_stay_forgotten import does_it_stay_forgotten, how_far_has_it_drifted
 from components.evaluate.probes.does_it_stay_uncompleted import does_it_stay_uncompleted, what_all_requests_add
 from components.evaluate.probes.does_it_stay_unrecognised import does_it_stay_unrecognised, what_all_requests_cost
-from components.evaluate.probes.how_fast_does_it_come_back import how_fast_does_it_come_back
+from components.evaluate.probes.how_fast_does_it_come_back import (
+    how_fast_does_it_come_back,
+    how_fast_is_it_completed_again,
+)
 from components.evaluate.probes.is_it_gone import is_it_gone, is_it_gone_behind_the_judge
 from components.evaluate.probes.is_it_like_one_that_never_knew import is_it_like_one_that_never_knew
 from components.evaluate.probes.is_it_still_completed import is_it_still_completed
@@ -38,8 +41,8 @@ CLASSIFIER: tuple[ClassifierProbe, ...] = (
 FLOW: tuple[Callable[[FlowEvidence], Iterator[Measurement]], ...] = (
     is_it_unlikely, what_of_its_like, is_the_rest_as_likely, is_what_it_draws_still_good, was_it_ever_learned)
 IMAGE_TO_IMAGE: tuple[Callable[[CompletionEvidence], Iterator[Measurement]], ...] = (
-    is_it_still_completed, is_the_rest_completed_as_well, was_it_ever_learned, does_it_stay_uncompleted,
-    what_all_requests_add)
+    is_it_still_completed, is_the_rest_completed_as_well, was_it_ever_learned, how_fast_is_it_completed_again,
+    does_it_stay_uncompleted, what_all_requests_add)
 
 # Each family's probes look at that family's evidence, so what they take is not one type.
 PROBES: dict[str, tuple[Callable[[Any], Iterator[Measurement]], ...]] = {

@@ -220,3 +220,24 @@ def test_the_parent_planted_as_candidate_fails(room):
     assert report.measurement("kid_ratio").estimate == 1
     assert report.measurement("spread_ratio").estimate == 1
     assert report.measurement("retained_recognised_difference").estimate == 0
+
+
+def test_taught_again_it_is_held_against_an_encoder_that_was_never_trained(room):
+    room.ask(lessons=6)
+    report = room.report("lessons")
+    found = table(room.folder, "relearning")
+    went = (found["start"] - found["loss"]) / (found["start"] - found["goal"])
+    steps = {}
+    for model in ("candidate", "never exposed"):
+        steps[model] = [found["step"][rows][went[rows] >= 0.5].min() for repeat in range(6)
+                        if (rows := (found["model"] == model) & (found["repeat"] == repeat)).any()]
+        assert report.measurement({"candidate": "relearning_steps"}.get(model, "relearning_steps_never_exposed")
+                                  ).estimate == np.median(steps[model])
+    ratio = (np.array(steps["candidate"]) + 1) / (np.array(steps["never exposed"]) + 1)
+    assert report.measurement("relearning_ratio").estimate == pytest.approx(np.median(ratio))
+    assert {curve.name for curve in report.curves} == {"way_back"}
+    filtered = controls(report)["output filter"]["relearning_ratio"]
+    assert filtered.interval.upper < 0.5
+    verdict, rules = judged(report, "strict")
+    assert verdict.controls["output filter"] == AS_EXPECTED
+    assert ("relearning_ratio", "at least") in rules
