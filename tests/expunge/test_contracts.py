@@ -12,7 +12,7 @@ from expunge.errors import BadInput
 from pipelines.demo import request_for
 
 GOLDEN = Path(__file__).parent.parent / "golden"
-KINDS = {kind.__name__.lower(): kind for kind in Record.__subclasses__() if kind.__module__ == contracts.__name__}
+KINDS = {kind.__name__.lower(): kind for kind in Record.__subclasses__() if kind.__module__.startswith(contracts.__name__)}
 
 
 def golden_files():
