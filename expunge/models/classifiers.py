@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 from torch import Tensor, nn
@@ -13,14 +14,14 @@ from expunge.errors import BadInput
 COARSEST = 8  # pixels: the longest side at which an image is summed up
 
 
-class Classifier(nn.Module):
+class Classifier(nn.Module, ABC):
     """Images [B, C, H, W] in [-1, 1] to class logits [B, K], through features [B, F]."""
 
     head: nn.Linear
 
+    @abstractmethod
     def features(self, x: Tensor) -> Tensor:
         """Penultimate activations [B, F]: the space in which FID and KID are measured."""
-        raise NotImplementedError
 
     def look(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Features [B, F] and class logits [B, K] from one pass."""

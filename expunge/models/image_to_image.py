@@ -7,6 +7,7 @@ images [B, C, H, W] in [-1, 1] and of masks [B or 1, 1, H, W] that are true wher
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from expunge.contracts import Hidden
 from expunge.errors import BadInput
+from expunge.models.adam import Adam
 from expunge.models.masks import cells_of, hidden
 
 Features = list[Tensor]  # each [B, ...]
@@ -22,7 +24,7 @@ Chance = tuple[Tensor, ...]  # each [B, ...]
 EXTRA = "pip install 'expunge[image-to-image]'"
 
 
-class ImageToImage(nn.Module):
+class ImageToImage(nn.Module, ABC):
     """A model that completes images.
 
     Attributes:
@@ -55,32 +57,32 @@ class ImageToImage(nn.Module):
         """What `encode` needs besides images and masks that is left to chance, on the CPU; here nothing."""
         return ()
 
+    @abstractmethod
     def encode(self, images: Tensor, mask: Tensor, chance: Chance = ()) -> Features:
         """E(T(x)): the encoder's features of what is not hidden."""
-        raise NotImplementedError
 
+    @abstractmethod
     def complete(self, images: Tensor, mask: Tensor, random: torch.Generator) -> Tensor:
         """The images, their hidden part drawn by the model and the rest exactly as it was."""
-        raise NotImplementedError
 
+    @abstractmethod
     def loss(self, images: Tensor, mask: Tensor, random: torch.Generator, target: Tensor | None = None) -> Tensor:
         """What a model of this kind is trained to lower: how far its completions are from the images.
 
         `target`: images that are to come out instead.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def reset_parameters(self) -> None:
         """Draws all weights anew, as the library does for a model that nobody has trained."""
-        raise NotImplementedError
 
+    @abstractmethod
     def from_file(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A folder's tensors by the names that we write: libraries read more than one name for the same."""
-        raise NotImplementedError
 
+    @abstractmethod
     def as_in_file(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A state of this model, its numbers in the type that its file has."""
-        raise NotImplementedError
 
     def encoder_parameters(self) -> dict[str, nn.Parameter]:
         """The parameters that only the encoder uses, by name: what unlearning moves."""
@@ -126,7 +128,7 @@ def fit_completions(
     """
     device = next(model.parameters()).device
     moved = [parameter for name, parameter in model.named_parameters() if name not in model.untouched]
-    optimizer = torch.optim.Adam(moved, lr=rate)
+    optimizer = Adam(moved, lr=rate)
     falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     found = []
     for _ in range(steps):

@@ -40,3 +40,11 @@ def test_a_users_own_factory_is_called_with_the_config(tmp_path):
     assert build(f"{tmp_path}/mine.py:make", size=3).in_features == 3
     with pytest.raises(BadInput, match="no 'other'"):
         build(f"{tmp_path}/mine.py:other")
+
+
+@pytest.mark.parametrize(("of", "lacks"), [("classifiers.Classifier", "features"), ("image_to_image.ImageToImage", "loss")])
+def test_a_users_model_that_lacks_what_its_kind_can_do_is_refused_when_it_is_made(tmp_path, of, lacks):
+    module, kind = of.split(".")
+    (tmp_path / "mine.py").write_text(f"from expunge.models.{module} import {kind}\nclass Half({kind}):\n    pass\n")
+    with pytest.raises(BadInput, match=rf"abstract class Half .*{lacks}"):
+        build(f"{tmp_path}/mine.py:Half")
