@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
-from scipy.special import betainc, betaincinv, ndtr
 
 from expunge.contracts import Interval
 from expunge.errors import BadInput
@@ -23,7 +22,7 @@ Count: TypeAlias = tuple[int, int]  # hits, of how many
 # Quadrature over a rate's quantiles by the trapezoidal rule in normal scores, which converges fast for whatever is
 # smooth and dies away at both ends. The tests hold its outcome against random draws.
 _SCORES = np.linspace(-5, 5, 32)
-_AT, _WEIGHT = ndtr(_SCORES), np.exp(-(_SCORES**2) / 2)
+_WEIGHT = np.exp(-(_SCORES**2) / 2)
 _WEIGHT = _WEIGHT / _WEIGHT.sum()
 
 
@@ -108,12 +107,16 @@ class _Belief:
 
     def quantiles(self) -> Floats:
         """At the nodes of the quadrature."""
+        from scipy.special import betaincinv, ndtr
+
         if not self.a or not self.b:
-            return np.full(len(_AT), float(self.a > 0))
-        return np.asarray(betaincinv(self.a, self.b, _AT))
+            return np.full(len(_SCORES), float(self.a > 0))
+        return np.asarray(betaincinv(self.a, self.b, ndtr(_SCORES)))
 
     def below(self, x: Floats) -> Floats:
         """The probability of at most x."""
+        from scipy.special import betainc
+
         if not self.a or not self.b:
             return np.asarray(x >= float(self.a > 0), dtype=np.float64)
         return np.asarray(betainc(self.a, self.b, np.clip(x, 0, 1)))

@@ -2,7 +2,6 @@
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import bdtr
 
 from expunge.contracts import Interval
 from expunge.errors import BadInput
@@ -61,5 +60,7 @@ def _rank(repeats: int, confidence: float) -> int:
     """The largest l with P(Bin(repeats, 1/2) < l) at most half of alpha; 0 if there is none."""
     if not 0 < confidence < 1:
         raise BadInput(f"confidence: {confidence}", "give a fraction between 0 and 1, such as 0.95")
+    from scipy.special import bdtr
+
     tails = bdtr(np.arange(repeats), repeats, 0.5)  # of at most 0, 1, ...
     return int((tails <= (1 - confidence) / 2).sum())

@@ -13,7 +13,6 @@ from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import betaincinv
 
 from expunge.contracts import Interval
 from expunge.errors import BadInput
@@ -119,6 +118,8 @@ def exact_bounds(hits: float, n: float, confidence: float, sides: Sides = "two-s
     and a correlated sample is worth some other, effective number of trials.
     Raises BadInput for counts that cannot be.
     """
+    from scipy.special import betaincinv  # slow to import, and only needed here
+
     tail = tail_of(hits, n, confidence, sides)
     lower = 0.0 if hits == 0 or sides == "upper" else float(betaincinv(hits, n - hits + 1, tail))
     upper = 1.0 if hits == n or sides == "lower" else float(betaincinv(hits + 1, n - hits, 1 - tail))

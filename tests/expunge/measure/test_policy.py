@@ -1,4 +1,6 @@
 import itertools
+import subprocess
+import sys
 from typing import get_args
 
 import numpy as np
@@ -479,3 +481,8 @@ def test_a_median_of_repeats_that_were_cut_off_says_nothing_beyond_the_cut():
     beyond = judge_rule(rule("relearning_steps", "at most", 128), (taught,))
     assert beyond.outcome == "INVALID"
     assert "repeats ended at 128" in beyond.reason
+
+
+def test_a_policy_is_read_without_importing_scipy():
+    check = "import sys; from expunge.measure.policy import preset; preset('debug'); sys.exit('scipy' in sys.modules)"
+    subprocess.run([sys.executable, "-c", check], check=True)
