@@ -67,3 +67,10 @@ def write_policy(workspace: Workspace, name: str, data: bytes, admin: str = "olg
         copy.write_bytes(data)
         policies.signature_file(copy).write_bytes(signature.read_bytes())
     return file
+
+
+def policy_that_is_met_already(workspace: Workspace) -> None:
+    """Softens the policy for runs of debug size until the parent meets it: a request then ends as not needed."""
+    from expunge.measure.policy import preset_bytes
+
+    write_policy(workspace, "debug", preset_bytes("debug").replace(b"limit: 0.05", b"limit: 0.9"))

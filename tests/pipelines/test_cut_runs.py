@@ -10,11 +10,12 @@ import time
 from pathlib import Path
 
 import pytest
-from tests_support import EXPUNGE, bare_environment, write_policy
+from tests_support import EXPUNGE, bare_environment, policy_that_is_met_already
 
 import expunge as expunge_package
-from expunge.measure.policy import preset_bytes
-from expunge.settings import Workspace
+from components.fetch_checkpoint.step import fetch_checkpoint
+from expunge import assets
+from expunge.settings import WORKSPACE_VARIABLE, Workspace
 
 REQUEST = "request.yaml"
 
@@ -126,17 +127,40 @@ def flip_a_bit_of(file):
     file.write_bytes(data)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("pattern", "room"), [
-    ("results/fetch_checkpoint-*/checkpoint/model.safetensors", "fetch_checkpoint"),
-    pytest.param("results/evaluate-*/report/scores.parquet", "evaluate", marks=pytest.mark.thorough),
-])
-def test_a_tampered_result_is_named_and_made_again(waiting, expunge, pattern, room):
-    file, = waiting.glob(f".expunge/{pattern}")
+OF_FIRST = "results/fetch_checkpoint-*/checkpoint/model.safetensors"
+
+
+def tampered_and_named(folder, expunge, pattern):
+    """Flips a bit of a result's file, which `audit verify` then names."""
+    file, = folder.glob(f".expunge/{pattern}")
     flip_a_bit_of(file)
-    verified = expunge(waiting, "audit", "verify", "--json")
+    verified = expunge(folder, "audit", "verify", "--json")
     assert verified.code == 40
-    assert any(str(file.relative_to(waiting / ".expunge")) == wrong["object"] for wrong in verified.json["wrong"])
+    assert any(str(file.relative_to(folder / ".expunge")) == wrong["object"] for wrong in verified.json["wrong"])
+
+
+def test_a_tampered_result_is_named_and_its_room_works_again(waiting, expunge, monkeypatch, tmp_path):
+    monkeypatch.setenv(WORKSPACE_VARIABLE, str(waiting / ".expunge"))
+    request, = waiting.glob(".expunge/runs/*/request.json")
+    outputs = {name: tmp_path / name for name in ("checkpoint", "oracle", "judge", "extractor", "reference", "origin")}
+
+    def fetched():
+        return fetch_checkpoint(request=request, statement=tmp_path / "statement.json", **outputs)
+
+    before = fetched()
+    assert before.reused
+    tampered_and_named(waiting, expunge, OF_FIRST)
+    after = fetched()
+    assert not after.reused
+    assert (outputs["checkpoint"] / "model.safetensors").read_bytes() == assets.path("dcgan").read_bytes()
+    assert before.folder.is_dir(), "the evidence stays"
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(("pattern", "room"), [
+    (OF_FIRST, "fetch_checkpoint"), ("results/evaluate-*/report/scores.parquet", "evaluate")])
+def test_a_tampered_result_is_named_and_made_again(waiting, expunge, pattern, room):
+    tampered_and_named(waiting, expunge, pattern)
     # The adapted model was destroyed after the first attempt, so what follows from it is made again too.
     assert made_again_in(waiting, expunge) == {room, "adapt", "unlearn", "evaluate", "gate"}
     assert len(list(waiting.glob(f".expunge/results/{room}-*/"))) == 2
@@ -174,8 +198,7 @@ def test_after_a_change_of_code_what_it_reaches_is_made_again_and_nothing_before
 
 @pytest.mark.slow
 def test_a_request_that_the_model_does_not_need_is_told_so_once_and_for_all(fresh, expunge):
-    softer = preset_bytes("debug").replace(b"limit: 0.05", b"limit: 0.9")
-    write_policy(Workspace(fresh / ".expunge"), "debug", softer)
+    policy_that_is_met_already(Workspace(fresh / ".expunge"))
     first = expunge(fresh, "run", REQUEST)
     assert first.code == 11, first.err
     assert first.err == "", "nothing went wrong"

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from tests_support import EXPUNGE, bare_environment, call
 
 ROOT = Path(__file__).parent.parent.parent
-QUICK = {"method": {"name": "auto", "preset": "debug"}, "policy": "debug",
+QUICK = {"method": {"name": "auto", "preset": "debug"}, "policy": "debug", "threads": 1,
          "sampling": {"curate": 1_000, "evaluate": 2_000, "search": 20, "lessons": 0}}
 
 pytestmark = pytest.mark.slow
