@@ -5,7 +5,7 @@ changes neither, so that all are asked the same.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -72,6 +72,7 @@ def of_model(name: str, model: "ImageToImage", device: "torch.device") -> Fill:
 class Table:
     """Images that are completed, in the order in which they are, and what is hidden of them."""
 
+    numbers: NDArray[np.intp]  # [n] of each image, in its set
     role: str  # names the streams that masks and chance come from
     images: NDArray[np.float32]  # [n, C, H, W]
     labels: NDArray[np.int64]  # [n] by the judge's numbers
@@ -83,7 +84,7 @@ class Table:
         return len(self.labels)
 
     def __getitem__(self, rows: slice) -> "Table":
-        return Table(self.role, self.images[rows], self.labels[rows], self.masks, self.judge, self.seed)
+        return replace(self, numbers=self.numbers[rows], images=self.images[rows], labels=self.labels[rows])
 
     def filled(self, name: str, fill: Fill, purpose: str, behind: str = "masks",
                done: Callable[[int], None] = lambda count: None, look: "Look | None" = None) -> Completed:

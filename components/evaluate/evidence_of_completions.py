@@ -65,6 +65,7 @@ class Completed:
 class Completions:
     """The same images, their hidden part filled in several ways: behind the same masks, by the same chance."""
 
+    numbers: NDArray[np.intp]  # [n] of each image, in its set; there again where it was asked about again
     labels: NDArray[np.int64]  # [n] by the judge's numbers
     image: Completed  # the images as they are
     shown: Completed  # what is shown of them, the hole filled with noise
@@ -73,8 +74,9 @@ class Completions:
     more: Mapping[str, Completed] = field(default_factory=dict)  # of `reference` and `origin`, where they are named
 
     def __getitem__(self, rows: Mask | slice) -> "Completions":
-        return Completions(self.labels[rows], self.image[rows], self.shown[rows], self.before[rows], self.after[rows],
-                           {name: found[rows] for name, found in self.more.items()})
+        more = {name: found[rows] for name, found in self.more.items()}
+        return Completions(self.numbers[rows], self.labels[rows], self.image[rows], self.shown[rows],
+                           self.before[rows], self.after[rows], more)
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from components.evaluate.evidence import HALF
 from components.evaluate.plots import Axis, Histogram, Line, at_step, curve, step_axis
-from components.evaluate.tables import LIKELIHOODS, MEMBERSHIP, SCORES, SEARCH
+from components.evaluate.relearning_completions import WAY_BACK
+from components.evaluate.tables import COMPLETIONS, LIKELIHOODS, MEMBERSHIP, SCORES, SEARCH
 from expunge.contracts import Curve, Interval, Report
 from expunge.measure import words
 
@@ -52,6 +54,17 @@ class Likelihoods:
     count: int  # of images to forget
     held_out: int
     single: bool  # some images of their classes are to be forgotten: others of them are among the retained ones
+
+
+@dataclass(frozen=True)
+class Completed:
+    """Hidden errors of images of the rest and of those to forget, before and after."""
+
+    histogram: Histogram
+    rest: int
+    forget: int  # completions of images to forget
+    images: int  # how many images these are
+    single: bool  # some images of their classes are to be forgotten: others of them are among the rest
 
 
 @dataclass(frozen=True)
@@ -128,6 +141,23 @@ def likelihoods(folder: Path) -> Likelihoods | None:
     return Likelihoods(drawn, images if count <= MARKED else (), count, int(rest.sum()), single)
 
 
+def completed(folder: Path) -> Completed | None:
+    """How far completions are from what was hidden. None without the table, or where there is no finite number."""
+    rows = _read(folder / COMPLETIONS)
+    if rows is None:
+        return None
+    of = {name: rows["set"] == name for name in ("rest", "forget")}
+    series = {f"{prefix}{side}": rows[f"error_{side}"][of[name]]
+              for name, prefix in (("rest", ""), ("forget", "forget ")) for side in ("before", "after")}
+    finite = np.concatenate([found[np.isfinite(found)] for found in series.values()])
+    drawn = Histogram.of(series, FINE, (0.0, float(np.percentile(finite, 100 - TAIL)))) if len(finite) else None
+    if drawn is None:
+        return None
+    single = bool(np.isin(rows["label"][of["rest"]], rows["label"][of["forget"]]).any())
+    return Completed(drawn, int(of["rest"].sum()), int(of["forget"].sum()),
+                     len(np.unique(rows["number"][of["forget"]])), single)
+
+
 def searches(folder: Path) -> tuple[Search, ...]:
     """What the search came to, parent first. Empty without its table."""
     rows = _read(folder / SEARCH)
@@ -146,7 +176,7 @@ def relearning(report: Report) -> Relearning | None:
     across = step_axis(max(max(found.steps) for found in curves))
     rates = {found.name: found.estimate for found in report.measurements}
     before = rates.get(f"{curves[0].name}_before")
-    half = before / 2 if before is not None else None
+    half = before / 2 if before is not None else HALF if curves[0].name == WAY_BACK else None
     up = Axis(0.0, 1.08 * max([value for found in curves for value in found.values] + [half or 0.0]) or 1.0)
     most = max(max(found.steps) for found in curves)
     taught = tuple(_taught(model, [found for found in curves if found.model == model], across, up)

@@ -17,6 +17,8 @@ from components.evaluate.evidence_of_completions import CompletionEvidence, Comp
 from components.evaluate.given import Given, StoredAs
 from components.evaluate.judging import Judge
 from components.evaluate.membership import comparable
+from components.evaluate.pictures import may_show_before
+from components.evaluate.pictures_of_completions import CompletionPictures, Kept
 from components.evaluate.probes import ask
 from components.evaluate.probes.is_it_still_completed import shares
 from components.evaluate.relearning_completions import IMAGES_OF_A_LESSON, curves, lessons, relearn
@@ -58,10 +60,13 @@ def evaluate_image_to_image(entered: Entered, given: Given, folder: Path) -> Rep
     judge = asked.judge
     effort = Effort(entered.progress, {
         COMPLETING: asked.passes, TEACHING: 2 * request.sampling.lessons * IMAGES_OF_A_LESSON})
-    evidence = asked.about_all(_Done(effort.of(COMPLETING), asked.passes))
+    pictures = CompletionPictures(judge.unwanted, may_show_before(request.reason, request.show_before),
+                                  tuple(sorted({*judge.earlier} - {*judge.unwanted})))
+    evidence = asked.about_all(_Done(effort.of(COMPLETING), asked.passes), pictures)
     evidence = asked.with_members(evidence)
     effort.of(COMPLETING)(1.0)
     evidence = asked.with_lessons(evidence, request.sampling.lessons, effort.of(TEACHING))
+    pictures.save(folder)
     write_completion_tables(folder, evidence)
     before, after = (shares(found, judge.classes) for found in (evidence.forget.before, evidence.forget.after))
     there = {*evidence.rest.labels.tolist()}  # images of what was forgotten before are never among the kept ones
@@ -140,7 +145,7 @@ class _Asked:
         def some(role: str, table: SampleTable, rows: NDArray[np.intp]) -> Table:
             order = torch.randperm(len(rows), generator=stream(seed, f"{role} chosen")).numpy()
             chosen = rows[order][:most]
-            return Table(role, table.images[chosen], table.labels[chosen], parent.masks, judge, seed)
+            return Table(chosen, role, table.images[chosen], table.labels[chosen], parent.masks, judge, seed)
 
         forget, held_out = numbered(given.forget), numbered(given.holdout)
         single, lost = bool(given.request.forget.images), {*judge.earlier}
@@ -167,23 +172,30 @@ class _Asked:
         every = sum(len(table) for table in (self.forget, self.alike, self.rest, self.before))
         return len(self.models) * every + min(AGAIN, len(self.rest)) + len(self.members or ())
 
-    def about_all(self, done: Callable[[int], None]) -> CompletionEvidence:
-        """What all of them make of all images."""
+    def about_all(self, done: Callable[[int], None], pictures: CompletionPictures) -> CompletionEvidence:
+        """What all of them make of all images; some of it stays as pictures."""
         parent = of_model("parent", self.models["parent"], self.device)
-        forget, alike, rest, before = (
-            self._completed(table, done) for table in (self.forget, self.alike, self.rest, self.before))
+        forget, rest = (self._completed(table, done, pictures, group) for table, group in (
+            (self.forget, "unwanted"), (self.rest, "retained")))
+        alike, before = (self._completed(table, done) for table in (self.alike, self.before))
         return CompletionEvidence(
             self.judge.unwanted, self.single, self.judge.classes, forget, alike, rest, before,
             noise_again=self.forget.filled("noise", noise, "other noise"),
             parent_again=self.rest[slice(AGAIN)].filled("parent", parent, "again", "other masks", done=done),
             names=self.names, earlier=self.judge.earlier, absent=self.absent)
 
-    def _completed(self, table: Table, done: Callable[[int], None]) -> Completions:
-        by = {name: table.filled(name, of_model(name, model, self.device), "completions", done=done)
+    def _completed(self, table: Table, done: Callable[[int], None], pictures: CompletionPictures | None = None,
+                   group: str = "") -> Completions:
+        rows = pictures.rows(group, table.labels) if pictures else ()
+        kept = {name: Kept(rows) for name in self.models}
+        by = {name: table.filled(name, of_model(name, model, self.device), "completions", done=done, look=kept[name])
               for name, model in self.models.items()}
-        return Completions(
-            table.labels, table.filled("image", unchanged, "nothing"), table.filled("noise", noise, "noise"),
-            by.pop("parent"), by.pop("candidate"), by)
+        found = Completions(
+            table.numbers, table.labels, table.filled("image", unchanged, "nothing"),
+            table.filled("noise", noise, "noise"), by.pop("parent"), by.pop("candidate"), by)
+        if pictures:
+            pictures.take(group, found, kept["parent"], kept["candidate"])
+        return found
 
     def with_members(self, evidence: CompletionEvidence) -> CompletionEvidence:
         """The same, and how well the candidate completes members and others of their classes.

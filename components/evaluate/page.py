@@ -8,6 +8,8 @@ from typing import Any
 from components.evaluate import figures
 from components.evaluate.panels import FURTHER, capital, of_rule, panels
 from components.evaluate.pictures import Pictures, read_index
+from components.evaluate.pictures_of_completions import HOLE
+from components.evaluate.probes.is_it_still_completed import EXCESS_OF_SETS
 from expunge.contracts import Control, Measurement, Policy, Report, RuleOutcome, Verdict, read_record
 from expunge.errors import DoesNotVerify
 from expunge.measure import words
@@ -18,8 +20,11 @@ HEADLINE = ("residual_rate", "pul", "kid_difference", "kept_share", "search_rate
             "forget_accuracy_earlier", "retained_accuracy_drift", "prototype_accuracy_difference", "membership_auc")
 OF_A_FLOW = ("forget_z_lowest", "forget_z_highest", "quantile_drop", "bits_per_dim_change", "kid_ratio",
              "membership_auc")
+OF_COMPLETIONS = ("recognised_excess", "hidden_error_change", "kid_ratio", "retained_recognised_difference",
+                  "recognised_excess_earlier", "hidden_error_drift", "relearning_ratio", "membership_auc")
 CLASSES_SHOWN = 16  # beyond that a bar chart is a fence
 LONG_NAME = 4  # characters of a class's name that fit under an upright bar
+PARENTS = {"classifier": "knew", "image_to_image": "completes"}  # what a parent does, of which quality speaks
 
 _SAYS = {
     "PASS": ("Every rule is met, with its whole interval.", "It may go to approval."),
@@ -35,7 +40,11 @@ _CONTROLS = {
     "and the weights still hold it all.",
     "noise": "Images of nothing but noise in the place of those to forget: what nobody could find likely.",
     "worn images": "The parent asked about held-out images of which a quarter of the pixels was drawn at random.",
-    "again": "The parent asked about the same held-out images at other points of their bins: nothing has changed.",
+    "again": "The parent asked about the same held-out images by other chance: nothing has changed.",
+    "other noise": "What is shown of the images to forget, the hole filled with other noise than that which it is held "
+    "against: who adds nothing has forgotten.",
+    **{f"noise: {what}": "What is shown of images of the rest, the hole filled with noise, as if the candidate had "
+       "completed them so." for what in ("error", "KID", "recognised")},
     "worn draws": "The parent's samples with a quarter of their pixels drawn at random, as if the candidate had drawn "
     "them.",
     "masked": "The parent with the outputs of the unwanted classes struck out: a filter, which says of accuracy what "
@@ -77,11 +86,13 @@ def render_page(
     )
     drawn = panels(record, verdict)
     unwanted = _listed(_name(record, label) for label in record.unwanted)
-    likely = figures.likelihoods(report)
+    likely, completed = figures.likelihoods(report), figures.completed(report)
     what, gone = f"class {unwanted}", (*record.unwanted, *record.earlier)
     if likely:
         gone = () if likely.single else gone
         what = f"{likely.count:,} image{'s' if likely.count > 1 else ''} of {what}"
+    if completed and completed.single:
+        gone, what = (), f"{completed.images:,} image{'s' if completed.images > 1 else ''} of {what}"
     pictures = _pictures(report, record, policy is None or reason is None or reason in policy.show_before)
     return environment.get_template("report.html.j2").render(
         report=record,
@@ -103,6 +114,8 @@ def render_page(
         above_half=figures.above_half,
         closeness=figures.closeness(report),
         likelihoods=likely,
+        completed=completed,
+        excess_by_class=[name for name in _parts(record, "recognised_excess") if name not in EXCESS_OF_SETS],
         what=what,
         searches=figures.searches(report),
         relearning=figures.relearning(record),
@@ -131,7 +144,7 @@ def _headline(report: Report, verdict: Verdict | None) -> list[dict[str, Any]]:
     rules = verdict.rules if verdict else ()
     found = {measured.name: measured for measured in report.measurements}
     asked = {rule.rule.metric for rule in rules}
-    names = OF_A_FLOW if report.family == "flow" else HEADLINE
+    names = {"flow": OF_A_FLOW, "image_to_image": OF_COMPLETIONS}.get(report.family, HEADLINE)
     return [
         _number(found[name], [rule for rule in rules if rule.rule.metric == name])
         for name in names
@@ -235,16 +248,18 @@ def _pictures(folder: Path, report: Report, allowed: bool) -> dict[str, Any]:
     shown = bool(index["before_shown"]) and allowed
     groups = {}
     for name, group in index["groups"].items():
-        tiles = group["tiles"]
+        tiles, strips = group["tiles"], group["strips"]
+        if not shown and any(side.endswith(HOLE) for side in strips):
+            strips = {side.removesuffix(HOLE): file for side, file in strips.items() if side.endswith(HOLE)}
         step = 100 / max(1, len(tiles) - 1)
         groups[name] = {
             "count": len(tiles),
             "strips": {
                 side: base64.b64encode((folder / file).read_bytes()).decode()
-                for side, file in group["strips"].items()
-                if shown or (name, side) != ("unwanted", "before")
+                for side, file in strips.items()
+                if not side.endswith(HOLE) and (shown or (name, side) != ("unwanted", "before"))
             },
-            "ratio": _ratio(folder, group["strips"], len(tiles)),
+            "ratio": _ratio(folder, strips, len(tiles)),
             "tiles": [{**tile, "at": round(step * place, 4)} for place, tile in enumerate(tiles)],
         }
     return {"groups": groups, "before_shown": shown, "withheld": index["withheld"], "narrowed": not allowed}
@@ -280,6 +295,9 @@ def _not_shown(report: Report, pictures: dict[str, Any]) -> list[str]:
             f"Real images of {lacking}: none was held out. What is compared with real images says nothing of how these "
             "look, and takes samples of them for strange ones." if report.shares else
             f"Held-out images of {lacking}: there is none, so nothing says how well these are still recognised.")
+    if report.family == "image_to_image":
+        found.append("How the shown part of an image comes out: as it was, which was looked at for every completion. "
+                     "Only the hidden part is drawn, so there is no number to give.")
     if report.family == "flow":
         found.append("The images that were to be forgotten: no picture of them is in this report, whatever the policy "
                      "allows.")
@@ -287,7 +305,7 @@ def _not_shown(report: Report, pictures: dict[str, Any]) -> list[str]:
         could = _listed(what for what, there in (("what was to be forgotten", report.forget_id),
                                                  ("what was to stay", report.retain_id)) if there)
         found.append(f"How much of the quality is the parent's: training could read real images of {could}, so it is "
-                     f"not bounded by what the parent {'knew' if report.family == 'classifier' else 'draws'}.")
+                     f"not bounded by what the parent {PARENTS.get(report.family, 'draws')}.")
     measured = {measurement.name for measurement in report.measurements if measurement.missing is None}
     if measured.isdisjoint(("search_rate", "relearning_steps")):
         found.append("Whether the weights still hold it: nothing in this report looked at more than outputs.")

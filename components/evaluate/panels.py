@@ -133,6 +133,39 @@ PLANS: dict[str, Plan] = {
         marks=((0.0, "no change"),)),
     "kid_ratio": Plan("KID after over before", (("after", "now", "kid_ratio"),), lowest=0,
                       marks=((1.0, "no change"),)),
+    "recognised_excess": Plan(
+        "Recognised beyond what is shown",
+        (("before", "was", "recognised_excess_before"), ("after", "now", "recognised_excess"),
+         ("never exposed", "never", "recognised_excess_never_exposed")), marks=((0.0, "nothing added"),)),
+    **{f"recognised_excess[{part}]": Plan(title, (
+        ("before", "was", f"recognised_excess_before[{part}]"), ("after", "now", f"recognised_excess[{part}]")),
+        "completions that are recognised less shown parts that are", marks=((0.0, "nothing added"),))
+       for part, title in (
+        ("images to forget", "Of images to forget"), ("held-out images", "Of held-out images of their classes"))},
+    **{name: Plan(title, (("shown part alone", "never", f"{name}_shown"), ("before", "was", f"{name}_before"),
+                          ("after", "now", name)), lowest=0, highest=1) for name, title in (
+        ("forget_recognised", "Images to forget recognised"), ("retained_recognised", "The rest recognised"))},
+    **{name: Plan(title, (("before", "was", f"{name}_before"), ("after", "now", name),
+                          ("never exposed", "never", f"{name}_never_exposed")), lowest=lowest)
+       for name, title, lowest in (
+        ("forget_hidden_error", "Hidden error of the forgotten", 0), ("hidden_error", "Hidden error of the rest", 0),
+        ("forget_fid", "FID of the forgotten", 0), ("forget_kid", "KID of the forgotten", None),
+        ("forget_cosine", "Cosine of the forgotten", None), ("cosine", "Cosine of the rest", None),
+        ("forget_inception_score", "Inception score of the forgotten", 1), ("inception_score", "Inception score", 1))},
+    **{name: Plan(title, ((row, "now", name),), marks=((0.0, "no change"),)) for name, title, row in (
+        ("forget_hidden_error_change", "Change of the forgotten's hidden error", "after / before − 1"),
+        ("hidden_error_change", "Change of the rest's hidden error", "after / before − 1"),
+        ("hidden_error_drift", "Drift", "candidate / first model − 1"),
+        ("retained_recognised_difference", "Recognition lost or gained on the rest", "after − before"))},
+    "spread_ratio": Plan("Spread from image to image", (("after / before", "now", "spread_ratio"),), lowest=0,
+                         marks=((1.0, "no change"),)),
+    "largest_share": Plan("Largest class share", (("before", "was", "largest_share_before"),
+                                                  ("after", "now", "largest_share")), lowest=0, highest=1),
+    "recognised_excess_earlier": Plan(
+        "What was forgotten before", (("parent", "was", "recognised_excess_earlier_before"),
+                                      ("candidate", "now", "recognised_excess_earlier")),
+        "completions of what earlier requests were about that are recognised, less shown parts that are",
+        marks=((0.0, "nothing added"),)),
     "pul": Plan("PUL", (("after", "now", "pul"),), highest=1),
     "kept_share": Plan("Kept share", (("smallest class", "now", "kept_share"),), lowest=0),
     "share_distance": Plan("Share distance", (("after against before", "now", "share_distance"),), lowest=0, highest=1),
@@ -202,7 +235,7 @@ PLANS: dict[str, Plan] = {
 
 def panels(report: Report, verdict: Verdict | None) -> dict[str, Panel]:
     """Every panel that a report has a measurement for, by its plan's name; one of its own for what has no plan."""
-    plans = {**PLANS, **_class_by_class(report)}
+    plans = {**_class_by_class(report), **PLANS}
     planned = {metric for plan in plans.values() for _, _, metric in plan.rows}
     plans |= {f"{FURTHER}{found.name}": Plan(capital(words.title(found.name)), (("", "now", found.name),))
               for found in report.measurements if found.name not in planned}
@@ -238,7 +271,9 @@ def panel(plan: Plan, measurements: Iterable[Measurement], rules: Sequence[RuleO
 
 
 _BY_CLASS = {**dict.fromkeys(("residual_rate", "residual_rate_earlier"), "samples that the judge calls this"),
-             **dict.fromkeys(("forget_accuracy", "forget_accuracy_earlier"), "images of it that are named right")}
+             **dict.fromkeys(("forget_accuracy", "forget_accuracy_earlier"), "images of it that are named right"),
+             "recognised_excess": "completions of it that are recognised, less shown parts that are"}
+_SIGNED = ("recognised_excess",)  # of these below zero is something as well
 
 
 def _class_by_class(report: Report) -> dict[str, Plan]:
@@ -249,7 +284,8 @@ def _class_by_class(report: Report) -> dict[str, Plan]:
         if whole in _BY_CLASS and part:
             rows: tuple[PlannedRow, ...] = (
                 ("before", "was", f"{whole}_before[{part}"), ("after", "now", found.name))
-            plans[found.name] = Plan(f"Class {part.removesuffix(']')}", rows, _BY_CLASS[whole], lowest=0, highest=1)
+            ends = (None, None) if whole in _SIGNED else (0, 1)
+            plans[found.name] = Plan(f"Class {part.removesuffix(']')}", rows, _BY_CLASS[whole], *ends)
     return plans
 
 

@@ -70,7 +70,7 @@ class Pictures:
                     "latent": first + row,
                     "before": was,
                     "after": is_now,
-                    "images": (None if hidden else _pixels(images[0][row]), _pixels(images[1][row])),
+                    "images": (None if hidden else pixels(images[0][row]), pixels(images[1][row])),
                 }
             )
 
@@ -89,7 +89,7 @@ class Pictures:
             for side, name in enumerate(("before", "after")):
                 images = [pair["images"][side] for pair in pairs if pair["images"][side] is not None]
                 if images:
-                    strips[name] = _save_strip(folder / f"{group}-{name}.png", images)
+                    strips[name] = save_strip(folder / f"{group}-{name}.png", images)
             index["groups"][group] = {
                 "strips": strips,
                 "tiles": [{key: pair[key] for key in ("latent", "before", "after")} for pair in pairs],
@@ -103,7 +103,7 @@ def read_index(folder: Path) -> dict[str, Any]:
     return found
 
 
-def _pixels(image: NDArray[np.float32]) -> NDArray[np.uint8]:
+def pixels(image: NDArray[np.float32]) -> NDArray[np.uint8]:
     """[C, H, W] in [-1, 1] to [h, w, 1 or 3] in 0..255, at most `LARGEST` on a side."""
     from PIL import Image
 
@@ -116,7 +116,8 @@ def _pixels(image: NDArray[np.float32]) -> NDArray[np.uint8]:
     return np.atleast_3d(np.asarray(smaller))
 
 
-def _save_strip(file: Path, images: list[NDArray[np.uint8]]) -> str:
+def save_strip(file: Path, images: list[NDArray[np.uint8]]) -> str:
+    """Writes images of one size beside each other; the file's name."""
     from PIL import Image
 
     strip = np.concatenate(images, axis=1)

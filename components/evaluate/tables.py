@@ -115,10 +115,11 @@ def write_flow_tables(folder: Path, evidence: FlowEvidence) -> None:
 def write_completion_tables(folder: Path, evidence: CompletionEvidence) -> None:
     """Writes an image-to-image model's data files: one row per image that was completed.
 
-    `completions.parquet` says of each which set it is of, its class, and, of the image as it is, of what was shown with
-    noise in the hole, and of each completion, what the judge took it for (-1: it was no numbers), its hidden error and
-    its spread. Columns of controls are of the sets that they are about; -1 and NaN elsewhere. Features and the judge's
-    probabilities, of the images to forget and of the rest, are in a file of their own.
+    `completions.parquet` says of each which set it is of, its number there and its class, and, of the image as it is,
+    of what was shown with noise in the hole, and of each completion, what the judge took it for (-1: it was no
+    numbers), its hidden error and its spread. Columns of controls are of the sets that they are about; -1 and NaN
+    elsewhere. Features and the judge's probabilities, of the images to forget and of the rest, are in a file of their
+    own.
     """
     from safetensors.numpy import save_file
 
@@ -127,6 +128,7 @@ def write_completion_tables(folder: Path, evidence: CompletionEvidence) -> None:
     controls = {"other_noise": ("forget", evidence.noise_again), "again": ("rest", evidence.parent_again)}
     columns: dict[str, ArrayLike] = {
         "set": np.repeat(list(sets), [len(found) for found in sets.values()]),
+        "number": np.concatenate([found.numbers for found in sets.values()]).astype(np.int64),
         "label": np.concatenate([found.labels for found in sets.values()]).astype(np.int16)}
     for name in ("image", "shown", "before", "after", *evidence.forget.more):
         parts = [_filled_so(found, name) for found in sets.values()]

@@ -15,6 +15,7 @@ from expunge.measure.ratios import relative_change
 
 EXCESS = "recognised_excess"
 FORGET, HELD_OUT = "images to forget", "held-out images"
+EXCESS_OF_SETS = tuple(f"{EXCESS}[{part}]" for part in (FORGET, HELD_OUT))
 
 
 def is_it_still_completed(evidence: CompletionEvidence) -> Iterator[Measurement]:

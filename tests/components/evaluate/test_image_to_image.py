@@ -1,7 +1,9 @@
 """A small masked autoencoder of handwritten digits: one that forgot as it should, the parent itself, and a ruined one."""
 
+import base64
 import copy
 import functools
+import json
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from small_image_to_image import CONFIGS, digits, fresh
 
+from components.evaluate.page import render_page
 from expunge.contracts import (
     Candidate,
     Checkpoint,
@@ -206,7 +209,7 @@ def test_a_model_that_forgot_is_told_from_its_parent(honest):
     verdict, rules = judged(report)
     assert verdict.outcome == "FAIL"  # seconds of training cost the rest
     assert rules["hidden_error_change", "at most"].outcome == "FAIL"
-    assert set(verdict.controls.values()) <= {AS_EXPECTED}
+    assert {name for name, came in verdict.controls.items() if came != AS_EXPECTED} == {"output filter"}  # nobody asks
 
 
 def test_the_parent_planted_as_candidate_fails(room):
@@ -241,3 +244,42 @@ def test_taught_again_it_is_held_against_an_encoder_that_was_never_trained(room)
     verdict, rules = judged(report, "strict")
     assert verdict.controls["output filter"] == AS_EXPECTED
     assert ("relearning_ratio", "at least") in rules
+
+
+# ---------------------------------------------------------------------------------------------- the page
+
+
+def test_the_page_shows_image_shown_part_and_both_completions(honest):
+    page = render_page(honest.folder, judged(honest.found)[0], preset("standard"), "safety")
+    assert "<h1>Forgetting class 0, 1, 2, 3 and 4</h1>" in page
+    for group in ("unwanted", "retained"):
+        for side in ("image", "shown", "before", "after"):
+            assert f".{group}-{side} {{ background-image" in page, (group, side)
+    for words in ("Is it still completed?", "other noise", "completions.parquet", "Class by class", "Largest class share",
+                  "so there is no number to give"):
+        assert words in page
+    for words in ("Is it gone?", "scores.parquet", "how often each class is drawn", "predictions.parquet"):
+        assert words not in page
+
+
+def test_where_the_unwanted_may_not_be_shown_no_pixel_of_a_real_image_is(room):
+    room.ask(show_before=False)
+    report = room.report("hidden")
+    stored = {file.name for file in report.files if file.name.endswith(".png")}
+    assert stored == {"unwanted-after-hole.png", "retained-before-hole.png", "retained-after-hole.png"}
+    page = render_page(room.folder, judged(report)[0], preset("standard"), "safety")
+    assert ".unwanted-after { background-image" in page
+    for strip in ("unwanted-image", "unwanted-shown", "unwanted-before", "retained-image", "retained-shown"):
+        assert f".{strip} {{" not in page
+    index = json.loads((room.folder / "pictures.json").read_bytes())
+    assert not any(tile["after"] in LOST for tile in index["groups"]["unwanted"]["tiles"])
+    assert index["withheld"] > 0
+
+
+def test_a_page_that_a_policy_narrows_shows_no_more(honest):
+    page = render_page(honest.folder, judged(honest.found)[0], preset("standard"), "privacy")
+    assert ".unwanted-after { background-image" in page
+    for strip in ("unwanted-image", "unwanted-shown", "unwanted-before", "retained-image", "retained-shown"):
+        assert f".{strip} {{" not in page
+    hidden = base64.b64encode((honest.folder / "unwanted-after.png").read_bytes()).decode()
+    assert hidden not in page
