@@ -48,7 +48,11 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+LIKE_ANOTHER = ("unknown preset", "unknown parameter")  # found in the first room, by what finds an unknown method
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.thorough) if name in LIKE_ANOTHER else name
+                                  for name in CASES])
 def test_a_request_that_cannot_be_used_is_refused_in_one_line(prepared, expunge, name):
     document, code, words = CASES[name]
     (prepared / "r.yaml").write_text(yaml.safe_dump(document))

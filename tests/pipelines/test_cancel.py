@@ -117,7 +117,7 @@ def test_only_runs_that_came_to_a_verdict_count_as_attempts(waiting, expunge):
     assert (third["run"], third["attempt"]) == ("forget-8.4", 3)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough  # what the room itself does then: tests/components/unlearn/test_training_rooms.py
 def test_a_loss_that_is_no_number_ends_the_run_and_names_the_step(fresh, expunge):
     change(fresh, method={"name": "adapt_then_unlearn", "preset": "debug", "params": {"generator_rate": 1e30}})
     failed = expunge(fresh, "run", REQUEST, "--json")

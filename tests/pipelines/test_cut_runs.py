@@ -100,7 +100,7 @@ def test_a_second_run_in_a_busy_workspace_is_told_at_once(fresh, expunge):
     assert busy.err.startswith("expunge: workspace: another run works in")
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_of_two_runs_at_once_the_second_is_told_at_once(fresh, expunge):
     run = start(fresh)
     wait_for(fresh, "fetch_checkpoint", "started")

@@ -57,8 +57,9 @@ def test_what_is_bold_is_forgotten_by_an_oracle_that_only_scores(folder):
     assert done.json["fid"]["after"] is not None
 
 
-@pytest.mark.parametrize(("always", "said"), [(True, r"sees the unwanted in (\d+) of \1 held-out images of other"),
-                                              (False, r"sees the unwanted in 0 of \d+ held-out images that show it")])
+@pytest.mark.parametrize(("always", "said"), [
+    (True, r"sees the unwanted in (\d+) of \1 held-out images of other"),
+    pytest.param(False, r"sees the unwanted in 0 of \d+ held-out images that show it", marks=pytest.mark.thorough)])
 def test_an_oracle_that_flags_everything_or_nothing_is_refused_with_what_to_check(folder, always, said):
     save_file({"1.weight": torch.tensor([[0.1]]), "1.bias": torch.tensor([50.0 if always else -50.0])},
               folder / "oracle.safetensors")

@@ -106,7 +106,7 @@ WRONG = {
     "broken images": (broken_images, {"holdout": {"uri": "real"}}, "holds no image that can be used: 8/0.png is empty"),
     "mixed images": (mixed_images, {"holdout": {"uri": "real"}}, "mixed images"),
 }
-TOLD_FIRST = ("a truncated file", "a factory that hangs", "mixed images")  # one of weights, of code, of images
+TOLD_FIRST = ("a truncated file", "a factory that raises", "mixed images")  # one of weights, of code, of images
 
 
 @pytest.mark.slow
