@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from small_image_to_image import CONFIGS, digits, fresh
 
+from components.evaluate.completing import noise, of_model
 from components.evaluate.page import render_page
 from expunge.contracts import (
     Candidate,
@@ -30,6 +31,7 @@ from expunge.contracts import (
     write_record,
 )
 from expunge.digests import sha256_file
+from expunge.errors import BadInput
 from expunge.measure.policy import AS_EXPECTED, decide, preset
 
 LOST = (0, 1, 2, 3, 4)
@@ -244,6 +246,277 @@ def test_taught_again_it_is_held_against_an_encoder_that_was_never_trained(room)
     verdict, rules = judged(report, "strict")
     assert verdict.controls["output filter"] == AS_EXPECTED
     assert ("relearning_ratio", "at least") in rules
+
+
+# ---------------------------------------------------------------------------------------------- the numbers
+
+
+def test_the_numbers_follow_from_the_tables(honest):
+    report, found = honest.found, table(honest.folder)
+    of = {name: found["set"] == name for name in ("forget", "held-out unwanted", "rest", "earlier")}
+    right = {side: found[f"class_{side}"] == found["label"] for side in ("image", "shown", "before", "after")}
+    error = {side: found[f"error_{side}"] for side in ("shown", "before", "after")}
+
+    def value(name, rows=None):
+        measured = report.measurement(name)
+        assert rows is None or measured.n == rows.sum()
+        return measured.estimate
+
+    assert not of["earlier"].any()
+    for side, ending in (("after", ""), ("before", "_before")):
+        excess = {name: (right[side][rows].mean() - right["shown"][rows].mean()) for name, rows in of.items() if rows.any()}
+        assert value(f"recognised_excess{ending}") == pytest.approx(max(excess["forget"], excess["held-out unwanted"]))
+        assert value(f"recognised_excess{ending}[images to forget]", of["forget"]) == pytest.approx(excess["forget"])
+        assert value(f"recognised_excess{ending}[held-out images]", of["held-out unwanted"]) == pytest.approx(
+            excess["held-out unwanted"])
+        three = of["forget"] & (found["label"] == 3)
+        assert value(f"recognised_excess{ending}[3]", three) == pytest.approx(
+            right[side][three].mean() - right["shown"][three].mean())
+        assert value(f"forget_recognised{ending}", of["forget"]) == right[side][of["forget"]].mean()
+        assert value(f"retained_recognised{ending}", of["rest"]) == right[side][of["rest"]].mean()
+        assert value(f"hidden_error{ending}", of["rest"]) == pytest.approx(error[side][of["rest"]].mean())
+        assert value(f"forget_hidden_error{ending}") == pytest.approx(error[side][of["forget"]].mean())
+        counts = np.bincount(found[f"class_{side}"][of["forget"]], minlength=10) / of["forget"].sum()
+        assert value(f"largest_share{ending}") == pytest.approx(counts.max())
+        assert [report.shares[str(label)][side == "after"] for label in range(10)] == pytest.approx(counts)
+    assert value("forget_recognised_shown") == right["shown"][of["forget"]].mean()
+    assert value("judge_accuracy") == right["image"][of["rest"]].mean()
+    assert value("hidden_error_change") == pytest.approx(
+        error["after"][of["rest"]].mean() / error["before"][of["rest"]].mean() - 1)
+    assert value("retained_recognised_difference") == pytest.approx(
+        right["after"][of["rest"]].mean() - right["before"][of["rest"]].mean())
+    spread = {side: found[f"spread_{side}"][of["forget"]] for side in ("before", "after")}
+    assert np.isnan(spread["after"][1::2]).all()
+    assert value("spread_ratio") == pytest.approx(np.nanmean(spread["after"]) / np.nanmean(spread["before"]))
+    told = controls(report)
+    assert told["noise: error"]["hidden_error_change"].estimate == pytest.approx(
+        error["shown"][of["rest"]].mean() / error["before"][of["rest"]].mean() - 1)
+    assert told["noise: recognised"]["retained_recognised_difference"].estimate == pytest.approx(
+        right["shown"][of["rest"]].mean() - right["before"][of["rest"]].mean())
+    other = found["class_other_noise"] == found["label"]
+    assert told["other noise"]["recognised_excess"].estimate == pytest.approx(
+        other[of["forget"]].mean() - right["shown"][of["forget"]].mean())
+    assert not np.array_equal(found["class_other_noise"][of["forget"]], found["class_shown"][of["forget"]])
+    assert (found["class_again"][~of["rest"]] == -1).all()
+
+
+def test_distances_and_scores_follow_from_the_features(honest):
+    from safetensors.numpy import load_file
+
+    report, found = honest.found, table(honest.folder)
+    x = {name: array.astype(np.float64) for name, array in load_file(honest.folder / "features.safetensors").items()}
+
+    def kid(a, b):
+        scale = 1 / np.sqrt((b**2).mean())
+
+        def mean(c, d, diagonal):
+            products = (scale**2 * c @ d.T / c.shape[1] + 1) ** 3
+            return (products.sum() - np.trace(products)) / len(c) / (len(c) - 1) if diagonal else products.mean()
+
+        return mean(a, a, True) + mean(b, b, True) - 2 * mean(a, b, False)
+
+    for role, prefix in (("rest", ""), ("forget", "forget_")):
+        labels = found["label"][found["set"] == role]
+        first = np.zeros(len(labels), bool)
+        for label in np.unique(labels):
+            first[np.flatnonzero(labels == label)[::2]] = True
+        image, kids = x[f"{role}.image"], {}
+        for side, ending in (("after", ""), ("before", "_before")):
+            done, chances = x[f"{role}.{side}"], x[f"{role}.{side}.probabilities"]
+            cosine = (done * image).sum(1) / np.linalg.norm(done, axis=1) / np.linalg.norm(image, axis=1)
+            assert report.measurement(f"{prefix}cosine{ending}").estimate == pytest.approx(cosine.mean())
+            apart = (chances * np.log(chances / chances.mean(0))).sum(1).mean()
+            assert report.measurement(f"{prefix}inception_score{ending}").estimate == pytest.approx(np.exp(apart), rel=1e-4)
+            kids[side] = kid(done[first], image[~first])
+        if role == "forget":
+            assert report.measurement("forget_kid").estimate == pytest.approx(kids["after"], rel=1e-6)
+        else:
+            assert report.measurement("kid_ratio").estimate == pytest.approx(kids["after"] / kids["before"], rel=1e-6)
+            told = controls(report)
+            assert told["noise: KID"]["kid_ratio"].estimate == pytest.approx(
+                kid(x["rest.shown"][first], image[~first]) / kids["before"], rel=1e-6)
+            assert told["real"]["kid_ratio"].estimate == pytest.approx(
+                kid(image[first], image[~first]) / kids["before"], rel=1e-6, abs=1e-9)
+
+
+def test_errors_are_those_of_the_models_own_completions(honest):
+    import torch
+
+    found = table(honest.folder)
+    rows = found["set"] == "rest"
+    labels = digits()[1].numpy()
+    images = digits()[0][split().holdout][found["number"][rows]]
+    assert np.array_equal(labels[split().holdout][found["number"][rows]], found["label"][rows])
+    mask = parent().masks(1)
+    with torch.no_grad():
+        drawn = parent().complete(images, mask, torch.Generator())
+    missed = (drawn - images)[mask.expand_as(images)].view(len(images), -1).square().mean(1)
+    assert found["error_before"][rows] == pytest.approx(missed.numpy(), rel=0.02)  # stored with eight bits
+
+
+# ------------------------------------------------------------------------------------- sets and other models
+
+
+def test_single_images_are_asked_many_times_and_their_class_stays(room):
+    labels, rows = digits()[1].numpy(), split()
+    some = np.flatnonzero(rows.forget)[:5]
+    room.ask(images=(0, 1, 2, 3, 4), evaluate=400, lessons=6)
+    room.give("forget", np.isin(np.arange(len(labels)), some))
+    report = room.report("single")
+    found = table(room.folder)
+    forget, rest = (found["set"] == name for name in ("forget", "rest"))
+    assert forget.sum() == 400
+    assert set(found["number"][forget]) == {0, 1, 2, 3, 4}
+    assert {*LOST} <= set(found["label"][rest])
+    assert report.measurement("recognised_excess").n == 400
+    assert report.measurement("recognised_excess").estimate == report.measurement(
+        "recognised_excess[images to forget]").estimate
+    assert "<h1>Forgetting 5 images of class" in render_page(room.folder)
+    assert "12 are needed to teach them again 6 times" in report.measurement("relearning_ratio").missing
+
+
+def test_members_are_told_apart_by_how_well_they_are_completed(room):
+    from sklearn.metrics import roc_auc_score
+
+    room.give("members", split().forget)
+    report = room.report("members")
+    seen = table(room.folder, "membership")
+    assert report.measurement("membership_auc").estimate == pytest.approx(roc_auc_score(seen["member"], seen["score"]))
+    found = table(room.folder)
+    held = found["set"] == "held-out unwanted"
+    assert set(-seen["score"][~seen["member"]]) <= set(found["error_after"][held])
+
+
+def test_a_reference_and_what_was_forgotten_before_are_looked_at_as_well(room):
+    """The parent is both the reference and the first of the chain: what it does is known."""
+    for name in ("reference", "origin"):
+        room.put(name, parent().state_dict())
+    room.ask(classes=(0, 1, 2), earlier=(3, 4))
+    report = room.report("earlier")
+    found = table(room.folder)
+    assert set(found["label"][found["set"] == "earlier"]) == {3, 4}
+    assert not {*LOST} & set(found["label"][found["set"] == "rest"])
+    rows = found["set"] == "earlier"
+    assert report.measurement("recognised_excess_earlier").estimate == pytest.approx(
+        (found["class_after"] == found["label"])[rows].mean() - (found["class_shown"] == found["label"])[rows].mean())
+    assert report.measurement("hidden_error_drift").estimate == report.measurement("hidden_error_change").estimate
+    assert report.measurement("hidden_error_never_exposed").estimate == report.measurement("hidden_error_before").estimate
+    assert controls(report)["origin"]["recognised_excess_earlier"].interval.lower > 0
+    assert "What was forgotten before" in render_page(room.folder)
+    index = json.loads((room.folder / "pictures.json").read_bytes())
+    assert not {3, 4} & {tile[side] for group in index["groups"].values() for tile in group["tiles"]
+                         for side in ("before", "after")}
+
+
+def test_the_same_bytes_give_the_same_report(room, honest):
+    assert room.report("again") == honest.found
+
+
+# ------------------------------------------------------------------------------------------- the ruler
+
+
+def test_damage_to_the_rest_fails(room):
+    import torch
+
+    random = torch.Generator().manual_seed(0)
+    room.put("candidate", {name: tensor + 0.3 * torch.randn(tensor.shape, generator=random)
+                           if name.startswith("vit.") and tensor.ndim == 2 else tensor
+                           for name, tensor in parent().state_dict().items()})
+    _, rules = judged(room.report("ruined"))
+    for rule in (("hidden_error_change", "at most"), ("kid_ratio", "at most"),
+                 ("retained_recognised_difference", "at least")):
+        assert rules[rule].outcome == "FAIL", rules[rule].reason
+
+
+@pytest.mark.parametrize(("control", "metric", "estimate"), [
+    ("parent", "recognised_excess", 0.0), ("other noise", "recognised_excess", 0.3),
+    ("noise: error", "hidden_error_change", 0.0), ("noise: KID", "kid_ratio", 1.0),
+    ("noise: recognised", "retained_recognised_difference", 0.0), ("again", "hidden_error_change", 0.5),
+    ("again", "retained_recognised_difference", -0.5), ("real", "kid_ratio", 3.0)])
+def test_each_control_can_come_out_wrong(honest, control, metric, estimate):
+    """Planted values: what would be seen if the ruler did not see what the control is made of."""
+    def planted(found):
+        if found.name != metric:
+            return found
+        return found.model_copy(update={"estimate": estimate, "interval": found.interval.model_copy(
+            update={"lower": estimate - 0.001, "upper": estimate + 0.001})})
+
+    told = tuple(
+        each.model_copy(update={"measurements": tuple(map(planted, each.measurements))}) if each.name == control else each
+        for each in honest.found.controls)
+    verdict, _ = judged(honest.found.model_copy(update={"controls": told}))
+    assert verdict.outcome == "INVALID"
+    assert verdict.controls[control].startswith("must")
+
+
+def test_what_noise_fills_is_made_of_what_is_shown():
+    import torch
+
+    images = digits()[0][:20]
+    mask = torch.zeros(20, 1, 8, 8, dtype=torch.bool)
+    mask[:, :, 2:6, 2:6] = True
+    filled = noise(images, mask, torch.Generator().manual_seed(0))
+    assert torch.equal(torch.where(mask, images, filled), images)
+    for image, after in zip(images, filled, strict=True):
+        shown = set(image[~mask[0]].tolist())
+        assert set(after[mask[0]].tolist()) <= shown
+    again = noise(images, mask, torch.Generator().manual_seed(1))
+    assert not torch.equal(filled, again)
+
+
+# --------------------------------------------------------------------------------------------- bad input
+
+
+def test_without_the_images_that_it_is_about_it_is_not_evaluated(room):
+    room.house.leave_out("forget")
+    with pytest.raises(BadInput, match=r"forget: there is no such set"):
+        room.report("without")
+
+
+def test_completions_that_are_no_numbers_are_never_a_number(room):
+    room.put("candidate", {name: tensor * float("nan") if name.startswith("vit.") else tensor
+                           for name, tensor in parent().state_dict().items()})
+    report = room.report("nan")
+    for name in ("recognised_excess", "hidden_error", "hidden_error_change", "retained_recognised", "spread_ratio",
+                 "largest_share", "cosine", "inception_score"):
+        assert report.measurement(name).missing.startswith("candidate: "), name
+    for name in ("kid_ratio", "forget_fid"):
+        assert report.measurement(name).missing, name
+    assert report.measurement("hidden_error_before").estimate > 0
+    verdict, _ = judged(report)
+    assert verdict.outcome == "INVALID"
+    assert "INVALID" in render_page(room.folder, verdict, preset("standard"), "safety")
+
+
+def test_a_holdout_of_nothing_but_what_is_forgotten_is_refused(room):
+    room.give("holdout", split().holdout & np.isin(digits()[1].numpy(), LOST))
+    with pytest.raises(BadInput, match=r"holdout: every image is of a class that is to be forgotten"):
+        room.report("nothing-else")
+
+
+def test_a_candidate_of_another_size_is_refused(room):
+    config = {"config": CONFIGS["mae"]["config"] | {"image_size": 12}}
+    from expunge.models import build
+
+    room.put("candidate", build("mae", **config).state_dict(), config=config)
+    with pytest.raises(BadInput, match=r"candidate: its images are 1x12x12, the parent's 1x8x8"):
+        room.report("larger")
+
+
+class Meddling:
+    """Changes what it is shown."""
+
+    def complete(self, images, mask, random):
+        return images * 0.5
+
+
+def test_a_model_that_changes_what_it_is_shown_is_refused():
+    import torch
+
+    fill = of_model("candidate", Meddling(), torch.device("cpu"))
+    images = digits()[0][:2]
+    with pytest.raises(BadInput, match=r"candidate: what it was shown does not come out unchanged"):
+        fill(images, torch.zeros(2, 1, 8, 8, dtype=torch.bool), torch.Generator())
 
 
 # ---------------------------------------------------------------------------------------------- the page
