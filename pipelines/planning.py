@@ -443,15 +443,16 @@ def _cannot_have(request: Request) -> dict[str, str]:
     missing = {}
     if request.members is None:
         missing["membership_auc"] = "the request names no members"
+    own_stranger = request.family == "image_to_image"  # an encoder that was never trained stands beside it
     if request.reference is None:
-        of_it = ("relearning_ratio", "reference_difference", "reference_p_value")
-        missing = dict.fromkeys(of_it, "the request names no reference, a model retrained without the forget data")
-    elif (lessons := request.sampling.lessons) < fewest(CONFIDENCE):
+        of_it = ("reference_difference", "reference_p_value", *(() if own_stranger else ("relearning_ratio",)))
+        missing |= dict.fromkeys(of_it, "the request names no reference, a model retrained without the forget data")
+    if (request.reference is not None or own_stranger) and (lessons := request.sampling.lessons) < fewest(CONFIDENCE):
         missing["relearning_ratio"] = f"sampling.lessons is {lessons}, an interval needs {fewest(CONFIDENCE)}"
     if not request.sampling.search:
         missing |= dict.fromkeys(("search_rate", "search_ratio"), NOT_SEARCHED)
     if request.origin is None:
-        missing |= dict.fromkeys(("drift", "retained_accuracy_drift"), NO_ORIGIN)
+        missing |= dict.fromkeys(("drift", "retained_accuracy_drift", "hidden_error_drift"), NO_ORIGIN)
     return missing
 
 
