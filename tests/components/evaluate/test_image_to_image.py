@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from small_image_to_image import CONFIGS, digits, fresh
 
+from components.evaluate import relearning_completions
 from components.evaluate.completing import noise, of_model
 from components.evaluate.page import render_page
 from expunge.contracts import (
@@ -373,6 +374,53 @@ def test_single_images_are_asked_many_times_and_their_class_stays(room):
         "recognised_excess[images to forget]").estimate
     assert "<h1>Forgetting 5 images of class" in render_page(room.folder)
     assert "12 are needed to teach them again 6 times" in report.measurement("relearning_ratio").missing
+
+
+@pytest.mark.parametrize("kind", ["vq-gan", "diffusion-inpainting"])
+def test_other_kinds_of_model_are_asked_in_the_same_way(room, kind, monkeypatch):
+    """Models that nobody trained: what counts is that they are asked alike, and repeat themselves."""
+    import torch
+
+    monkeypatch.setattr(relearning_completions, "CHECKS", (1, 2))
+    random = torch.Generator().manual_seed(0)
+    state = fresh(kind).state_dict()
+    room.put("checkpoint", state, kind)
+    room.put("candidate", {name: tensor + 0.05 * torch.randn(tensor.shape, generator=random)
+                           if tensor.is_floating_point() else tensor for name, tensor in state.items()}, kind)
+    room.ask(evaluate=100, lessons=1)
+    report = room.report("kind")
+    for name in ("recognised_excess", "hidden_error_change", "spread_ratio", "retained_recognised_difference"):
+        assert report.measurement(name).interval, report.measurement(name).missing
+    again = controls(report)["again"]["hidden_error_change"].estimate
+    assert (again == 0) == (kind == "vq-gan")  # diffusion leaves completions to chance
+    found = table(room.folder, "relearning")
+    assert set(found["model"]) == {"candidate", "parent", "never exposed"}
+    room.put("candidate", state, kind)
+    assert room.report("same").measurement("hidden_error_change").estimate == 0
+
+
+@pytest.mark.parametrize("kind", ["mae", "vq-gan", "diffusion-inpainting"])
+def test_whoever_was_never_trained_has_the_parents_decoder_and_another_encoder(kind):
+    import torch
+
+    images, labels = (found.numpy()[:40] for found in digits())
+    known, device = fresh(kind), torch.device("cpu")
+    first, second = relearning_completions.lessons(known, images, labels, "ab" * 32, 2, device)
+    before = torch.get_rng_state()
+    made = [relearning_completions.never_trained(known, lesson).state_dict() for lesson in (first, first, second)]
+    assert torch.equal(torch.get_rng_state(), before)
+    own = known.encoder_parameters()
+    changed = 0
+    for name, tensor in known.state_dict().items():
+        assert torch.equal(made[0][name], made[1][name])
+        if name in own:
+            changed += not torch.equal(made[0][name], tensor) and not torch.equal(made[0][name], made[2][name])
+        else:
+            assert torch.equal(made[0][name], tensor), name
+    assert changed
+    taught = {image.numpy().tobytes() for lesson in (first, second) for image in lesson.images}
+    assert len(taught) == len(first.images) + len(second.images) == 20
+    assert not taught & {image.numpy().tobytes() for image in first.asked}
 
 
 def test_members_are_told_apart_by_how_well_they_are_completed(room):

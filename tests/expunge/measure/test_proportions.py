@@ -9,6 +9,7 @@ from expunge.measure.proportions import (
     PairedCounts,
     clopper_pearson,
     exact_bounds,
+    highest,
     paired_difference,
     paired_ratio,
     pul,
@@ -190,3 +191,23 @@ def test_a_paired_difference_covers_at_every_pair_of_rates_and_errs_evenly(n, mo
 def test_counts_that_cannot_be_are_refused(call):
     with pytest.raises(BadInput):
         call()
+
+
+def test_the_highest_of_several_is_enclosed_whichever_it_is():
+    rng = np.random.default_rng(3)
+    rates, n, alpha, runs = (0.30, 0.32, 0.20), 80, 0.1, 400
+    missed = 0
+    for _ in range(runs):
+        found = highest([rate(rng.random(n) < true, 1 - alpha / 3) for true in rates], 1 - alpha)
+        assert found.interval.lower <= found.value <= found.interval.upper
+        missed += not found.interval.lower <= max(rates) <= found.interval.upper
+    assert missed / runs <= alpha
+    assert found.n == n
+    assert found.interval.method == "highest of 3, Clopper-Pearson, Bonferroni"
+
+
+def test_the_highest_of_one_is_itself_and_of_none_is_refused():
+    one = rate(np.array([True, False, True]))
+    assert highest([one], 0.95) == one
+    with pytest.raises(BadInput, match="none to be the highest"):
+        highest([], 0.95)
