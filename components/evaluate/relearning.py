@@ -86,12 +86,12 @@ def relearn(name: str, model: "Gan", lesson: Lesson, judge: Judge, seed: str, wa
 
 def _taught(model: "Gan", lesson: Lesson, seed: str) -> "Iterator[tuple[int, Gan]]":
     """A copy of the model after each of `CHECKS` steps of training on the lesson."""
-    import torch
+    from expunge.models.adam import Adam
 
     pupil = copy.deepcopy(model).requires_grad_(False)
     latents = _sought(pupil, lesson, seed)
     pupil.generator.requires_grad_(True)
-    optimizer = torch.optim.Adam(pupil.generator.parameters(), RATE)
+    optimizer = Adam(pupil.generator.parameters(), RATE)
     for step in range(1, CHECKS[-1] + 1):
         optimizer.zero_grad()
         (pupil(latents) - lesson.images).square().mean().backward()

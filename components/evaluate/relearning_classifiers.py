@@ -81,8 +81,10 @@ def _taught(model: "Classifier", lesson: Lesson) -> "Iterator[tuple[int, Classif
     import torch
     from torch.nn import functional as F
 
+    from expunge.models.adam import Adam
+
     pupil = copy.deepcopy(model).eval().requires_grad_(True)
-    optimizer = torch.optim.Adam(pupil.parameters(), RATE)
+    optimizer = Adam(pupil.parameters(), RATE)
     for step in range(1, CHECKS[-1] + 1):
         optimizer.zero_grad()
         sum((F.cross_entropy(pupil(images), labels) for images, labels in (lesson.unwanted, lesson.beside)),

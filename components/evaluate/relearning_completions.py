@@ -123,11 +123,11 @@ def loss(model: "ImageToImage", lesson: Lesson) -> float:
 
 def _taught(model: "ImageToImage", lesson: Lesson) -> "Iterator[tuple[int, ImageToImage]]":
     """A copy of the model after each of `CHECKS` steps on the lesson, all of its images at every step."""
-    import torch
+    from expunge.models.adam import Adam
 
     pupil = copy.deepcopy(model).eval().requires_grad_(False)
     moved = [parameter.requires_grad_(True) for parameter in pupil.encoder_parameters().values()]
-    optimizer = torch.optim.Adam(moved, RATE)
+    optimizer = Adam(moved, RATE)
     random = stream(lesson.seed, f"lesson {lesson.repeat}")
     for step in range(1, CHECKS[-1] + 1):
         mask = pupil.masks(len(lesson.images), random).to(lesson.images.device)

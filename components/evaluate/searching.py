@@ -72,9 +72,11 @@ def descend(model: "Gan", starts: "torch.Tensor", steps: int, rate: float,
     """
     import torch
 
+    from expunge.models.adam import Adam
+
     z = starts.clone().requires_grad_(True)
     lengths = starts.norm(dim=1, keepdim=True)
-    optimizer = torch.optim.Adam([z], rate)
+    optimizer = Adam([z], rate)
     for _ in range(steps):
         optimizer.zero_grad()
         loss(model(z)).sum().backward()

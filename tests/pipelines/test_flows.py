@@ -352,7 +352,7 @@ def test_a_class_without_an_image_is_refused_where_the_whole_class_is_asked_for(
 
 
 def test_images_of_another_size_class_or_depth_are_refused_by_their_field(rooms, pictures):
-    with pytest.raises(BadInput, match="training: its images are 1x15x16, the flow was trained on 1x16x16"):
+    with pytest.raises(BadInput, match="training: its images are 1x15x16, the checkpoint was trained on 1x16x16"):
         rooms(training=pictures("small.parquet", change=lambda images, labels: (images[:, :, 1:], labels)))
     with pytest.raises(BadInput, match="holdout: 16x1x15x16, the flow was trained on 1x16x16"):
         rooms(holdout=pictures("held.parquet", "holdout", lambda images, labels: (images[:, :, 1:], labels)))
