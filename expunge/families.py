@@ -35,6 +35,7 @@ _MEANINGLESS: dict[Family, dict[str, str]] = {
         "checkpoint.hidden": _IS_SHOWN_ALL,
         "proxy": _OWN_STAND_IN,
         "forget.images": "it draws images of its own, and is made to lose whole classes",
+        "forget.files": "it draws images of its own, and is made to lose whole classes",
         "forget.earlier_images": "it draws images of its own, and is made to lose whole classes",
     },
     "classifier": {
@@ -50,6 +51,7 @@ _MEANINGLESS: dict[Family, dict[str, str]] = {
         "checkpoint.hidden": _IS_SHOWN_ALL,
         "proxy": "it learns what to keep from labelled images of it, which training holds",
         "forget.images": "it is made to lose whole classes",
+        "forget.files": "it is made to lose whole classes",
         "forget.earlier_images": "it is made to lose whole classes",
         "sampling.curate": "nothing is drawn: training holds the images",
         "sampling.evaluate": "nothing is drawn: holdout holds the images, and their number is fixed with it",

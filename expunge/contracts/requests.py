@@ -13,7 +13,8 @@ from expunge.errors import BadInput
 Classes = Annotated[tuple[Annotated[int, Field(ge=0)] | ClassName, ...], Field(max_length=1000)]
 
 
-Rows = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(max_length=1000)]
+MOST_IMAGES = 100_000  # single ones of a request
+Rows = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(max_length=MOST_IMAGES)]
 
 
 class Forget(Frozen):
@@ -21,7 +22,8 @@ class Forget(Frozen):
 
     The names are the oracle's and the judge's; a classifier's own where it is a classifier that is to forget.
     A flow or an image-to-image model may forget single images of these classes: `images` are their numbers in
-    `training`, which begin at 0.
+    `training`, which begin at 0. `files` is a text file that names some by their files; when a run begins, what it
+    lists is among the numbers, and the names are gone.
     """
 
     classes: Annotated[Classes, Field(min_length=1)]
@@ -29,6 +31,7 @@ class Forget(Frozen):
     # What this workspace knows of it is filled in when a run begins.
     earlier: Classes = ()
     images: Rows = ()  # all of them if none
+    files: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
     earlier_images: Rows = ()  # single images, in the same numbers, that earlier requests made it forget; filled in too
 
     @field_validator("classes", "earlier", "images", "earlier_images", mode="before")

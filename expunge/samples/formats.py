@@ -60,6 +60,7 @@ class Entry:
     where: str
     label: int
     open: "Callable[[], Image]"
+    file: str = ""  # what its file is called in the set; empty if it has none
 
 
 @dataclass(frozen=True)
@@ -215,7 +216,7 @@ def _files_of_class(root: Path, folder: Path, label: int) -> Iterator[Entry | Sk
             if _inside(root, relative) is None:
                 yield Skipped(shorten(relative), "is a link that leads out of the folder")
             else:
-                yield Entry(shorten(relative), label, partial(_open_file, file))
+                yield Entry(shorten(relative), label, partial(_open_file, file), relative)
 
 
 # ------------------------------------------------------------------------------------------------- lists
@@ -249,7 +250,7 @@ def _from_row(path: Path, row: _Row, label: int | None) -> Entry | Skipped:
     if file is None:
         raise BadInput(f"{_name(path)}: {where} leads out of the list's own folder",
                        "name files beside the list or below it, relative to it, and no links to elsewhere")
-    return Entry(where, label, partial(_open_file, file))
+    return Entry(where, label, partial(_open_file, file), row.file.removeprefix("./"))
 
 
 def _csv_rows(path: Path) -> list[_Row | Skipped]:
@@ -342,6 +343,7 @@ def _class_label_names(path: Path, metadata: dict[bytes, bytes]) -> tuple[str, .
 
 
 def _from_cell(path: Path, where: str, label: int, cell: Any) -> Entry | Skipped:
+    file = None
     if isinstance(cell, dict):
         data, file = cell.get("bytes"), cell.get("path")
         if data is None and isinstance(file, str):
@@ -349,7 +351,8 @@ def _from_cell(path: Path, where: str, label: int, cell: Any) -> Entry | Skipped
         cell = data
     if not isinstance(cell, bytes):
         return Skipped(where, "has no image")
-    return Entry(where, label, partial(_open_bytes, cell))
+    called = file.removeprefix("./") if isinstance(file, str) else ""
+    return Entry(where, label, partial(_open_bytes, cell), called)
 
 
 # --------------------------------------------------------------------------------------------------- idx

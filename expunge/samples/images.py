@@ -37,6 +37,7 @@ class LabelledImages:
     classes: tuple[str, ...]
     skipped: tuple[Skipped, ...]
     places: tuple[str, ...] = ()  # where each image was: a file, a line or a row
+    files: tuple[str, ...] = ()  # what each image's file is called in the set; empty where it has none
 
 
 def read_images(path: Path, *, size: int | None = None, channels: Channels | None = None, bits: int | None = None,
@@ -60,6 +61,7 @@ def read_images(path: Path, *, size: int | None = None, channels: Channels | Non
     pixels: NDArray[np.uint8] | None = None
     labels: list[int] = []
     places: list[str] = []
+    files: list[str] = []
     skipped: list[Skipped] = []
     forms: Counter[_Shape] = Counter()
     firsts: dict[_Shape, str] = {}
@@ -80,6 +82,7 @@ def read_images(path: Path, *, size: int | None = None, channels: Channels | Non
                     pixels[len(labels)] = found
                     labels.append(entry.label)
                     places.append(entry.where)
+                    files.append(entry.file)
             watch(done, listing.total)
     if pixels is None:
         raise BadInput(f"{shorten(str(path))}: holds no image that can be used{_examples(skipped)}",
@@ -91,7 +94,7 @@ def read_images(path: Path, *, size: int | None = None, channels: Channels | Non
     if len(forms) > 1:
         raise _mixed(path, forms, firsts)
     table = SampleTable(from_pixels(_of_depth(pixels[: len(labels)], bits)), np.asarray(labels, np.int64))
-    return LabelledImages(table, listing.classes, tuple(skipped), tuple(places))
+    return LabelledImages(table, listing.classes, tuple(skipped), tuple(places), tuple(files))
 
 
 def _examples(skipped: Sequence[Skipped]) -> str:

@@ -1,8 +1,8 @@
 """Imported sets: labelled images that live in the workspace, encrypted from the first byte and versioned by DVC.
 
-A set is one folder `imports/<name>/`: its record, written last, the keyed digests of its images, and the list of
-what was left out. Each set is encrypted under a key of its own; the digests, by which an image is found in
-another set, are taken under one key for all sets.
+A set is one folder `imports/<name>/`: its record, written last, the keyed digests of its images, what their files are
+called, and the list of what was left out. Each set is encrypted under a key of its own; the digests, by which an image
+is found in another set, are taken under one key for all sets.
 """
 
 import json
@@ -43,7 +43,7 @@ from expunge.settings import Workspace
 
 SCHEME = "samples://"
 SKIPPED_FILE = "skipped.jsonl"
-_DIGESTS_FILE = "digests"
+_DIGESTS_FILE, _NAMES_FILE = "digests", "names.sealed"
 _OWNER = "_imports"  # of keys and shards: no request can have this id
 _DIGEST_SIZE = 32
 _ROWS_AT_ONCE = 1024  # whose pixels are in memory a second time
@@ -63,6 +63,7 @@ class ImportedSet(Record):
     remote: str
     shards: tuple[Shard, ...]
     digests: StoredFile  # keyed digests of the images' pixels, 32 bytes each, in order
+    names: StoredFile | None = None  # what their files are called, encrypted; absent where none has a file
     skipped: Annotated[int, Field(ge=0)]  # images that could not be used
     duplicates: Annotated[int, Field(ge=0)]  # images that were in the set already
     imported_at: str
@@ -121,17 +122,28 @@ def open_imported(workspace: Workspace, name: str) -> LabelledImages:
         BadInput: there is no such set, or its key is gone.
         DoesNotVerify: what lies there is not what was imported.
     """
-    _check(name)
-    if not (_folder(workspace, name) / RECORD_FILE).is_file():
-        known = ", ".join(record.name for record in imported_sets(workspace))
-        raise BadInput(f"{SCHEME}{name}: no set of that name was imported",
-                       f"use one of {shorten(known)}" if known else "import it: 'expunge samples import NAME PATH'")
-    record = _read(workspace, name)
+    record = _known(workspace, name)
     key = _key_of(workspace, name)
     table = read_table(workspace, key, record.remote, record.shards)
     if _identity(key, table, record.classes) != record.set_id:
         raise DoesNotVerify(f"{SCHEME}{name} is not the set that was imported", "import it anew under another name")
     return LabelledImages(table, record.classes, ())
+
+
+def names_in(workspace: Workspace, name: str) -> tuple[str, ...]:
+    """What the files of an imported set's images are called, in order; none where they had no files.
+
+    Raises:
+        BadInput: there is no such set, or its key is gone.
+        DoesNotVerify: what lies there is not what was imported.
+    """
+    record = _known(workspace, name)
+    if record.names is None:
+        return ()
+    file = _folder(workspace, name) / record.names.name
+    if not file.is_file() or sha256_file(file) != record.names.sha256:
+        raise DoesNotVerify(f"{SCHEME}{name}: its names are not those of its record", f"restore {file}")
+    return tuple(json.loads(_key_of(workspace, name).open(file.read_bytes(), file.name)))
 
 
 def importing_alone(workspace: Workspace) -> AbstractContextManager[None]:
@@ -181,6 +193,16 @@ def _read(workspace: Workspace, name: str) -> ImportedSet:
     return read_record(ImportedSet, _folder(workspace, name))
 
 
+def _known(workspace: Workspace, name: str) -> ImportedSet:
+    """The record of the set of that name. BadInput if there is none."""
+    _check(name)
+    if not (_folder(workspace, name) / RECORD_FILE).is_file():
+        known = ", ".join(record.name for record in imported_sets(workspace))
+        raise BadInput(f"{SCHEME}{name}: no set of that name was imported",
+                       f"use one of {shorten(known)}" if known else "import it: 'expunge samples import NAME PATH'")
+    return _read(workspace, name)
+
+
 def _key_of(workspace: Workspace, name: str) -> RequestKey:
     key_id = f"{_OWNER}/{name}"
     if not RequestKey.file(workspace, key_id).exists():
@@ -212,9 +234,9 @@ def _without_duplicates(key: RequestKey, found: LabelledImages) -> tuple[Labelle
             twice.append(Skipped(found.places[row], f"is the same image as {found.places[earlier]}"
                                                     + ("" if same else ", whose label is another")))
     rows = np.fromiter(first.values(), np.int64)
-    places = tuple(found.places[row] for row in rows)
+    places, files = (tuple(some[row] for row in rows) for some in (found.places, found.files))
     table = found.table[rows] if twice else found.table
-    return LabelledImages(table, found.classes, found.skipped, places), list(first), twice
+    return LabelledImages(table, found.classes, found.skipped, places, files), list(first), twice
 
 
 def _taken(workspace: Workspace, name: str, found: LabelledImages) -> ImportedSet | None:
@@ -256,6 +278,8 @@ def _store(workspace: Workspace, name: str, found: LabelledImages, digests: Sequ
                           stage.progress)[stem]
     folder = _folder(workspace, name)
     write_atomically(folder / _DIGESTS_FILE, b"".join(digests))
+    if any(found.files):
+        write_atomically(folder / _NAMES_FILE, key.seal(json.dumps(found.files).encode()), mode=0o600)
     left_out = (*found.skipped, *twice)
     write_atomically(folder / SKIPPED_FILE, "".join(
         json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in left_out).encode(), mode=0o600)
@@ -263,6 +287,7 @@ def _store(workspace: Workspace, name: str, found: LabelledImages, digests: Sequ
         name=name, set_id=_identity(key, found.table, found.classes), count=len(found.table), classes=found.classes,
         class_counts=found.table.class_counts(), image_shape=found.table.images.shape[1:],
         remote=workspace.sample_remote.name, shards=shards, digests=StoredFile.of(folder / _DIGESTS_FILE),
+        names=StoredFile.of(folder / _NAMES_FILE) if any(found.files) else None,
         skipped=len(found.skipped), duplicates=len(twice), imported_at=datetime.now(UTC).isoformat(timespec="seconds"))
     write_record(folder, record)
     return record

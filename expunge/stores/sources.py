@@ -186,6 +186,7 @@ def pin(request: Request, folder: Path, workspace: Workspace) -> Request:
         field: pinned(field, source) for field, source in given.items() if source is not None}
     found = request.model_copy(update=changes)
     refuse_what_does_not_fit(found)
+    found = _with_files_as_numbers(found, folder, workspace)
     choice = found.method
     if found.family != "gan" and "method" not in request.model_fields_set:
         choice = MethodChoice(name=AUTO)  # the method that is the default suits no other family
@@ -197,6 +198,20 @@ def pin(request: Request, folder: Path, workspace: Workspace) -> Request:
     if found.origin is not None:
         digest("origin", found.origin, workspace)  # the chain's own is known by its digest: is it still there?
     return found
+
+
+def _with_files_as_numbers(request: Request, folder: Path, workspace: Workspace) -> Request:
+    """The request with what `forget.files` lists among the numbers of its images, and no name of a file."""
+    asked = request.forget
+    if asked.files is None or request.training is None:
+        return request
+    from expunge.samples.listed import rows_of
+
+    with _naming("forget", "files"):
+        listing = _usable(_local(_absolute(asked.files, folder)))
+        rows = rows_of(listing, _names_of_images(request.training.uri, workspace))
+    return request.model_copy(update={
+        "forget": asked.model_copy(update={"files": None, "images": tuple(sorted({*asked.images, *rows}))})})
 
 
 def _said_by_folder(source: ModelSource) -> dict[str, Any]:
@@ -225,6 +240,7 @@ def _family(field: str, source: ParentSource, workspace: Workspace) -> Family:
     """
     from expunge.models import checkpoints
 
+    said: str | None
     if source.architecture is not None:
         said = checkpoints.family_of(source.architecture)
     else:
@@ -340,6 +356,18 @@ def _read_images(uri: str, workspace: Workspace) -> "LabelledImages":
         raise BadInput(f"{shorten(shown(uri))}: images are not fetched from there",
                        "download them, then name the folder or import them with 'expunge samples import'")
     return read_images(_local(uri), strict=True)
+
+
+def _names_of_images(uri: str, workspace: Workspace) -> list[str]:
+    """What the files of a data set's images are called, by their places in it; empty where one has none."""
+    from expunge.samples.formats import Entry, list_images
+    from expunge.samples.imported import names_in
+
+    if scheme(uri) == "samples":
+        return list(names_in(workspace, uri.partition("://")[2]))
+    if scheme(uri) == "builtin":
+        return []
+    return [one.file if isinstance(one, Entry) else "" for one in list_images(_local(uri)).entries]
 
 
 # ---------------------------------------------------------------------------------------------- digests

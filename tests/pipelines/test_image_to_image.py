@@ -2,18 +2,20 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from small_image_to_image import DIFFUSION, KINDS, MAE, SCHEDULER, VQ_GAN
 from safetensors.torch import load_file
-from tests_support import without
+from small_image_to_image import DIFFUSION, KINDS, MAE, SCHEDULER, VQ_GAN
+from tests_support import bare_environment, call, without
 
 from expunge import assets, models
-from expunge.contracts import Checkpoint, Request, SampleSet, parse_record, read_record
+from expunge.contracts import Checkpoint, Request, parse_record, read_record
 from expunge.errors import BadInput
 from expunge.models import image_to_image_files as files
 from expunge.samples import read_samples
@@ -25,6 +27,7 @@ diffusers = pytest.importorskip("diffusers")
 transformers = pytest.importorskip("transformers")
 
 ROOT = Path(__file__).parent.parent.parent
+PAGE = (ROOT / "docs" / "image-to-image.md").read_text()
 EXAMPLE = yaml.safe_load((ROOT / "examples" / "image-to-image" / "request.yaml").read_text())
 QUICK = {"method": {"name": "image_to_image", "preset": "debug"}, "policy": "debug", "threads": 1, "sampling": {"evaluate": 200, "lessons": 2}}
 TRAIN = {"uri": "builtin://digits/train"}
@@ -199,6 +202,65 @@ def test_single_images_go_and_the_others_of_their_class_are_kept(rooms, workspac
     assert np.allclose(table.images, images[[2, 13, 45]], atol=1 / 255)
 
 
+@pytest.fixture
+def tree(tmp_path):
+    """The first training images as files in a folder per class; the folder, and the name of each."""
+    from PIL import Image
+
+    images, labels = assets.digits("train")
+    names = [f"{label}/{number:04d}.png" for number, label in enumerate(labels[:300])]
+    for name, image in zip(names, images, strict=False):
+        (tmp_path / "tree" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.rint((image[0] + 1) * 127.5).astype(np.uint8)).save(tmp_path / "tree" / name)
+    return tmp_path / "tree", names
+
+
+@pytest.mark.parametrize("imported", [False, True], ids=["a folder", "an imported set"])
+def test_images_named_by_their_files_go_and_no_name_is_kept(imported, rooms, here, workspace, tree, capsys):
+    folder, names = tree
+    training = {"uri": "tree"}
+    if imported:
+        assert carry_out(["samples", "import", "learn", str(folder)]) == 0
+        training = {"uri": "samples://learn"}
+    fours = [name for name in names if name.startswith("4/")]
+    (here / "gone.txt").write_text("".join(f"./{name}\n" for name in fours[:3]))
+    found = rooms(training=training, forget={"classes": ["4"], "files": "gone.txt"})
+    assert found["forget"].class_counts == {"4": 3}
+    assert found["retain"].class_counts["4"] == len(fours) - 3
+    ordered = sorted(names)
+    pinned = json.loads((here / "request.json").read_text())["forget"]
+    assert (pinned["images"], pinned["files"]) == ([ordered.index(name) for name in fours[:3]], None)
+    table, (images, _) = read_samples(workspace, found["forget"]), assets.digits("train")
+    assert np.allclose(table.images, images[[names.index(name) for name in fours[:3]]], atol=1 / 255)
+    told = capsys.readouterr()
+    told_and_kept = told.out.encode() + told.err.encode() + b"".join(
+        file.read_bytes() for file in workspace.root.rglob("*") if file.is_file())
+    assert fours[0].encode() not in told_and_kept
+
+
+def test_a_list_of_files_that_is_none_is_refused_by_the_field(rooms, here, tree):
+    with pytest.raises(BadInput, match=r"forget\.files: .*gone\.txt: no such file"):
+        rooms(training={"uri": "tree"}, forget={"classes": ["4"], "files": "gone.txt"})
+    (here / "gone.txt").write_text("4/no.png\n")
+    with pytest.raises(BadInput, match=r"forget\.files: gone\.txt: line 1: no image of training is called so: .* '0/"):
+        rooms(training={"uri": "tree"}, forget={"classes": ["4"], "files": "gone.txt"})
+    with pytest.raises(BadInput, match=r"forget\.files: the images of training have no names of files: name their numbers"):
+        rooms(forget={"classes": ["4"], "files": "gone.txt"})
+
+
+def test_a_split_by_lists_of_classes_is_made_as_the_page_says_and_read(workspace, here, tree):
+    split, = (block for block in re.findall(r"```py\n(.*?)```", PAGE, re.DOTALL) if "def split" in block)
+    exec(split, made := {})
+    made["split"](here / "tree", here / "part", ["4", "7"], 5)
+    assert sorted(path.name for path in (here / "part").iterdir()) == ["4", "7"]
+    assert carry_out(["samples", "import", "part", str(here / "part"), "--size", "8", "--channels", "3"]) == 0
+    from expunge.samples.imported import names_in, open_imported
+
+    found = open_imported(workspace, "part")
+    assert found.table.images.shape == (10, 3, 8, 8)
+    assert names_in(workspace, "part")[0] == sorted(name for name in tree[1] if name.startswith("4/"))[0]
+
+
 def test_proxies_stand_in_for_what_is_kept_and_training_need_hold_nothing_else(rooms, pictures):
     fours = pictures("fours.parquet", change=lambda images, labels: (images[labels == 4], labels[labels == 4]))
     others = pictures("others.parquet", change=without(4))
@@ -242,11 +304,11 @@ def in_colour(images, labels):
 def test_images_of_another_size_mode_or_class_are_refused_by_their_field(rooms, pictures):
     with pytest.raises(BadInput, match="training: its images are 1x15x16, the checkpoint was trained on 1x16x16: import them"):
         rooms(training=pictures("small.parquet", change=lambda images, labels: (images[:, :, 1:], labels)))
-    with pytest.raises(BadInput, match="training: its images are 3x16x16, the checkpoint was trained on 1x16x16: .*--channels 1"):
+    with pytest.raises(BadInput, match=r"training: its images are 3x16x16, the checkpoint was trained on 1x16x16: .*--channels 1"):
         rooms(training=pictures("colour.parquet", change=in_colour))
     with pytest.raises(BadInput, match="proxy: its images are 3x16x16, the checkpoint was trained on 1x16x16"):
         rooms(proxy=pictures("proxy.parquet", change=in_colour))
-    with pytest.raises(BadInput, match="holdout: .*3x16x16.* 1x16x16"):
+    with pytest.raises(BadInput, match=r"holdout: .*3x16x16.* 1x16x16"):
         rooms(holdout=pictures("held.parquet", "holdout", in_colour))
     for field in ("training", "proxy"):
         with pytest.raises(BadInput, match=rf"{field}: .* images are of class 14, which the judge does not know"):
@@ -258,3 +320,77 @@ def test_cells_that_do_not_divide_an_image_are_refused_by_the_field(rooms):
         rooms(checkpoint=parent(hidden={"mask": "random", "cell": 5}))
     with pytest.raises(BadInput, match=r"^checkpoint\.hidden\.cell: it hides parts of cells of 4x4 pixels: make it of whole cells of 4"):
         rooms(checkpoint=parent(hidden={"mask": "random", "cell": 2}))
+
+
+# ------------------------------------------------------------------------------------- from the folder to the release
+
+NINE = {"forget": {"classes": ["4", "7", "9"]}}  # as many as leave an interval narrow enough
+# How each kind is trained by the example's script, asked for, and made to forget, in seconds.
+OF_KIND = {
+    "mae": (["--width", 16, "--steps", 300, "--rate", 3e-3], {}, {"steps": 400, "rate": 3e-3, "alpha": 1.5}),
+    "vq-gan": (["--width", 8, "--steps", 250], {}, {"steps": 600, "rate": 3e-3, "alpha": 4.0}),
+    "diffusion-inpainting": (["--width", 16, "--steps", 350], {"sampling_steps": 10}, {"steps": 200, "rate": 3e-3, "alpha": 3.0}),
+}
+
+
+def trained_by_the_example(kind, folder, *more):
+    script = ROOT / "examples" / "image-to-image" / "train.py"
+    done = subprocess.run([sys.executable, script, "--kind", kind, "--threads", "1", *map(str, more)], cwd=folder, capture_output=True,
+                          text=True, env=bare_environment(OMP_NUM_THREADS="1", GOMP_SPINCOUNT="1000"), check=False)
+    assert done.returncode == 0, done.stderr
+    return folder / "parent"
+
+
+def carried_out(folder, **changes):
+    """A request that goes from the folder to the release, in a folder that has the keys; what it printed."""
+    request = asked(sampling={"lessons": 0}, **changes)
+    (folder / "request.yaml").write_text(yaml.safe_dump(request))
+    done = call(folder, "run", "request.yaml", "--json")
+    assert done.code == 10, done.err + done.out
+    assert done.json["verdict"] == "PASS"
+    assert call(folder, "approve", request["id"], "--as", "grace", "--reason", "it completes them no more").code == 0
+    done = call(folder, "release", request["id"], "--json")
+    assert done.code == 0, done.err
+    return done.json
+
+
+def released(kind, folder, **changes):
+    """Where the release of a kind lies that forgot, and the folder that it was made of."""
+    training, config, params = OF_KIND[kind]
+    before = trained_by_the_example(kind, folder, *training)
+    assert call(folder, "init").code == 0
+    for person, role in (("ada", "requester"), ("grace", "reviewer")):
+        assert call(folder, "keys", "new", person, "--role", role).code == 0
+    found = carried_out(folder, checkpoint=parent(config=config), method={"name": "image_to_image", "preset": "debug", "params": params},
+                        **NINE, **changes)
+    assert (found["state"], found["family"]) == ("released", "image_to_image")
+    return folder / ".expunge" / "releases" / EXAMPLE["model"] / "current", before
+
+
+def states_of(kind, *folders):
+    return [LIBRARY[kind].from_pretrained(folder).state_dict() for folder in folders]
+
+
+@pytest.mark.parametrize("kind", [pytest.param(KINDS[0], marks=pytest.mark.slow), *(pytest.param(kind, marks=pytest.mark.thorough) for kind in KINDS[1:])])
+def test_a_folder_goes_all_the_way_and_its_library_opens_what_is_released(kind, tmp_path):
+    served, before = released(kind, tmp_path)
+    weights = files.LAYOUTS[LIBRARY[kind].__name__].weights
+    assert {file.name for file in served.iterdir()} == {file.name for file in before.iterdir()} | {"release.json"}
+    assert (served / weights).is_file()
+
+    was, now = states_of(kind, before, served)
+    assert was.keys() == now.keys()
+    theirs = files.open_folder(before)
+    own = {theirs._in_file.get(name, name) for name in theirs.encoder_parameters()}
+    moved = {name for name in was if not torch.equal(was[name], now[name])}
+    ours = {name for name in own if name in was} or own
+    assert moved
+    assert moved <= ours, "the decoder is the parent's, bit for bit"
+
+    audit = call(tmp_path, "audit", "verify")
+    assert audit.code == 0, audit.out + audit.err
+    config = served / "config.json"
+    kept = config.read_bytes()
+    config.write_text(json.dumps(json.loads(kept) | {"mask_ratio": 0.5}))
+    assert call(tmp_path, "audit", "verify").code == 40, "what the library reads beside the weights is signed, too"
+    config.write_bytes(kept)
