@@ -113,7 +113,8 @@ def refuse_other(field: str, model: ImageToImage, images: Tensor) -> None:
     wanted = "x".join(map(str, model.image_shape))
     if images.ndim != 4 or tuple(images.shape[1:]) != model.image_shape or not len(images):
         raise BadInput(f"{field}: images of {'x'.join(map(str, images.shape[1:]))}, {len(images)} of them; "
-                       f"the model completes {wanted}", "bring at least one, of that many channels and that size")
+                       f"the model completes {wanted}", "bring at least one; 'expunge samples import NAME PATH "
+                       f"--size {model.image_shape[1]} --channels {model.image_shape[0]}' makes others fit")
     lowest, highest = images.min().item(), images.max().item()
     if not (lowest >= -1 - 1e-4 and highest <= 1 + 1e-4):
         raise BadInput(f"{field}: values from {lowest:.4g} to {highest:.4g}", "scale them to [-1, 1]")

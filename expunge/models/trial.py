@@ -223,9 +223,15 @@ def _try_flows(wanted: Wanted, tell: Tell) -> int:
 def _try_image_to_image(wanted: Wanted, tell: Tell) -> int:
     """The parent, those of its kind, which have to complete the same images, and who looks at its completions."""
     real = wanted.real
+    shapes: list[tuple[int, ...]] = []  # the parent's first
 
     def look(role: str, model: Model, _: Checkpoint) -> Tensor:
         assert isinstance(model, ImageToImage)  # the record's family said so
+        shapes.append(model.image_shape)
+        if model.image_shape != shapes[0]:
+            theirs, ours = ("x".join(map(str, shape)) for shape in (model.image_shape, shapes[0]))
+            raise BadInput(f"{role}: it completes images of {theirs}, the checkpoint of {ours}",
+                           "name a model of the same images")
         refuse_other("holdout", model, real)
         random = torch.Generator().manual_seed(0)
         drawn = model.complete(real, model.masks(len(real), random), random)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,10 +13,10 @@ import torch
 import yaml
 from safetensors.torch import load_file
 from small_image_to_image import DIFFUSION, KINDS, MAE, SCHEDULER, VQ_GAN
-from tests_support import bare_environment, call, without
+from tests_support import EXPUNGE, bare_environment, call, without
 
 from expunge import assets, models
-from expunge.contracts import Checkpoint, Request, parse_record, read_record
+from expunge.contracts import Checkpoint, Hidden, Request, parse_record, read_record
 from expunge.errors import BadInput
 from expunge.models import image_to_image_files as files
 from expunge.samples import read_samples
@@ -261,6 +262,66 @@ def test_a_split_by_lists_of_classes_is_made_as_the_page_says_and_read(workspace
     assert names_in(workspace, "part")[0] == sorted(name for name in tree[1] if name.startswith("4/"))[0]
 
 
+def test_the_request_on_the_page_is_the_examples():
+    shown, = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+    assert yaml.safe_load(shown) == EXAMPLE
+
+
+@pytest.mark.thorough
+def test_the_page_can_be_followed_line_by_line(tmp_path):
+    shutil.copyfile(ROOT / "examples" / "image-to-image" / "train.py", tmp_path / "train.py")
+    (tmp_path / "request.yaml").write_text(yaml.safe_dump(
+        EXAMPLE | {"method": {"name": "auto", "preset": "debug"}, "threads": 1, "sampling": {"evaluate": 200, "lessons": 1}}))
+    environment = bare_environment(GOMP_SPINCOUNT="1000", OMP_NUM_THREADS="1")
+    environment["PATH"] = f"{EXPUNGE.parent}:{environment['PATH']}"
+    for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL):
+        block = block.replace("python train.py", "python train.py --threads 1 --width 16 --steps 60")
+        done = subprocess.run(["bash", "-euc", block], cwd=tmp_path, env=environment, capture_output=True, text=True,
+                              stdin=subprocess.DEVNULL, check=False)
+        assert done.returncode == 0, f"{block}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    ended = call(tmp_path, "status", EXAMPLE["id"], "--json").json
+    assert ended["verdict"] in ("PASS", "FAIL", "INCONCLUSIVE", "INVALID")  # of seconds: it is a model of next to nothing
+    assert ended["method"]["chosen"]
+
+
+def test_the_plan_says_what_is_hidden_and_what_may_be_read(workspace, here, capsys, monkeypatch, pictures):
+    monkeypatch.chdir(here)
+    pictures("others.parquet", change=without(4))
+    request = asked(method="auto", checkpoint=parent(hidden={"mask": "random", "ratio": 0.75}), proxy={"uri": "others.parquet"})
+    Path("request.yaml").write_text(yaml.safe_dump(request))
+    assert carry_out(["run", "request.yaml", "--plan", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    does = {room["room"]: room["does"] for room in plan["rooms"]}
+    assert [*does] == ["fetch_checkpoint", "curate_forget_set", "adapt", "unlearn", "evaluate", "gate"]
+    assert "75% of each hidden (random)" in does["evaluate"]
+    assert "images of proxy stand in for what is to stay" in does["curate_forget_set"]
+    assert plan["method"]["may_read"] == "of training, images to forget; of proxy, images in the place of those to keep"
+    assert carry_out(["run", "request.yaml", "--plan"]) == 0
+    told = capsys.readouterr().out
+    assert "image_to_image, for an image-to-image model; chosen by auto, given training images: it moves the encoder only" in " ".join(told.split())
+    assert "what is measured is what the model completes" in " ".join(told.split())
+
+
+@pytest.mark.parametrize(("kind", "missing"), [("mae", "transformers"), ("vq-gan", "diffusers"), ("diffusion-inpainting", "diffusers")])
+def test_a_library_that_is_not_installed_is_said_with_what_to_install(kind, missing, rooms, here, untrained, monkeypatch):
+    (here / "parent").unlink()
+    (here / "parent").symlink_to(untrained[kind])
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(BadInput, match=rf"checkpoint\.architecture '{kind}': the library {missing} is not installed: pip install 'expunge\[image"):
+        rooms()
+
+
+def test_a_reference_completes_the_same_images_behind_the_same_masks(rooms, here, untrained):
+    (here / "never").symlink_to(untrained["vq-gan"])
+    hidden = {"mask": "border", "ratio": 0.5}
+    assert rooms(checkpoint=parent(hidden=hidden), reference={"uri": "never"})
+    found = read_record(Checkpoint, here / "in" / "reference")
+    assert found.interface.hidden == Hidden(mask="border", ratio=0.5)
+    FRESH["vq-gan"]().from_config(VQ_GAN | {"sample_size": 8}).save_pretrained(here / "small")
+    with pytest.raises(BadInput, match=r"reference: it completes images of 1x8x8, the checkpoint of 1x16x16: name a model of the same images"):
+        rooms(reference={"uri": "small"})
+
+
 def test_proxies_stand_in_for_what_is_kept_and_training_need_hold_nothing_else(rooms, pictures):
     fours = pictures("fours.parquet", change=lambda images, labels: (images[labels == 4], labels[labels == 4]))
     others = pictures("others.parquet", change=without(4))
@@ -324,10 +385,10 @@ def test_cells_that_do_not_divide_an_image_are_refused_by_the_field(rooms):
 
 # ------------------------------------------------------------------------------------- from the folder to the release
 
-NINE = {"forget": {"classes": ["4", "7", "9"]}}  # as many as leave an interval narrow enough
+GO = {"forget": {"classes": ["6", "9"]}}  # of which the judge sees little where their middle is noise
 # How each kind is trained by the example's script, asked for, and made to forget, in seconds.
 OF_KIND = {
-    "mae": (["--width", 16, "--steps", 300, "--rate", 3e-3], {}, {"steps": 400, "rate": 3e-3, "alpha": 1.5}),
+    "mae": (["--width", 16, "--steps", 300, "--rate", 3e-3], {}, {"steps": 400, "rate": 4e-3, "alpha": 3.0}),
     "vq-gan": (["--width", 8, "--steps", 250], {}, {"steps": 600, "rate": 3e-3, "alpha": 4.0}),
     "diffusion-inpainting": (["--width", 16, "--steps", 350], {"sampling_steps": 10}, {"steps": 200, "rate": 3e-3, "alpha": 3.0}),
 }
@@ -362,7 +423,7 @@ def released(kind, folder, **changes):
     for person, role in (("ada", "requester"), ("grace", "reviewer")):
         assert call(folder, "keys", "new", person, "--role", role).code == 0
     found = carried_out(folder, checkpoint=parent(config=config), method={"name": "image_to_image", "preset": "debug", "params": params},
-                        **NINE, **changes)
+                        **GO, **changes)
     assert (found["state"], found["family"]) == ("released", "image_to_image")
     return folder / ".expunge" / "releases" / EXAMPLE["model"] / "current", before
 
