@@ -58,7 +58,7 @@ class Given:
     origin: StoredAs | None  # the first model of the chain, where earlier requests made the parent
     holdout: SampleSet
     members: SampleSet | None
-    # What training could read. Only a flow is asked about these very images.
+    # What training could read. Flows and image-to-image models are asked about these very images.
     forget: SampleSet | None
     retain: SampleSet | None
 

@@ -66,6 +66,7 @@ def evaluate_image_to_image(entered: Entered, given: Given, folder: Path) -> Rep
     evidence = asked.with_members(evidence)
     effort.of(COMPLETING)(1.0)
     evidence = asked.with_lessons(evidence, request.sampling.lessons, effort.of(TEACHING))
+    effort.of(TEACHING)(1.0)
     pictures.save(folder)
     write_completion_tables(folder, evidence)
     before, after = (shares(found, judge.classes) for found in (evidence.forget.before, evidence.forget.after))
