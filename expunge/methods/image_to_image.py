@@ -8,6 +8,9 @@ be forgotten, and what it always found in the rest; the decoder stays, bit for b
     L_F      = || E_theta(T(x_f)) - E_0(T(n)) ||^2          n: noise
 
 A distance is the mean over a feature map, and their sum where there are several. Teacher and pupil see the same mask.
+With `scale: relative`, which is our reading, each feature map's distances are first divided by what is usual there: in
+L_R by the variance that the teacher finds among the images to keep, in L_F by what the distance is before the training.
+Noise is far from images to one encoder and near to another, and alpha would have to make up for that.
 
 What the paper and its authors' code do in more than one way are parameters here: noise of unit variance, or with the
 mean and variance of the forget images and clipped to the range of images (their code for MAGE); noise everywhere (the
@@ -36,6 +39,7 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from expunge.errors import BadInput
 from expunge.methods.method import Method, Preference, setting
@@ -48,6 +52,7 @@ Role = Literal["forget", "stay"]
 ROLES: tuple[Role, Role] = ("forget", "stay")
 FIRST_VIEW = 1_000_000_000  # purposes of random streams from here on belong to views
 TEACHER_BATCH = 256  # images that the teacher is shown at once before training
+SCALED_BY = 256  # images of each kind, at most, that say what is usual in a feature map
 
 
 class Params(BaseModel):
@@ -56,6 +61,8 @@ class Params(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     alpha: float = setting(0.2, "weight of the forget loss (alpha)", ge=0)
+    scale: Literal["plain", "relative"] = setting(
+        "plain", "mean squared distances as they are, or each feature map's in parts of what is usual there")
     noise: Literal["unit", "matched"] = setting(
         "unit", "N(0, 1), or the mean and variance of the forget images, clipped to [-1, 1]")
     noise_in: Literal["everywhere", "hole"] = setting(
@@ -123,21 +130,28 @@ class Showing:
         self.model, self.images, self.role, self.params, self.session = model, images, role, params, session
         self.mean, self.std = images.mean(), images.std(unbiased=False)
         self.still = None if model.hidden.mask == "random" else model.masks(1)
+        self.settled = self.still is not None and not model.chance(1, stream(session, 0))  # but for the noise
 
-    def of(self, rows: Tensor, views: Tensor | None, random: torch.Generator) -> tuple[Shown, Shown]:
-        """What the pupil and the teacher see of rows [B], in views of theirs [B]; None: in ones drawn now."""
-        if views is None:
-            mask, chance, noise = self._drawn(len(rows), random)
+    def of(
+        self, rows: Tensor, views: Tensor | None, random: torch.Generator, aimed: bool = True
+    ) -> tuple[Shown, Shown]:
+        """What the pupil and the teacher see of rows [B], in views of theirs [B]; None: in ones drawn now.
+
+        Not `aimed`: the teacher need not see noise, for what it finds there is known.
+        """
+        noisy = aimed and self.role == "forget"
+        if views is None or (self.settled and not noisy):
+            mask, chance, noise = self._drawn(len(rows), random, noisy)
         else:
             places = (views * len(self.images) + rows).tolist()
-            drawn = [self._drawn(1, stream(self.session, FIRST_VIEW + 2 * place + ROLES.index(self.role)))
+            drawn = [self._drawn(1, stream(self.session, FIRST_VIEW + 2 * place + ROLES.index(self.role)), noisy)
                      for place in places]
             mask = torch.cat([each[0] for each in drawn])
             chance = tuple(torch.cat(some) for some in zip(*(each[1] for each in drawn), strict=True))
             noise = torch.cat([each[2] for each in drawn])
         images = self.images[rows]
         pupil = Shown(images, mask, chance)
-        if self.role == "stay":
+        if not noisy:
             return pupil, pupil
         if self.params.noise == "matched":
             noise = (noise * self.std + self.mean).clamp(-1, 1)
@@ -145,11 +159,10 @@ class Showing:
             noise = composite(mask, noise, images)
         return pupil, Shown(noise, mask, chance)
 
-    def _drawn(self, count: int, random: torch.Generator) -> tuple[Tensor, Chance, Tensor]:
+    def _drawn(self, count: int, random: torch.Generator, noisy: bool) -> tuple[Tensor, Chance, Tensor]:
         mask = self.model.masks(count, random) if self.still is None else self.still.expand(count, -1, -1, -1)
         chance = self.model.chance(count, random)
-        shape = self.model.image_shape if self.role == "forget" else (0,)
-        return mask, chance, torch.randn(count, *shape, generator=random)
+        return mask, chance, torch.randn(count, *(self.model.image_shape if noisy else (0,)), generator=random)
 
 
 class Lesson:
@@ -184,7 +197,7 @@ class Lesson:
 
     def shown(self, role: Role, rows: Tensor, views: Tensor | None, random: torch.Generator) -> tuple[Shown, Shown]:
         """What the pupil and the teacher see of these; of them, this process's part."""
-        pupil, teacher = self.showing[role].of(rows, views, random)
+        pupil, teacher = self.showing[role].of(rows, views, random, aimed=not self.cached)
         return pupil.own_part(), teacher.own_part()
 
     def recalled(self, role: Role, rows: Tensor, views: Tensor | None) -> Features:
@@ -237,9 +250,10 @@ def refuse_unfit(parent: ImageToImage, material: Material, sets: dict[Role, Samp
 # ------------------------------------------------------------------------------------------------ the method
 
 
-def distance(found: Features, wanted: Features) -> Tensor:
-    """Mean squared distance of each feature map, summed over them."""
-    return torch.stack([(one - other).square().mean() for one, other in zip(found, wanted, strict=True)]).sum()
+def distance(found: Features, wanted: Features, usual: Tensor | None = None) -> Tensor:
+    """Mean squared distance of each feature map, summed over them; each in parts of what is usual there [maps]."""
+    each = torch.stack([F.mse_loss(one, other) for one, other in zip(found, wanted, strict=True)])
+    return (each if usual is None else each / usual).sum()
 
 
 def adapt(parent: ImageToImage, material: Material, params: Params, session: Session) -> Weights:
@@ -285,6 +299,30 @@ def noise_of_the_teacher(
     return lesson.found(teacher)
 
 
+@torch.no_grad()
+def usual_distances(lesson: Lesson, aim: Aim) -> dict[Role, Tensor | None]:
+    """By role, what is usual in each feature map [maps]: variance among images to keep, distance from the aim.
+
+    Raises:
+        BadInput: the images to keep do not differ there, or those to forget are at their aim already.
+    """
+    if lesson.params.scale == "plain":
+        return {"forget": None, "stay": None}
+    random, shown = stream(lesson.session, 4), {}
+    for role in ROLES:
+        rows = torch.randperm(len(lesson.decks[role].samples), generator=random)[:SCALED_BY]
+        shown[role] = lesson.showing[role].of(rows, torch.zeros_like(rows) if lesson.params.views else None, random)
+    (lost, noise), (kept, _) = (shown[role] for role in ROLES)
+    same = lesson.found(kept)
+    aims = aim(lesson, lost, noise, same, random)
+    usual = {"forget": torch.stack([F.mse_loss(*both) for both in zip(lesson.found(lost), aims, strict=True)]),
+             "stay": torch.stack([some.var(dim=0, unbiased=False).mean() for some in same])}
+    for some in usual.values():
+        need((some > 0).all(), "method.params.scale: the teacher finds the same in all images, and there is nothing to "
+             "measure distances by", "bring images that differ, or use 'plain'")
+    return dict(usual)
+
+
 def fit_encoder(parent: ImageToImage, lesson: Lesson, aim: Aim) -> Weights:
     """A pupil's state after its encoder has learned L_R + alpha L_F, with L_F the distance to an aim."""
     params, session = lesson.params, lesson.session
@@ -294,6 +332,7 @@ def fit_encoder(parent: ImageToImage, lesson: Lesson, aim: Aim) -> Weights:
         parameter.requires_grad_(True)
     optimizer = optimizer_of(moving, params)
     random = stream(session, 3)
+    usual = usual_distances(lesson, aim)
 
     def one_step(step: int) -> dict[str, Tensor]:
         dealt = {role: lesson.dealt(role, step) for role in ROLES}
@@ -303,9 +342,11 @@ def fit_encoder(parent: ImageToImage, lesson: Lesson, aim: Aim) -> Weights:
         else:
             same = lesson.found(kept)
             aims = aim(lesson, lost, noise, same, random)
-        both, count = together(lost, kept).features(pupil, session.device), len(lost.images)
-        losses = {"retain": distance([some[count:] for some in both], same),
-                  "forget": params.alpha * distance([some[:count] for some in both], aims)}
+        # One pass of both; of a split the gradient is put together again in one go, of two slices it is not.
+        found = [some.split([len(lost.images), len(kept.images)])
+                 for some in together(lost, kept).features(pupil, session.device)]
+        losses = {"retain": distance([some for _, some in found], same, usual["stay"]),
+                  "forget": params.alpha * distance([some for some, _ in found], aims, usual["forget"])}
         update(optimizer, moving, losses, step, params)
         return losses
 
@@ -317,7 +358,7 @@ def optimizer_of(moving: list[nn.Parameter], params: Params) -> torch.optim.Adam
     """AdamW, which decays matrices and kernels only."""
     groups = [{"params": [some for some in moving if some.ndim > 1], "weight_decay": params.weight_decay},
               {"params": [some for some in moving if some.ndim <= 1], "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=params.rate, betas=(params.beta1, params.beta2))
+    return torch.optim.AdamW(groups, lr=params.rate, betas=(params.beta1, params.beta2), fused=True)
 
 
 def update(

@@ -17,7 +17,15 @@ from small_image_to_image import KINDS, behind, centre, digits, error, fresh, tr
 
 from expunge.errors import BadInput, NonFiniteLoss
 from expunge.methods import image_to_image_baselines as baselines
-from expunge.methods.image_to_image import METHOD, ROLES, Lesson, distance, rate_at
+from expunge.methods.image_to_image import (
+    METHOD,
+    ROLES,
+    Lesson,
+    distance,
+    noise_of_the_teacher,
+    rate_at,
+    usual_distances,
+)
 from expunge.methods.training import Material, Samples, stream
 from expunge.models.masks import hidden
 
@@ -78,6 +86,47 @@ def test_the_loss_is_the_papers(kind):
 def test_a_distance_is_the_mean_of_each_map_and_the_sum_over_them():
     one, other = torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 0.0]])
     assert distance([one, one[:, :1]], [other, other[:, :1]]).item() == pytest.approx(2.5 + 1)
+
+
+def test_distances_are_in_parts_of_what_is_usual_in_each_map():
+    one, other = torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 0.0]])
+    assert distance([one, one[:, :1]], [other, other[:, :1]], torch.tensor([5.0, 0.5])).item() == pytest.approx(0.5 + 2)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_usual_are_the_variance_of_what_is_kept_and_the_first_distance_of_what_is_lost(kind):
+    params = METHOD.parameters("default", SHORT | {"scale": "relative", "alpha": 0.7, "steps": 1, "batch": 40})
+    session, parent, given = Noted(), behind(trained(kind), "centre"), material()
+    usual = usual_distances(Lesson(parent, given, params, session), noise_of_the_teacher)
+    lesson, rows = Lesson(parent, given, params, session), torch.arange(40)
+    shown = {role: lesson.showing[role].of(rows, 0 * rows, stream(session, 9)) for role in ROLES}
+    with torch.no_grad():
+        (lost, aims), (kept, _) = ([parent.encode(some.images, some.mask, some.chance) for some in shown[role]]
+                                   for role in ROLES)
+    for number, (one, other, found) in enumerate(zip(lost, aims, kept, strict=True)):
+        assert usual["forget"][number].item() == pytest.approx(((one - other) ** 2).mean().item(), rel=1e-4)
+        assert usual["stay"][number].item() == pytest.approx(
+            ((found - found.mean(dim=0)) ** 2).mean().item(), rel=1e-4)
+    run(params, kind, session, given, parent=parent)
+    assert session.losses[0]["forget"] == pytest.approx(0.7 * len(lost), rel=1e-4), "each map's distance is 1 at first"
+
+
+def test_images_to_keep_that_are_all_alike_are_no_measure():
+    alike = Samples(material().retain.images[:1].expand(9, -1, -1, -1))
+    with pytest.raises(BadInput, match=r"method\.params\.scale: the teacher finds the same in all images"):
+        run(METHOD.parameters("default", SHORT | {"scale": "relative"}), given=material(retain=alike),
+            parent=behind(trained("mae"), "centre"))
+
+
+@pytest.mark.parametrize(("kind", "mask"), [("mae", "centre"), ("mae", "random"), ("diffusion-inpainting", "centre")])
+def test_the_pupil_sees_the_same_whether_or_not_the_teacher_has_to_look(kind, mask):
+    lesson = Lesson(behind(fresh(kind), mask), material(), METHOD.parameters("default", SHORT), Noted())
+    rows, views = torch.tensor([3, 11]), torch.tensor([0, 0])
+    one, other = (lesson.showing["forget"].of(rows, views, stream(Noted(), 3), aimed=aimed) for aimed in (True, False))
+    assert torch.equal(one[0].images, other[0].images)
+    assert torch.equal(one[0].mask, other[0].mask)
+    assert all(torch.equal(*both) for both in zip(one[0].chance, other[0].chance, strict=True))
+    assert other[1] is other[0]
 
 
 @settings(max_examples=30)
