@@ -130,28 +130,21 @@ class Showing:
         self.model, self.images, self.role, self.params, self.session = model, images, role, params, session
         self.mean, self.std = images.mean(), images.std(unbiased=False)
         self.still = None if model.hidden.mask == "random" else model.masks(1)
-        self.settled = self.still is not None and not model.chance(1, stream(session, 0))  # but for the noise
 
-    def of(
-        self, rows: Tensor, views: Tensor | None, random: torch.Generator, aimed: bool = True
-    ) -> tuple[Shown, Shown]:
-        """What the pupil and the teacher see of rows [B], in views of theirs [B]; None: in ones drawn now.
-
-        Not `aimed`: the teacher need not see noise, for what it finds there is known.
-        """
-        noisy = aimed and self.role == "forget"
-        if views is None or (self.settled and not noisy):
-            mask, chance, noise = self._drawn(len(rows), random, noisy)
+    def of(self, rows: Tensor, views: Tensor | None, random: torch.Generator) -> tuple[Shown, Shown]:
+        """What the pupil and the teacher see of rows [B], in views of theirs [B]; None: in ones drawn now."""
+        if views is None:
+            mask, chance, noise = self._drawn(len(rows), random)
         else:
             places = (views * len(self.images) + rows).tolist()
-            drawn = [self._drawn(1, stream(self.session, FIRST_VIEW + 2 * place + ROLES.index(self.role)), noisy)
+            drawn = [self._drawn(1, stream(self.session, FIRST_VIEW + 2 * place + ROLES.index(self.role)))
                      for place in places]
             mask = torch.cat([each[0] for each in drawn])
             chance = tuple(torch.cat(some) for some in zip(*(each[1] for each in drawn), strict=True))
             noise = torch.cat([each[2] for each in drawn])
         images = self.images[rows]
         pupil = Shown(images, mask, chance)
-        if not noisy:
+        if self.role == "stay":
             return pupil, pupil
         if self.params.noise == "matched":
             noise = (noise * self.std + self.mean).clamp(-1, 1)
@@ -159,10 +152,11 @@ class Showing:
             noise = composite(mask, noise, images)
         return pupil, Shown(noise, mask, chance)
 
-    def _drawn(self, count: int, random: torch.Generator, noisy: bool) -> tuple[Tensor, Chance, Tensor]:
+    def _drawn(self, count: int, random: torch.Generator) -> tuple[Tensor, Chance, Tensor]:
         mask = self.model.masks(count, random) if self.still is None else self.still.expand(count, -1, -1, -1)
         chance = self.model.chance(count, random)
-        return mask, chance, torch.randn(count, *(self.model.image_shape if noisy else (0,)), generator=random)
+        shape = self.model.image_shape if self.role == "forget" else (0,)
+        return mask, chance, torch.randn(count, *shape, generator=random)
 
 
 class Lesson:
@@ -196,40 +190,60 @@ class Lesson:
         return shown.features(self.teacher, self.session.device)
 
     def shown(self, role: Role, rows: Tensor, views: Tensor | None, random: torch.Generator) -> tuple[Shown, Shown]:
-        """What the pupil and the teacher see of these; of them, this process's part."""
-        pupil, teacher = self.showing[role].of(rows, views, random, aimed=not self.cached)
-        return pupil.own_part(), teacher.own_part()
+        """What the pupil and the teacher see of these; of them, this process's part.
+
+        Where the teacher has seen them before the training, it is not asked again, and the pupil's stands for both.
+        """
+        showing = self.showing[role]
+        if not self.cached:
+            pupil, teacher = showing.of(rows, views, random)
+            return pupil.own_part(), teacher.own_part()
+        places = self._places(role, rows, views)
+        mask = (self.cached[f"mask.{role}"][places] if showing.still is None else
+                showing.still.expand(len(places), -1, -1, -1))
+        chance = tuple(self.cached[name][places] for name in _names(self.cached, f"chance.{role}"))
+        pupil = Shown(showing.images[places % len(showing.images)], mask, chance)
+        return pupil, pupil
 
     def recalled(self, role: Role, rows: Tensor, views: Tensor | None) -> Features:
         """What the teacher found before the training."""
-        assert views is not None  # what is drawn anew is never kept
-        places = ranks.own_part(views * len(self.decks[role].samples) + rows)
+        places = self._places(role, rows, views)
         return [self.cached[name][places].to(self.session.device) for name in _names(self.cached, role)]
+
+    def _places(self, role: Role, rows: Tensor, views: Tensor | None) -> Tensor:
+        """Where in what is cached this process's part of these is."""
+        assert views is not None  # what is drawn anew is never kept
+        return ranks.own_part(views * len(self.decks[role].samples) + rows)
 
     @torch.no_grad()
     def looked_up(self) -> Weights:
-        """All that the teacher finds in all views: by role and feature map, [views * images, ...]."""
+        """All that the teacher finds in all views, and how they are shown: [views * images, ...] each.
+
+        `forget.000` and so on: a feature map each, by role. `chance.forget.000`, `mask.forget`: what was drawn.
+        """
         views, kept = self.params.views, Weights()
         for role in ROLES:
-            count = len(self.decks[role].samples)
-            parts = []
+            count, still = len(self.decks[role].samples), self.showing[role].still is not None
+            parts: dict[str, list[Tensor]] = {}
             for places in torch.arange(views * count).split(TEACHER_BATCH):
-                _, shown = self.showing[role].of(places % count, places // count, stream(self.session, 0))
-                parts.append([some.cpu() for some in self.found(shown)])
-            for number, some in enumerate(zip(*parts, strict=True)):
-                kept[f"{role}.{number:03d}"] = torch.cat(some)
+                pupil, shown = self.showing[role].of(places % count, places // count, stream(self.session, 0))
+                seen = {f"{role}.{number:03d}": some.cpu() for number, some in enumerate(self.found(shown))}
+                seen |= {f"chance.{role}.{number:03d}": some for number, some in enumerate(pupil.chance)}
+                for name, some in (seen if still else seen | {f"mask.{role}": pupil.mask}).items():
+                    parts.setdefault(name, []).append(some)
+            kept |= {name: torch.cat(some) for name, some in parts.items()}
         return kept
 
     def gib(self) -> float:
         """What `looked_up` would take, in GiB."""
         one = torch.zeros(1, dtype=torch.long)
-        _, shown = self.showing["stay"].of(one, one, stream(self.session, 0))
-        size = sum(some.numel() * some.element_size() for some in self.found(shown))
+        pupil, _ = self.showing["stay"].of(one, one, stream(self.session, 0))
+        size = sum(some.numel() * some.element_size() for some in (*self.found(pupil), *pupil.chance, pupil.mask))
         return size * self.params.views * sum(len(deck.samples) for deck in self.decks.values()) / 2**30
 
 
-def _names(cached: Weights, role: Role) -> list[str]:
-    return sorted(name for name in cached if name.startswith(f"{role}."))
+def _names(cached: Weights, begin: str) -> list[str]:
+    return sorted(name for name in cached if name.startswith(f"{begin}."))
 
 
 def refuse_unfit(parent: ImageToImage, material: Material, sets: dict[Role, Samples]) -> None:
@@ -260,8 +274,9 @@ def adapt(parent: ImageToImage, material: Material, params: Params, session: Ses
     """The teacher's features in every view of every image: what it finds in the rest, and in noise.
 
     Returns:
-        `forget.000`, `stay.000` and so on: a feature map each, [views * images, ...], view after view. Nothing where
-        views are drawn at every step, or where they would take more than `cache_gib`, which is noted.
+        `forget.000`, `stay.000` and so on: a feature map each, [views * images, ...], view after view, and beside them
+        the views themselves, as far as they were drawn. Nothing where views are drawn at every step, or where they
+        would take more than `cache_gib`, which is noted.
 
     Raises:
         BadInput: images, mask and model do not suit each other.
@@ -315,12 +330,13 @@ def usual_distances(lesson: Lesson, aim: Aim) -> dict[Role, Tensor | None]:
     (lost, noise), (kept, _) = (shown[role] for role in ROLES)
     same = lesson.found(kept)
     aims = aim(lesson, lost, noise, same, random)
-    usual = {"forget": torch.stack([F.mse_loss(*both) for both in zip(lesson.found(lost), aims, strict=True)]),
-             "stay": torch.stack([some.var(dim=0, unbiased=False).mean() for some in same])}
+    usual: dict[Role, Tensor | None] = {
+        "forget": torch.stack([F.mse_loss(*both) for both in zip(lesson.found(lost), aims, strict=True)]),
+        "stay": torch.stack([some.var(dim=0, unbiased=False).mean() for some in same])}
     for some in usual.values():
-        need((some > 0).all(), "method.params.scale: the teacher finds the same in all images, and there is nothing to "
-             "measure distances by", "bring images that differ, or use 'plain'")
-    return dict(usual)
+        need(some is not None and (some > 0).all(), "method.params.scale: the teacher finds the same in all images, "
+             "and there is nothing to measure distances by", "bring images that differ, or use 'plain'")
+    return usual
 
 
 def fit_encoder(parent: ImageToImage, lesson: Lesson, aim: Aim) -> Weights:
