@@ -67,7 +67,7 @@ def with_state(kind, state):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_loss_is_the_papers(kind):
-    params = METHOD.parameters("default", SHORT | {"alpha": 0.7, "steps": 1})
+    params = METHOD.parameters("default", SHORT | {"scale": "plain", "alpha": 0.7, "steps": 1})
     session, parent, given = Noted(), trained(kind), material()
     run(params, kind, session, given)
     lesson = Lesson(parent, given, params, session)
