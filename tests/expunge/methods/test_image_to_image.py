@@ -132,7 +132,7 @@ def test_the_pupil_sees_the_same_whether_or_not_the_teacher_looked_before(kind, 
         assert all(torch.equal(*both) for both in zip(one.chance, other.chance, strict=True))
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(st.sampled_from(["unit", "matched"]), st.sampled_from(["everywhere", "hole"]), st.integers(0, 50))
 def test_the_teacher_sees_the_same_mask_and_noise_where_it_is_to_be(noise, place, seed):
     params = METHOD.parameters("default", SHORT | {"noise": noise, "noise_in": place})
