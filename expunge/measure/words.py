@@ -74,7 +74,7 @@ METRICS: dict[str, Metric] = {
     "search_rate_before": Metric("search rate before", "percent", "the same search in the parent", unit="starts"),
     "relearning_steps": Metric(
         "relearning steps", "count", "steps of teaching until the unwanted is drawn, or named right, half as often as "
-        "by the parent, or completed half as well again",
+        "by the parent, or half of the way back to the parent's loss is gone",
         unit="lessons"),
     "relearning_steps_before": Metric(
         "relearning steps, parent", "count", meaning="the same for the parent", unit="lessons"),
