@@ -213,8 +213,8 @@ PLANS: dict[str, Plan] = {
         "Steps until it is back",
         (("parent", "was", "relearning_steps_before"), ("candidate", "now", "relearning_steps"),
          ("never exposed", "never", "relearning_steps_never_exposed")),
-        "median over lessons, until it is drawn, or named right, half as often as by the parent, or half of the way back "
-        "to the parent's loss is gone", lowest=0),
+        "median over lessons, until it is drawn, or named right, half as often as by the parent, or half of the way "
+        "back to the parent's loss is gone", lowest=0),
     "relearning_ratio": Plan("Relearning ratio", (("candidate over never exposed", "now", "relearning_ratio"),),
                              "one is what removal would give; near zero, it was only hidden", lowest=0,
                              marks=((1.0, "as if never seen"),)),
