@@ -42,7 +42,8 @@ def adapt(entered: Entered, *, checkpoint: Path, negative: Path, forget: Path, r
     material = Material(negative=load_samples(entered, negatives), forget=load_samples(entered, forgotten),
                         retain=load_samples(entered, retained), restricted=lost(negatives, forgotten))
     tensors = chosen.adapt(models.load_recorded(checkpoint, parent_record), material, params, session)
-    write_atomically(adaptation / TENSORS, key.seal(save(tensors)))
+    packed = {name: tensor.contiguous() for name, tensor in tensors.items()}  # features may lie otherwise
+    write_atomically(adaptation / TENSORS, key.seal(save(packed)))
     write_record(adaptation, Adaptation(
         method=method, params=params.model_dump(mode="json"), seed=seed, parent_sha256=parent_record.weights.sha256,
         negative_id=negatives and negatives.set_id, forget_id=forgotten and forgotten.set_id,

@@ -15,8 +15,10 @@ from safetensors.torch import load_file
 from small_image_to_image import DIFFUSION, KINDS, MAE, SCHEDULER, VQ_GAN
 from tests_support import EXPUNGE, bare_environment, call, without
 
+from components.adapt.step import adapt
+from components.unlearn.step import unlearn
 from expunge import assets, models
-from expunge.contracts import Checkpoint, Hidden, Request, parse_record, read_record
+from expunge.contracts import Candidate, Checkpoint, Hidden, Request, parse_record, read_record
 from expunge.errors import BadInput
 from expunge.models import image_to_image_files as files
 from expunge.samples import read_samples
@@ -381,6 +383,26 @@ def test_cells_that_do_not_divide_an_image_are_refused_by_the_field(rooms):
         rooms(checkpoint=parent(hidden={"mask": "random", "cell": 5}))
     with pytest.raises(BadInput, match=r"^checkpoint\.hidden\.cell: it hides parts of cells of 4x4 pixels: make it of whole cells of 4"):
         rooms(checkpoint=parent(hidden={"mask": "random", "cell": 2}))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_candidate_of_every_kind_has_its_parents_decoder_bit_for_bit(kind, rooms, here, untrained, pictures):
+    (here / "parent").unlink()
+    (here / "parent").symlink_to(untrained[kind])
+    few = pictures("few.parquet", change=lambda images, labels: (images[:80], labels[:80]))
+    rooms(training=few)
+    recipe = {"method": "image_to_image", "preset": "debug", "overrides": '{"steps": 3}', "seed": 0, "threads": 1}
+    sets = {role: here / "out" / role for role in ("negative", "forget", "retain")}
+    adapt(checkpoint=here / "in" / "checkpoint", adaptation=here / "a", statement=here / "s3.json", **sets, **recipe)
+    unlearn(checkpoint=here / "in" / "checkpoint", oracle=here / "in" / "oracle", adaptation=here / "a",
+            positive=here / "out" / "positive", candidate=here / "c", statement=here / "s4.json", **sets, **recipe)
+    came, made = read_record(Checkpoint, here / "in" / "checkpoint"), read_record(Candidate, here / "c")
+    assert (made.family, made.claim, made.interface) == ("image_to_image", "output suppression", came.interface)
+    before, after = load_file(here / "in" / "checkpoint" / "model.safetensors"), load_file(here / "c" / "model.safetensors")
+    assert before.keys() == after.keys()
+    moved = [name for name in before if not torch.equal(before[name], after[name])]
+    assert moved
+    assert all(name.startswith(files.open_folder(untrained[kind]).encoder_parts) for name in moved)
 
 
 # ------------------------------------------------------------------------------------- from the folder to the release
