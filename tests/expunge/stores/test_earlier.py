@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -21,6 +22,7 @@ from expunge.contracts import (
 )
 from expunge.digests import sha256_bytes, sha256_file
 from expunge.errors import BadInput, DoesNotVerify
+from expunge.models import ModelSpec, save
 from expunge.settings import Workspace
 from expunge.stores import releases
 from expunge.stores.earlier import past_of
@@ -30,6 +32,11 @@ from pipelines.demo import request_for
 D = "0" * 64
 DCGAN = sha256_file(assets.path("dcgan"))
 NAMES = [f"digit-{number}" for number in range(10)]
+
+
+def write_model(file, text):
+    """A generator's file, which says so, and has never learned anything."""
+    save(file, {"learned": torch.tensor(list(text.encode()))}, ModelSpec(architecture="dcgan", family="gan"))
 
 
 class House:
@@ -51,7 +58,7 @@ class House:
         self.count += 1
         there = write_record(self._made(self.workspace.runs / f"{request.id}.{self.count}") / "request.json", request)
         weights = self.folder / f"{self.count}.safetensors"
-        weights.write_bytes(f"candidate {self.count} of {self.folder}".encode())
+        write_model(weights, f"candidate {self.count} of {self.folder}")
         set_id = sha256_bytes(f"set {self.count}".encode())
         results = self.workspace.results
         write_record(self._made(results / f"curate-{self.count}" / "negative"), SampleSet(
@@ -178,7 +185,7 @@ def test_a_release_whose_bytes_were_changed_is_not_used(house):
 
 def test_a_stranger_may_bring_a_past_that_is_only_said(house):
     stranger = house.folder / "stranger.safetensors"
-    stranger.write_bytes(b"stranger")
+    write_model(stranger, "stranger")
     asked = house.ask([3], stranger, earlier=[8], origin={"uri": "builtin://digits/dcgan"})
     assert (asked.forget.earlier, asked.origin.sha256, asked.came_before) == ((8,), DCGAN, ())
     assert house.ask([3], stranger, earlier=[8]).origin is None
