@@ -1,0 +1,71 @@
+"""What an installation is told about the world outside its workspace: `config.yaml` in it, if there is one.
+
+Everything has a default that needs nobody else: a laptop's workspace has no such file.
+"""
+
+from typing import Annotated, ClassVar, Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, field_validator, model_validator
+
+from expunge.contracts import Frozen, Record, read_record
+from expunge.settings import Workspace
+
+CONFIG_FILE = "config.yaml"
+
+Command = Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+class Copy(Frozen):
+    """One place outside of the operator's reach to which every checkpoint of the ledger is copied: exactly one kind."""
+
+    folder: str | None = None  # an absolute path, of another disk or machine
+    s3: str | None = None  # s3://bucket/prefix
+    git: str | None = None  # the address of a repository that may be pushed to
+    command: Command | None = None  # gets the checkpoint on its standard input
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if len(self.model_fields_set & {"folder", "s3", "git", "command"}) != 1:
+            raise ValueError("name exactly one of folder, s3, git and command")
+        if self.folder is not None and not self.folder.startswith("/"):
+            raise ValueError("folder must be an absolute path")
+        return self
+
+
+class Notice(Frozen):
+    """How reviewers are told that a run waits for them, and that its deadline comes near."""
+
+    before_hours: Annotated[float, Field(gt=0)] = 24.0  # once more, so long before the deadline
+    command: Command | None = None  # gets the notice, one JSON object, on its standard input
+    webhook: str | None = None  # gets it by POST
+
+    @field_validator("webhook")
+    @classmethod
+    def _is_an_address(cls, value: str | None) -> str | None:
+        if value is not None and urlsplit(value).scheme not in ("http", "https"):
+            raise ValueError("must begin with http:// or https://")
+        return value
+
+
+class Configuration(Record):
+    """All of it."""
+
+    SCHEMA: ClassVar[str] = "expunge/config/v1"
+
+    database: str | None = None  # an SQLAlchemy address; passwords come from the environment or a password file
+    checkpoints: tuple[Copy, ...] = ()
+    notice: Notice | None = None
+
+    @field_validator("database")
+    @classmethod
+    def _holds_no_password(cls, value: str | None) -> str | None:
+        if value is not None and urlsplit(value).password:
+            raise ValueError("holds a password: leave it out, and set PGPASSWORD or PGPASSFILE")
+        return value
+
+    @classmethod
+    def load(cls, workspace: Workspace) -> "Configuration":
+        """The workspace's configuration; the defaults if it has none. BadInput if it cannot be read."""
+        file = workspace.root / CONFIG_FILE
+        return read_record(cls, file) if file.exists() else cls()
