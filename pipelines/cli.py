@@ -19,6 +19,7 @@ from rich.console import Console
 from expunge import __version__
 from expunge.errors import BadInput, Cancelled, ExpungeError, NoSpace, out_of_space
 from expunge.settings import WORKSPACE_VARIABLE, Workspace
+from pipelines.cli_audit import RunName, audit_app
 from pipelines.cli_policies import policies_app
 from pipelines.cli_samples import samples_app
 from pipelines.output import AsJson
@@ -29,13 +30,11 @@ from pipelines.output import print_lines as _print
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="Make trained image models forget, and prove to a stranger what was done.")
 keys_app = typer.Typer(no_args_is_help=True, help="Who may sign.")
-audit_app = typer.Typer(no_args_is_help=True, help="What happened, and whether it still verifies.")
 app.add_typer(keys_app, name="keys")
 app.add_typer(audit_app, name="audit")
 app.add_typer(samples_app, name="samples")
 app.add_typer(policies_app, name="policies")
 
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run, or the request whose latest run is meant.")]
 Person = Annotated[str, typer.Option("--as", metavar="PERSON", help="Whose key signs.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why, in your words; it is kept with the decision.")]
 
@@ -336,40 +335,6 @@ def methods(
     every = explain_all()
     _finish([each.model_dump(mode="json", exclude={"parameters"}) for each in every], as_json,
             lambda out: show_methods(out, every))
-
-
-@audit_app.command("log")
-def audit_log(as_json: AsJson = False) -> None:
-    """List what the ledger holds, oldest first."""
-    from pipelines.auditing import log_lines
-
-    lines = log_lines(Workspace.locate().require())
-    _finish(lines, as_json, lambda out: _print(
-        out, (f"{line['index']:>4}  {line['sha256'][:12]}  {line['by']}  {line['what']}" for line in lines)))
-
-
-@audit_app.command("show")
-def audit_show(run: RunName, as_json: AsJson = False) -> None:
-    """Show what a run did, room by room, and who decided what."""
-    from pipelines.auditing import show
-    from pipelines.tables import show_trail
-
-    trail = show(Workspace.locate().require(), run)
-    _finish(trail, as_json, lambda out: show_trail(out, trail))
-
-
-@audit_app.command("verify")
-def audit_verify(as_json: AsJson = False) -> None:
-    """Check every statement, record and released file against the ledger; exit 40 if anything differs."""
-    from expunge.evidence.verify import verify_workspace
-    from pipelines.tables import show_findings
-
-    findings = verify_workspace(Workspace.locate().require())
-    wrong = [finding for finding in findings if not finding.ok]
-    _finish({"verified": not wrong, "checked": len(findings),
-             "wrong": [finding.model_dump(mode="json") for finding in wrong],
-             "notes": [finding.message for finding in findings if finding.ok and finding.message]}, as_json,
-            lambda out: show_findings(out, findings), 40 if wrong else 0)
 
 
 @app.command("compile")
