@@ -1,7 +1,8 @@
 """What travels beside the report as data: per-sample scalars in Parquet, features in a file of their own.
 
 Enough to recompute every number, and no picture. Nothing here is of a member: only how near it came, not what
-it is.
+it is. What was answered (classes, hits, found or not) also stands beside each table as CSV, for a reader without any
+library: counts, and all that is made of counts, can be had from there.
 """
 
 from contextlib import suppress
@@ -20,29 +21,30 @@ from expunge.errors import BadInput
 SCORES, REAL, SEARCH, RELEARNING, MEMBERSHIP, FEATURES, PREDICTIONS, LIKELIHOODS, COMPLETIONS = (
     "scores.parquet", "real.parquet", "search.parquet", "relearning.parquet", "membership.parquet",
     "features.safetensors", "predictions.parquet", "likelihoods.parquet", "completions.parquet")
+ANSWERS = ".csv"  # how the name of a table ends that holds what was answered, and no more
 
 
 def write_tables(folder: Path, evidence: Evidence, worn: Seen | None = None) -> None:
     """Writes a report's data files; one whose question was not asked is not there. `worn` are samples of a control."""
     before, after = evidence.before, evidence.after
-    _write(folder / SCORES, {
+    _write_answered(folder / SCORES, {
         "latent": np.arange(len(after.classes), dtype=np.int64),
         "class_before": before.classes.astype(np.int16), "class_after": after.classes.astype(np.int16),
         "unwanted_before": before.unwanted, "unwanted_after": after.unwanted,
         "confidence_before": before.confidence, "confidence_after": after.confidence})
-    _write(folder / REAL, {
+    _write_answered(folder / REAL, {
         "label": evidence.real.labels.astype(np.int16), "class": evidence.real.seen.classes.astype(np.int16),
         "confidence": evidence.real.seen.confidence})
     searches = [(model, found) for model, found in (("candidate", evidence.search), ("parent", evidence.search_before))
                 if found is not None]
     if searches:
-        _write(folder / SEARCH, {
+        _write_answered(folder / SEARCH, {
             "model": np.repeat([model for model, _ in searches], [len(found.found) for _, found in searches]),
             "at_start": np.concatenate([found.at_start for _, found in searches]),
             "found": np.concatenate([found.found for _, found in searches]),
             "unwanted": np.concatenate([found.unwanted for _, found in searches])})
     if evidence.relearnings:
-        _write(folder / RELEARNING, _relearning(evidence.relearnings))
+        _write_answered(folder / RELEARNING, _relearning(evidence.relearnings))
     if evidence.membership is not None:
         _write(folder / MEMBERSHIP, _membership(evidence.membership))
     _write_features(folder / FEATURES, evidence, worn)
@@ -68,9 +70,9 @@ def write_classifier_tables(folder: Path, evidence: ClassifierEvidence) -> None:
         if answers is not None:
             with suppress(BadInput):  # the probe says why there are none
                 columns[f"nearest_{ending}"] = nearest(answers, evidence.unwanted).astype(np.int16)
-    _write(folder / PREDICTIONS, columns)
+    _write_answered(folder / PREDICTIONS, columns)
     if evidence.relearnings:
-        _write(folder / RELEARNING, _relearning(evidence.relearnings))
+        _write_answered(folder / RELEARNING, _relearning(evidence.relearnings))
     if evidence.membership is not None:
         of_reference = evidence.reference_membership
         _write(folder / MEMBERSHIP, _membership(evidence.membership) | (
@@ -142,7 +144,7 @@ def write_completion_tables(folder: Path, evidence: CompletionEvidence) -> None:
         classes, errors = np.full(len(columns["label"]), -1, np.int16), np.full(len(columns["label"]), np.nan)  # type: ignore[arg-type]
         classes[rows], errors[rows] = some.classes, some.errors
         columns |= {f"class_{name}": classes, f"error_{name}": errors}
-    _write(folder / COMPLETIONS, columns)
+    _write_answered(folder / COMPLETIONS, columns)
     arrays = {f"{role}.{name}{ending}": getattr(_filled_so(sets[role], name), attribute)
               for role in ("forget", "rest") for name in ("image", "shown", "before", "after")
               for ending, attribute in (("", "features"), (".probabilities", "probabilities"))
@@ -179,6 +181,20 @@ def _write(file: Path, columns: dict[str, ArrayLike]) -> None:
     import pyarrow.parquet as pq
 
     pq.write_table(pa.table(columns), file)
+
+
+def _write_answered(file: Path, columns: dict[str, ArrayLike]) -> None:
+    """The table, and beside it as CSV those of its columns that are counted: whole numbers, yes or no (1 or 0), words.
+
+    Which image or latent a row is of does not count.
+    """
+    _write(file, columns)
+    arrays = {name: np.asarray(values) for name, values in columns.items() if name not in ("latent", "number")}
+    counted = {name: array.astype(np.int64) if array.dtype.kind in "bi" else array
+               for name, array in arrays.items() if array.dtype.kind in "biU"}
+    rows = zip(*(array.tolist() for array in counted.values()), strict=True)
+    lines = (",".join(map(str, row)) for row in (counted, *rows))
+    file.with_suffix(ANSWERS).write_text("\n".join(lines) + "\n")
 
 
 def _write_features(file: Path, evidence: Evidence, worn: Seen | None) -> None:

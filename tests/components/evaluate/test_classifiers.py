@@ -181,7 +181,7 @@ def test_an_honest_candidate_does_not_fail_and_every_control_comes_out_as_it_mus
     assert rules["forget_accuracy", "at most"].outcome == "PASS"
     assert report.reference_sha256
     assert report.members_id
-    assert {file.name for file in report.files} == {"predictions.parquet", "membership.parquet", "page.html"}
+    assert {file.name for file in report.files} == {"predictions.parquet", "predictions.csv", "membership.parquet", "page.html"}
     assert "forget_accuracy" in {found.name for found in report.measurements}
     assert "residual_rate" not in {found.name for found in report.measurements}
 
