@@ -1,5 +1,6 @@
 """Making a workspace ready for its first run."""
 
+from expunge.configuration import CONFIG_FILE
 from expunge.digests import write_atomically
 from expunge.evidence.keys import OPERATOR, Keyring, create_key
 from expunge.evidence.ledger import Ledger
@@ -10,7 +11,9 @@ from expunge.settings import Workspace
 
 def initialise(workspace: Workspace) -> Workspace:
     """Makes what is missing: the marker, the operator's key, the policies, an empty ledger."""
-    if workspace.root.exists() and not (workspace.root / "workspace.json").exists() and any(workspace.root.iterdir()):
+    marker = workspace.root / "workspace.json"
+    # What it is told about the outside, a database for one, may be there before it.
+    if not marker.exists() and set(workspace.root.glob("*")) - {workspace.root / CONFIG_FILE}:
         from expunge.errors import BadInput
 
         raise BadInput(f"workspace: {workspace.root} holds something else", "name an empty folder with --workspace")

@@ -1,35 +1,37 @@
-"""The audit trail: an append-only Merkle tree over envelopes, in SQLite, with a signed checkpoint per entry.
+"""The audit trail: an append-only Merkle tree over envelopes, with a signed checkpoint per entry.
 
-One writer. An append is one transaction: the entry, the subtrees that it completes and the new checkpoint
-become durable together (``synchronous=FULL``) or not at all. The database refuses updates and deletions by
-triggers; somebody who can write the file can lift those, which is what the checkpoints are for.
+One writer. An append is one transaction of the database: the entry, the subtrees that it completes, the new
+checkpoint and the change of a run's state that it records become durable together or not at all. The database refuses
+updates and deletions by triggers; somebody who can write it can lift those, which is what the checkpoints are for.
 """
 
 import secrets
-import sqlite3
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from expunge.digests import sha256_bytes
-from expunge.errors import DoesNotVerify, NoSpace, WorkspaceBusy, out_of_space
+from expunge.errors import BadInput, DoesNotVerify
 from expunge.evidence.checkpoints import Checkpoint, open_checkpoint, sign_checkpoint
+from expunge.evidence.database import Database
 from expunge.evidence.keys import OPERATOR, Keyring, SigningKey
-from expunge.evidence.tree import EMPTY_ROOT, edge_of, grown, leaf_hash, root_of_edge
+from expunge.evidence.tree import (
+    EMPTY_ROOT,
+    Lookup,
+    Proof,
+    consistency_proof,
+    edge_of,
+    grown,
+    inclusion_proof,
+    leaf_hash,
+    root_of_edge,
+)
 from expunge.settings import Workspace
 
-_NOT_SIGNED = ("ledger: its tree is not what its last checkpoint signs", "run 'expunge audit verify'")
-WAIT_SECONDS = 10.0  # an append takes milliseconds; longer means that somebody holds the ledger
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
 
-_SCHEMA = """
-CREATE TABLE entries (position INTEGER PRIMARY KEY, leaf BLOB NOT NULL UNIQUE, envelope BLOB NOT NULL) STRICT;
-CREATE TABLE nodes (level INTEGER, position INTEGER, hash BLOB NOT NULL, PRIMARY KEY (level, position))
-    STRICT, WITHOUT ROWID;
-CREATE TABLE checkpoints (size INTEGER PRIMARY KEY, note BLOB NOT NULL) STRICT;
-""" + "".join(
-    f"CREATE TRIGGER {table}_{verb} BEFORE {verb} ON {table} BEGIN SELECT RAISE(ABORT, 'append only'); END;\n"
-    for table in ("entries", "nodes", "checkpoints") for verb in ("update", "delete"))
+_NOT_SIGNED = ("ledger: its tree is not what its last checkpoint signs", "run 'expunge audit verify'")
 
 
 @dataclass(frozen=True)
@@ -50,25 +52,27 @@ class Ledger:
 
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
+        self._database = Database(workspace)
 
     @classmethod
     def open(cls, workspace: Workspace) -> "Ledger":
         """The workspace's ledger, begun if there is none yet.
 
         Raises:
-            BadInput: there is none and no operator key to begin it with.
+            BadInput: there is none and no operator key to begin it with, or a newer expunge has written it.
             WorkspaceBusy: somebody else holds it.
         """
         ledger = cls(workspace)
-        if not workspace.ledger.exists() or not ledger._tables():
+        if ledger._database.version() == 0:
             ledger._begin()
+        ledger._database.ready()
         return ledger
 
     @classmethod
     def existing(cls, workspace: Workspace) -> "Ledger":
         """The workspace's ledger as it lies there, for reading; DoesNotVerify if there is none."""
         ledger = cls(workspace)
-        if not workspace.ledger.exists() or not ledger._tables():
+        if ledger._database.version() == 0:
             raise DoesNotVerify("ledger: there is none")
         return ledger
 
@@ -79,46 +83,105 @@ class Ledger:
             DoesNotVerify: the tree is not what its last checkpoint signs; nothing is signed on top of that.
             WorkspaceBusy: somebody else holds the ledger.
         """
-        leaf = leaf_hash(envelope)
-        with self._transaction() as database:
-            found = database.execute("SELECT position FROM entries WHERE leaf = ?", (leaf,)).fetchone()
-            if found:
-                return int(found[0])
-            keyring = Keyring.load(self._workspace)
-            last, _ = open_checkpoint(_last_note(database), keyring)
-            edge = _edge(database, last.size)
-            if root_of_edge(edge).hex() != last.root:
-                raise DoesNotVerify(*_NOT_SIGNED)
-            database.execute("INSERT INTO entries VALUES (?, ?, ?)", (last.size, leaf, envelope))
-            database.executemany("INSERT INTO nodes VALUES (?, ?, ?)", grown(last.size, edge, leaf))
-            size = last.size + 1
-            head = Checkpoint(origin=last.origin, size=size, root=root_of_edge(_edge(database, size)).hex())
-            note = sign_checkpoint(head, SigningKey.load(self._workspace, OPERATOR))
-            database.execute("INSERT INTO checkpoints VALUES (?, ?)", (size, note))
-            return last.size
+        with self._database.writing() as connection:
+            return self._append(envelope, connection)
 
-    def entries(self) -> Iterator[Entry]:
-        """Every entry in order, read one by one."""
-        query = "SELECT position, envelope FROM entries ORDER BY position"
-        with self._reading() as database:
-            for position, envelope in database.execute(query):
-                yield Entry(position, envelope)
+    def _append(self, envelope: bytes, connection: "Connection") -> int:
+        from sqlalchemy import text
+
+        leaf = leaf_hash(envelope)
+        found = connection.execute(text("SELECT position FROM entries WHERE leaf = :leaf"), {"leaf": leaf}).scalar()
+        if found is not None:
+            return int(found)
+        last, _ = open_checkpoint(_last_note(connection), Keyring.load(self._workspace))
+        edge = _edge(connection, last.size)
+        if root_of_edge(edge).hex() != last.root:
+            raise DoesNotVerify(*_NOT_SIGNED)
+        connection.execute(text("INSERT INTO entries (position, leaf, envelope) VALUES (:position, :leaf, :envelope)"),
+                           {"position": last.size, "leaf": leaf, "envelope": envelope})
+        connection.execute(text("INSERT INTO nodes (level, position, hash) VALUES (:level, :position, :hash)"),
+                           [{"level": level, "position": position, "hash": found}
+                            for level, position, found in grown(last.size, edge, leaf)])
+        connection.execute(text("INSERT INTO digests (sha256, position) VALUES (:sha256, :position)"),
+                           {"sha256": bytes.fromhex(sha256_bytes(envelope)), "position": last.size})
+        size = last.size + 1
+        head = Checkpoint(origin=last.origin, size=size, root=root_of_edge(_edge(connection, size)).hex())
+        _keep(connection, size, sign_checkpoint(head, SigningKey.load(self._workspace, OPERATOR)))
+        return last.size
+
+    def entries(self, start: int = 0) -> Iterator[Entry]:
+        """Every entry in order, read page by page; from a position on."""
+        for row in self._database.rows("entries", "position", start=(start,)):
+            yield Entry(row["position"], row["envelope"])
+
+    def entry(self, position: int) -> Entry:
+        """The entry at a position; DoesNotVerify if there is none."""
+        from sqlalchemy import text
+
+        with self._database.reading() as connection:
+            found = connection.execute(text("SELECT envelope FROM entries WHERE position = :position"),
+                                       {"position": position}).scalar()
+        if found is None:
+            raise DoesNotVerify(f"ledger: it has no entry {position}")
+        return Entry(position, bytes(found))
+
+    def position_of(self, sha256: str) -> int | None:
+        """Where the envelope of that digest lies; None if it was not entered.
+
+        Raises:
+            DoesNotVerify: the entry there has another digest.
+            BadInput: an older expunge has written the ledger, and nothing has been appended since.
+        """
+        from sqlalchemy import text
+
+        if self._database.version() < 2:
+            raise BadInput("ledger: an older expunge has written it", "any command that appends to it brings it up")
+        with self._database.reading() as connection:
+            found = connection.execute(text("SELECT position FROM digests WHERE sha256 = :sha256"),
+                                       {"sha256": bytes.fromhex(sha256)}).scalar()
+        if found is not None and self.entry(found).sha256 != sha256:
+            raise DoesNotVerify(f"ledger entry {found}: not the one that its digest is noted for")
+        return None if found is None else int(found)
 
     def checkpoints(self) -> Iterator[tuple[int, bytes]]:
         """Every checkpoint ever signed, as (size, note), oldest first."""
-        with self._reading() as database:
-            yield from database.execute("SELECT size, note FROM checkpoints ORDER BY size")
+        for row in self._database.rows("checkpoints", "size"):
+            yield row["size"], row["note"]
 
     def nodes(self) -> Iterator[tuple[int, int, bytes]]:
         """Every stored subtree as (level, position, hash)."""
-        with self._reading() as database:
-            yield from database.execute("SELECT level, position, hash FROM nodes ORDER BY level, position")
+        for row in self._database.rows("nodes", "level", "position"):
+            yield row["level"], row["position"], row["hash"]
+
+    def inclusion(self, position: int, size: int | None = None) -> Proof:
+        """What shows that an entry is in the tree of `size` entries, by default of the newest checkpoint.
+
+        Raises:
+            DoesNotVerify: there is no such entry, or a subtree is missing.
+        """
+        return self._proof(inclusion_proof, position, size)
+
+    def consistency(self, first: int, size: int | None = None) -> Proof:
+        """What shows that the tree of `size` entries, by default of the newest checkpoint, begins with `first` of them.
+
+        Raises:
+            DoesNotVerify: there are fewer entries than that, or a subtree is missing.
+        """
+        return self._proof(consistency_proof, first, size)
+
+    def _proof(self, of: Callable[[int, int, Lookup], Proof], number: int, size: int | None) -> Proof:
+        size = self.size if size is None else size
+        with self._database.reading() as connection:
+            try:
+                return of(number, size, lambda level, position: _node(connection, level, position))
+            except ValueError as error:
+                raise DoesNotVerify(f"ledger: {error}") from None
 
     @property
     def checkpoint(self) -> bytes:
         """The newest signed checkpoint, as a C2SP note."""
-        with self._reading() as database:
-            return _last_note(database)
+        with self._database.reading() as connection:
+            return _last_note(connection)
 
     @property
     def head(self) -> Checkpoint:
@@ -136,77 +199,40 @@ class Ledger:
         return self.head.root
 
     def damage(self) -> str:
-        """What SQLite itself finds wrong with the file; empty if nothing."""
-        with self._reading() as database:
-            (found,) = database.execute("PRAGMA integrity_check(1)").fetchone()
-        return "" if found == "ok" else str(found).splitlines()[-1]
+        """What the database itself finds wrong with its file; empty if nothing."""
+        return self._database.damage()
 
     def _begin(self) -> None:
         key = SigningKey.load(self._workspace, OPERATOR)
         origin = f"urn:expunge:ledger:{secrets.token_hex(8)}"
         empty = Checkpoint(origin=origin, size=0, root=EMPTY_ROOT.hex())
-        self._workspace.ledger.parent.mkdir(parents=True, exist_ok=True)
-        with self._transaction() as database:
-            if not self._tables(database):  # somebody else may have begun it meanwhile
-                for command in _SCHEMA.split(";\n"):
-                    database.execute(command)
-                database.execute("INSERT INTO checkpoints VALUES (0, ?)", (sign_checkpoint(empty, key),))
-
-    def _tables(self, database: sqlite3.Connection | None = None) -> bool:
-        query = "SELECT count(*) FROM sqlite_master WHERE name = 'checkpoints'"
-        if database is not None:
-            return bool(database.execute(query).fetchone()[0])
-        with self._reading() as opened:
-            return bool(opened.execute(query).fetchone()[0])
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with _complaints(self._workspace.ledger), closing(self._connect("rwc")) as database:
-            database.execute("PRAGMA synchronous = FULL")
-            database.execute("BEGIN IMMEDIATE")
-            try:
-                yield database
-            except BaseException:
-                database.rollback()
-                raise
-            database.commit()
-
-    @contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
-        # What a killed writer left in the journal can only be taken back by somebody who may write.
-        mode = "rw" if self._workspace.ledger.with_name(f"{self._workspace.ledger.name}-journal").exists() else "ro"
-        with _complaints(self._workspace.ledger), closing(self._connect(mode)) as database:
-            yield database
-
-    def _connect(self, mode: str) -> sqlite3.Connection:
-        place = f"{self._workspace.ledger.as_uri()}?mode={mode}"
-        return sqlite3.connect(place, uri=True, timeout=WAIT_SECONDS, isolation_level=None)
+        self._database.begin(lambda connection: _keep(connection, 0, sign_checkpoint(empty, key)))
 
 
-@contextmanager
-def _complaints(file: Path) -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        if out_of_space(error):
-            raise NoSpace.on(file.parent) from None
-        if "locked" in str(error):
-            raise WorkspaceBusy("ledger: another process writes it", "try again") from None
-        raise DoesNotVerify(f"{file.name}: {error}") from None
-    except sqlite3.DatabaseError as error:
-        raise DoesNotVerify(f"{file.name}: {error}") from None
+def _keep(connection: "Connection", size: int, note: bytes) -> None:
+    from sqlalchemy import text
+
+    connection.execute(text("INSERT INTO checkpoints (size, note) VALUES (:size, :note)"), {"size": size, "note": note})
 
 
-def _last_note(database: sqlite3.Connection) -> bytes:
-    found = database.execute("SELECT note FROM checkpoints ORDER BY size DESC LIMIT 1").fetchone()
+def _last_note(connection: "Connection") -> bytes:
+    from sqlalchemy import text
+
+    found = connection.execute(text("SELECT note FROM checkpoints ORDER BY size DESC LIMIT 1")).scalar()
     if found is None:
         raise DoesNotVerify("ledger: it has no checkpoint")
-    return bytes(found[0])
+    return bytes(found)
 
 
-def _edge(database: sqlite3.Connection, size: int) -> list[bytes]:
-    edge = [database.execute("SELECT hash FROM nodes WHERE level = ? AND position = ?", place).fetchone()
-            for place in edge_of(size)]
-    if None in edge:
+def _edge(connection: "Connection", size: int) -> list[bytes]:
+    return [_node(connection, level, position) for level, position in edge_of(size)]
+
+
+def _node(connection: "Connection", level: int, position: int) -> bytes:
+    from sqlalchemy import text
+
+    found = connection.execute(text("SELECT hash FROM nodes WHERE level = :level AND position = :position"),
+                               {"level": level, "position": position}).scalar()
+    if found is None:
         raise DoesNotVerify(*_NOT_SIGNED)
-    return [bytes(found[0]) for found in edge]
+    return bytes(found)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from expunge.errors import BadInput, DoesNotVerify, WorkspaceBusy
-from expunge.evidence import ledger as ledgers
+from expunge.evidence import database as databases
 from expunge.evidence.checkpoints import open_checkpoint
 from expunge.evidence.keys import Keyring
 from expunge.evidence.ledger import Ledger
@@ -151,7 +151,7 @@ def test_writers_at_the_same_time_lose_and_double_nothing(workspace):
 
 def test_a_ledger_that_somebody_holds_is_said_to_be_busy(workspace, monkeypatch):
     ledger = Ledger.open(workspace)
-    monkeypatch.setattr(ledgers, "WAIT_SECONDS", 0.1)
+    monkeypatch.setattr(databases, "WAIT_SECONDS", 0.1)
     with sqlite3.connect(workspace.ledger, isolation_level=None) as database:
         database.execute("BEGIN IMMEDIATE")
         with pytest.raises(WorkspaceBusy):

@@ -1,0 +1,214 @@
+"""The one database of an installation: the ledger, and where each run stands.
+
+SQLite, in a file of the workspace, or a PostgreSQL server if ``config.yaml`` gives its address. What is written is
+written by one at a time (SQLite's ``BEGIN IMMEDIATE``, an advisory lock on PostgreSQL), in transactions that are on
+the disk when they are over (``synchronous=FULL``, ``synchronous_commit=on``).
+
+The schema's versions are Alembic's, in `migrations/`. SQLAlchemy and Alembic are imported where they are first needed:
+most commands and rooms never come here.
+"""
+
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from expunge.configuration import CONFIG_FILE, Configuration
+from expunge.errors import BadInput, DoesNotVerify, ExpungeError, NoSpace, WorkspaceBusy, out_of_space
+from expunge.settings import Workspace
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Engine, RowMapping
+
+VERSION = 2  # of the schema, as this code knows it
+WAIT_SECONDS = 10.0  # a transaction takes milliseconds; longer means that somebody holds the database
+PAGE = 1_000  # rows read at a time
+
+_MIGRATIONS = Path(__file__).with_name("migrations")
+_ONE_WRITER = int.from_bytes(b"expunge")  # the advisory lock that whoever writes to PostgreSQL holds
+_LOCK_NOT_AVAILABLE = "55P03"  # PostgreSQL's code for a lock that was waited for in vain
+
+
+class Database:
+    """A workspace's database. Knows what it is and who writes; what is in it, others know."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+        self._address = Configuration.load(workspace).database
+        if self._address is not None and workspace.ledger.exists():
+            raise BadInput(f"database: {CONFIG_FILE} names another, and {workspace.ledger} has been begun",
+                           "name it before 'expunge init', or take it out")
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages: the file's name, or `database`."""
+        return self._workspace.ledger.name if self._address is None else "database"
+
+    def begin(self, with_what: Callable[["Connection"], None]) -> None:
+        """Makes today's schema where there is nothing yet, and what is to be in it from the start."""
+        self._workspace.ledger.parent.mkdir(parents=True, exist_ok=True)
+        with self.writing() as connection:
+            if not _version_of(connection):  # somebody else may have begun it meanwhile
+                self._migrate(connection)
+                with_what(connection)
+
+    def ready(self) -> "Database":
+        """Itself, brought up to today's schema if it is older; what has not been begun stays so.
+
+        Raises:
+            BadInput: a newer expunge has written it.
+            WorkspaceBusy: somebody holds it.
+        """
+        if 0 < self.version() < VERSION:
+            with self.writing() as connection:
+                self._migrate(connection)
+        return self
+
+    def version(self) -> int:
+        """Of its schema; 0 if nothing has been begun. BadInput if it is newer than this code."""
+        if self._address is None and not self._workspace.ledger.exists():
+            return 0
+        with self.reading() as connection:
+            found = _version_of(connection)
+        if found > VERSION:
+            raise BadInput(f"{self.name}: a newer expunge has written it (this one knows schema {VERSION} and older)",
+                           "use that one")
+        return found
+
+    @contextmanager
+    def writing(self) -> Iterator["Connection"]:
+        """One transaction, of the only writer: all of it becomes durable when it ends, or nothing."""
+        from sqlalchemy import text
+
+        with self._complaints(), self._engine(writes=True).begin() as connection:
+            if self._address is not None:
+                connection.execute(text(f"SET LOCAL lock_timeout = {int(WAIT_SECONDS * 1000)}"))
+                connection.execute(text("SET LOCAL synchronous_commit = on"))
+                connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _ONE_WRITER})
+            yield connection
+
+    @contextmanager
+    def reading(self) -> Iterator["Connection"]:
+        """A connection to look things up with."""
+        with self._complaints(), self._engine(writes=False).begin() as connection:
+            yield connection
+
+    def rows(self, table: str, *key: str, start: tuple[int, ...] | None = None) -> Iterator["RowMapping"]:
+        """Every row of a table in the order of its key, from `start` on.
+
+        They are read page by page, each page by itself: memory stays flat, and who reads for long keeps nobody from
+        writing. Only for tables to which rows are appended, and are never changed.
+        """
+        from sqlalchemy import text
+
+        columns, beyond = ", ".join(key), ">="
+        after = start
+        while True:
+            given = {f"k{number}": value for number, value in enumerate(after or ())}
+            where = f"WHERE ({columns}) {beyond} ({', '.join(':' + name for name in given)})" if given else ""
+            query = text(f"SELECT * FROM {table} {where} ORDER BY {columns} LIMIT {PAGE}")
+            with self.reading() as connection:
+                page = connection.execute(query, given).mappings().all()
+            yield from page
+            if len(page) < PAGE:
+                return
+            after, beyond = tuple(page[-1][name] for name in key), ">"
+
+    def damage(self) -> str:
+        """What SQLite itself finds wrong with its file; empty if nothing, or if a server looks after that."""
+        if self._address is not None:
+            return ""
+        with self.reading() as connection:
+            found = str(connection.exec_driver_sql("PRAGMA integrity_check(1)").scalar())
+        return "" if found == "ok" else found.splitlines()[-1]
+
+    def _migrate(self, connection: "Connection") -> None:
+        from alembic import command
+        from alembic.config import Config
+
+        config = Config(attributes={"connection": connection, "workspace": self._workspace})
+        config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+        config.set_main_option("version_locations", str(_MIGRATIONS / "versions").replace("%", "%%"))
+        config.set_main_option("path_separator", "newline")  # a workspace's path may hold anything else
+        command.upgrade(config, str(VERSION))
+
+    def _engine(self, *, writes: bool) -> "Engine":
+        if self._address is None:
+            return _sqlite(self._workspace.ledger, writes)
+        return _postgresql(self._address, os.getpid())
+
+    @contextmanager
+    def _complaints(self) -> Iterator[None]:
+        from sqlalchemy.exc import DBAPIError
+
+        try:
+            yield
+        except (DBAPIError, sqlite3.Error) as error:
+            said = error.orig if isinstance(error, DBAPIError) else error
+            raise self._explained(said or error) from None
+
+    def _explained(self, error: BaseException) -> ExpungeError:
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        if self._address is None:
+            if out_of_space(error):
+                return NoSpace.on(self._workspace.ledger.parent)
+            if "locked" in said:
+                return WorkspaceBusy("ledger: another process writes it", "try again")
+            return DoesNotVerify(f"{self.name}: {said}")
+        if getattr(error, "sqlstate", None) == _LOCK_NOT_AVAILABLE:
+            return WorkspaceBusy("ledger: another process writes it", "try again")
+        return ExpungeError(f"database: {said}", f"see 'database' in {CONFIG_FILE}, and whether its server runs")
+
+
+def _version_of(connection: "Connection") -> int:
+    from sqlalchemy import inspect, text
+
+    tables = inspect(connection).get_table_names()
+    if "alembic_version" in tables:
+        found = str(connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one())
+        return int(found) if found.isdecimal() else VERSION + 1
+    return 1 if "checkpoints" in tables else 0  # the first had no number yet
+
+
+@lru_cache(maxsize=8)
+def _sqlite(file: Path, writes: bool) -> "Engine":
+    from sqlalchemy import create_engine, event
+    from sqlalchemy.pool import NullPool
+
+    def connect() -> sqlite3.Connection:
+        # What a killed writer left in the journal can only be taken back by somebody who may write.
+        journal = file.with_name(f"{file.name}-journal")
+        mode = "rwc" if writes else "rw" if journal.exists() else "ro"
+        made = sqlite3.connect(f"{file.as_uri()}?mode={mode}", uri=True, timeout=WAIT_SECONDS, isolation_level=None)
+        if writes:
+            made.execute("PRAGMA synchronous = FULL")
+        return made
+
+    engine = create_engine("sqlite://", creator=connect, poolclass=NullPool)
+    begin = "BEGIN IMMEDIATE" if writes else "BEGIN"
+    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin))
+    return engine
+
+
+@lru_cache(maxsize=8)
+def _postgresql(address: str, process: int) -> "Engine":
+    """`process` is the caller's: connections are not handed on to a child."""
+    from sqlalchemy import create_engine, make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        url: Any = make_url(address)
+    except ArgumentError:
+        raise BadInput(f"database: not an address ({CONFIG_FILE})", "write postgresql://user@host/name") from None
+    if url.get_backend_name() != "postgresql":
+        raise BadInput(f"database: '{url.get_backend_name()}' is not supported ({CONFIG_FILE})",
+                       "write postgresql://user@host/name")
+    try:
+        return create_engine(url.set(drivername="postgresql+psycopg"), pool_size=2, pool_pre_ping=True,
+                             connect_args={"connect_timeout": int(WAIT_SECONDS)})
+    except ImportError:
+        raise BadInput("database: PostgreSQL needs a package that is not installed",
+                       "pip install 'expunge[postgres]'") from None
