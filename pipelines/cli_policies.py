@@ -44,7 +44,6 @@ def _standing(workspace: Workspace, name: str) -> dict[str, Any]:
     from expunge.errors import BadInput, DoesNotVerify
     from expunge.evidence import policies
     from expunge.evidence.coherence import read_policy
-    from expunge.evidence.keys import Keyring
 
     file = policies.policy_file(workspace, name)
     data, signature = file.read_bytes(), policies.signature_beside(file)
@@ -53,7 +52,7 @@ def _standing(workspace: Workspace, name: str) -> dict[str, Any]:
     try:
         families = sorted({family for rule in read_policy(file).rules for family in rule.families})
         if standing == "signed" and signature is not None:
-            signed_by = policies.signer_of(data, signature, Keyring.load(workspace))
+            signed_by = policies.signer_of(data, signature, policies.keyring_for(workspace, signature))
     except BadInput as error:
         standing, problem = "unreadable", error.problem
     except DoesNotVerify as error:

@@ -30,7 +30,7 @@ from expunge.errors import DoesNotVerify, ExpungeError
 from expunge.evidence.coherence import read_policy
 from expunge.evidence.keys import OPERATOR, Keyring, SigningKey, private_key_file
 from expunge.evidence.ledger import Ledger
-from expunge.evidence.policies import is_shipped, signature_beside, signer_of
+from expunge.evidence.policies import is_shipped, keyring_for, signature_beside, signer_of
 from expunge.samples.encryption import RequestKey
 from expunge.settings import IMAGE_VARIABLE, ROOTS_VARIABLE, Workspace, allowed_roots, image_digest
 from expunge.stores.addresses import shown
@@ -253,7 +253,7 @@ def _keyring(workspace: Workspace) -> Checks:
     elsewhere = f"; private parts elsewhere: {', '.join(missing)}" if missing else ""
     yield Check(name="keyring", level="ok",
                 found=f"{len(keyring.entries)} keys of {len(keyring.people())} people{elsewhere}")
-    if not any("reviewer" in entry.roles for entry in keyring.entries):
+    if not keyring.holders("reviewer"):
         yield Check(name="reviewers", level="warn", found="nobody may approve",
                     remedy="expunge keys new NAME --role reviewer")
 
@@ -287,7 +287,7 @@ def _not_standing(workspace: Workspace, policy: Path) -> str:
     if signature is None:
         return "does not ship with expunge, and no admin has signed it"
     try:
-        signer_of(data, signature, Keyring.load(workspace))
+        signer_of(data, signature, keyring_for(workspace, signature))
     except DoesNotVerify as error:
         return f"has a signature that does not verify ({error.problem})"
     return ""

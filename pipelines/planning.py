@@ -144,8 +144,8 @@ def plan(workspace: Workspace, request: Request, named: Request, again: bool = F
     seconds = None if None in times else round(sum(time or 0.0 for time in times) + earlier.overhead, 1)
     samples = _samples(workspace, request, policy, earlier)
     reviewers = tuple(sorted({
-        entry.person for entry in Keyring.load(workspace).entries
-        if "reviewer" in entry.roles and not same_person(entry.person, request.requester)}))
+        entry.person for entry in Keyring.load(workspace).holders("reviewer")
+        if not same_person(entry.person, request.requester)}))
     in_time = None if request.due is None or seconds is None else (
         (moment + timedelta(seconds=seconds)).date() <= request.due)
     return Plan(

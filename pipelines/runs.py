@@ -23,7 +23,6 @@ from expunge.digests import sha256_file, write_atomically
 from expunge.errors import BadInput, ExpungeError, by_name
 from expunge.evidence import policies
 from expunge.evidence.coherence import read_policy
-from expunge.evidence.keys import Keyring
 from expunge.settings import Workspace
 
 State = Literal[
@@ -123,8 +122,9 @@ class Run:
         file = policies.policy_file(workspace, request.policy)
         if (name := read_policy(file).name) != request.policy:
             raise BadInput(f"policy: {file.name} calls itself '{name}'", "correct its name, or name the other policy")
-        policies.require_standing(request.policy, file.read_bytes(), policies.signature_beside(file),
-                                  Keyring.load(workspace), request.requester)
+        signature = policies.signature_beside(file)
+        policies.require_standing(request.policy, file.read_bytes(), signature,
+                                  policies.keyring_for(workspace, signature), request.requester)
         return file
 
     @classmethod

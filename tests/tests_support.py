@@ -52,13 +52,20 @@ def without(*classes: int) -> Callable[[Images, Labels], tuple[Images, Labels]]:
     return lambda images, labels: (images[~np.isin(labels, classes)], labels[~np.isin(labels, classes)])
 
 
+def key_for(workspace: Workspace, person: str, *roles: Any) -> None:
+    """Sees to it that a person has a key, entered by whoever may enter one."""
+    from expunge.evidence.keys import Keyring, create_key
+
+    keyring = Keyring.load(workspace)
+    if person not in keyring.people():
+        create_key(workspace, person, roles, by=next((entry.person for entry in keyring.holders("admin")), None))
+
+
 def write_policy(workspace: Workspace, name: str, data: bytes, admin: str = "olga", run_folder: Path | None = None) -> Path:
     """A policy of one's own in the workspace, signed by an admin; also in the place of a run's copy, if asked for."""
     from expunge.evidence import policies
-    from expunge.evidence.keys import Keyring, create_key
 
-    if admin not in Keyring.load(workspace).people():
-        create_key(workspace, admin, ["admin"])
+    key_for(workspace, admin, "admin")
     file = workspace.policies / f"{name}.yaml"
     file.write_bytes(data)
     signature = policies.sign(workspace, name, admin)

@@ -67,6 +67,9 @@ def open_checkpoint(note: bytes, keyring: Keyring) -> tuple[Checkpoint, KeyringE
     for entry in operators:
         if key_hash(form["name"], bytes.fromhex(entry.public_key)) == signed[:4]:
             if entry.verifies(signed[4:], checkpoint.body().encode()):
+                # It was signed when its last entry was: that is the position at which its key has to count.
+                if why_not := entry.why_not_at(max(checkpoint.size - 1, 0)):
+                    raise DoesNotVerify(f"the checkpoint does not count: {why_not}")
                 return checkpoint, entry
             raise DoesNotVerify(f"the checkpoint's signature is not {entry.person}'s over these bytes")
     raise DoesNotVerify("the checkpoint is signed by no operator of this keyring")

@@ -2,7 +2,8 @@
 
 A workspace's policy is a file, `policies/NAME.yaml`. It counts if its bytes are those of a shipped preset, which
 are part of the code, or if `NAME.signature.json` beside it is an admin's signature over its digest: a DSSE envelope
-(see `envelopes`). A requester cannot bring rules of their own, so their signature does not count for a run of theirs.
+(see `envelopes`), which is entered in the ledger, so that it goes on counting when the admin's key ends. A requester
+cannot bring rules of their own, so their signature does not count for a run of theirs.
 """
 
 from datetime import UTC, datetime
@@ -15,7 +16,9 @@ from expunge.documents import parse_document
 from expunge.errors import BadInput, DoesNotVerify, Refused
 from expunge.evidence.decisions import same_person
 from expunge.evidence.envelopes import open_envelope, seal
+from expunge.evidence.key_changes import place_of
 from expunge.evidence.keys import Keyring, SigningKey
+from expunge.evidence.ledger import Ledger
 from expunge.settings import Workspace
 
 PAYLOAD_TYPE = "application/vnd.expunge.policy+json"
@@ -89,16 +92,23 @@ def sign(workspace: Workspace, name: str, person: str, now: datetime | None = No
                       "somebody with an admin's key must sign: 'expunge keys new NAME --role admin' makes one")
     signed = PolicySignature(name=name, policy_sha256=sha256_bytes(data), person=entry.person,
                              signed_at=(now or datetime.now(UTC)).astimezone(UTC).isoformat(timespec="seconds"))
-    target = signature_file(file)
-    write_atomically(target, seal(signed.to_bytes(), PAYLOAD_TYPE, key))
+    target, envelope = signature_file(file), seal(signed.to_bytes(), PAYLOAD_TYPE, key)
+    Ledger.open(workspace).append(envelope)
+    write_atomically(target, envelope)
     return target
 
 
-def signer_of(policy: bytes, envelope: bytes, keyring: Keyring) -> str:
-    """The admin who signed these bytes of a policy.
+def keyring_for(workspace: Workspace, signature: bytes | None) -> Keyring:
+    """The workspace's keyring, for a policy's signature where that lies in the ledger."""
+    keyring = Keyring.load(workspace)
+    return keyring if signature is None else keyring.at(place_of(workspace, signature))
+
+
+def open_signature(envelope: bytes, keyring: Keyring) -> PolicySignature:
+    """What an admin signed.
 
     Raises:
-        DoesNotVerify: the envelope does not, its signer is no admin, or it is over other bytes.
+        DoesNotVerify: the envelope does not, or its signer is no admin.
     """
     payload, entry = open_envelope(envelope, PAYLOAD_TYPE, keyring)
     try:
@@ -109,9 +119,19 @@ def signer_of(policy: bytes, envelope: bytes, keyring: Keyring) -> str:
         raise DoesNotVerify(f"{entry.person} signed in the name of {signed.person}")
     if "admin" not in entry.roles:
         raise DoesNotVerify(f"it is signed by {entry.person}, who is not admin")
+    return signed
+
+
+def signer_of(policy: bytes, envelope: bytes, keyring: Keyring) -> str:
+    """The admin who signed these bytes of a policy.
+
+    Raises:
+        DoesNotVerify: the envelope does not, its signer is no admin, or it is over other bytes.
+    """
+    signed = open_signature(envelope, keyring)
     if signed.policy_sha256 != sha256_bytes(policy):
         raise DoesNotVerify("the policy is not the one that was signed")
-    return entry.person
+    return signed.person
 
 
 def require_standing(name: str, policy: bytes, signature: bytes | None, keyring: Keyring, requester: str) -> str | None:
@@ -147,6 +167,6 @@ def require_for_run(workspace: Workspace, run: str, name: str, policy: bytes, re
     """
     signature = signature_beside(workspace.runs / run / POLICY_FILE)
     try:
-        require_standing(name, policy, signature, Keyring.load(workspace), requester)
+        require_standing(name, policy, signature, keyring_for(workspace, signature), requester)
     except BadInput as error:
         raise DoesNotVerify(error.problem, "run the request again") from None

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from expunge.contracts import Digest, Frozen, describe
+from expunge.contracts import Digest, Frozen, Person, describe
 from expunge.digests import canonical_json
 from expunge.errors import DoesNotVerify
 from expunge.evidence.envelopes import open_envelope, seal
@@ -26,6 +26,7 @@ class Predicate(Frozen):
     """What a statement says about its subjects."""
 
     TYPE: ClassVar[str]
+    SIGNED_BY: ClassVar[tuple[Role, ...]] = ("operator",)  # a role that its signer must have
 
 
 class RoomPredicate(Predicate):
@@ -105,8 +106,25 @@ class WithdrawalPredicate(Predicate):
     at: str
 
 
+class KeyringPredicate(Predicate):
+    """The keyring changed. Its one subject is the new keyring's file; see ``key_changes``."""
+
+    TYPE: ClassVar[str] = "urn:expunge:predicate:keyring:v1"
+    SIGNED_BY: ClassVar[tuple[Role, ...]] = ("admin", "operator")  # the operator as long as nobody is admin
+
+    change: Literal["entered", "revoked", "rotated"]
+    person: Person
+    roles: tuple[Role, ...]
+    key_id: Digest  # of the key that was entered; of a revocation, of the key that ended
+    replaces: Digest | None = None  # of a rotation: the key that ended
+    position: int  # where this statement must lie in the ledger: elsewhere it changes nothing
+    by: Person
+    reason: str
+    at: str
+
+
 PREDICATES: tuple[type[Predicate], ...] = (
-    RoomPredicate, RunPredicate, DisposalPredicate, RollbackPredicate, WithdrawalPredicate)
+    RoomPredicate, RunPredicate, DisposalPredicate, RollbackPredicate, WithdrawalPredicate, KeyringPredicate)
 
 P = TypeVar("P", bound=Predicate)
 
@@ -155,15 +173,13 @@ def sign_statement(statement: Statement[Any], key: SigningKey) -> bytes:
 
 
 def open_statement(envelope: bytes, keyring: Keyring, kind: type[P] = Predicate,  # type: ignore[assignment]
-                   role: Role = "operator") -> tuple[Statement[P], KeyringEntry]:
+                   ) -> tuple[Statement[P], KeyringEntry]:
     """The statement in an envelope, and whose key signed it.
 
     Raises:
-        DoesNotVerify: the envelope does not, its signer lacks `role`, or it is no statement of that `kind`.
+        DoesNotVerify: the envelope does not, its signer may not say this, or it is no statement of that `kind`.
     """
     payload, entry = open_envelope(envelope, PAYLOAD_TYPE, keyring)
-    if role not in entry.roles:
-        raise DoesNotVerify(f"the statement is signed by {entry.person}, who is not {role}")
     try:
         document = TypeAdapter(_Document).validate_python(json.loads(payload))
         predicate = next((found for found in PREDICATES if document.predicateType == found.TYPE), None)
@@ -174,6 +190,8 @@ def open_statement(envelope: bytes, keyring: Keyring, kind: type[P] = Predicate,
         raise DoesNotVerify(describe(error, "statement")[0]) from None
     except (ValueError, RecursionError):
         raise DoesNotVerify("the envelope holds no statement") from None
+    if not set(said.SIGNED_BY) & set(entry.roles):
+        raise DoesNotVerify(f"the statement is signed by {entry.person}, who is not {' or '.join(said.SIGNED_BY)}")
     if not isinstance(said, kind):
         raise DoesNotVerify(f"the statement says {said.TYPE}, not {kind.TYPE}")
     subjects = {subject.name: subject.digest.sha256 for subject in document.subject}

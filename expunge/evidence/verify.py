@@ -19,10 +19,12 @@ from expunge.errors import ExpungeError
 from expunge.evidence import decisions, policies
 from expunge.evidence.checkpoints import Checkpoint, open_checkpoint
 from expunge.evidence.envelopes import payload_type_of
+from expunge.evidence.key_changes import History
 from expunge.evidence.keys import Keyring
-from expunge.evidence.ledger import Ledger
+from expunge.evidence.ledger import Entry, Ledger
 from expunge.evidence.statements import (
     DisposalPredicate,
+    KeyringPredicate,
     RollbackPredicate,
     RoomPredicate,
     RunPredicate,
@@ -54,6 +56,7 @@ class _Trail:
 
     # Place in the ledger, digest of the envelope, statement.
     statements: list[tuple[str, str, Statement[Any]]] = field(default_factory=list)
+    history: History = field(default_factory=lambda: History(Keyring()))
     approvals: dict[str, str] = field(default_factory=dict)  # sha256 of the envelope -> run
 
     def of(self, kind: type) -> Iterator[tuple[str, str, Statement[Any]]]:
@@ -72,15 +75,17 @@ def _verify(workspace: Workspace, outside: tuple[bytes, ...]) -> Iterator[Findin
     keyring = Keyring()
     try:
         keyring = Keyring.load(workspace)
-        yield Finding(object="keyring.json", ok=True)
     except ExpungeError as error:
         yield Finding(object="keyring.json", ok=False, message=error.problem)
-    trail = _Trail()
+    trail = _Trail(history=History(keyring))
     try:
         ledger = Ledger.existing(workspace)
         yield from _ledger(ledger, keyring, trail, outside)
     except ExpungeError as error:
         yield Finding(object=workspace.ledger.name, ok=False, message=error.problem)
+    if keyring.entries:
+        ok, message = trail.history.end(workspace.keyring.read_bytes())
+        yield Finding(object="keyring.json", ok=ok, message=message)
     yield from _results(workspace, keyring, trail)
     yield from _decisions(workspace, keyring, trail)
     yield from _runs(workspace, keyring, trail)
@@ -97,7 +102,7 @@ def _ledger(ledger: Ledger, keyring: Keyring, trail: _Trail, outside: tuple[byte
     for position, entry in enumerate(ledger.entries()):
         place = f"ledger entry {entry.position}"
         leaves.append(leaf_hash(entry.envelope))
-        problem = _read_in(entry.envelope, entry.sha256, place, keyring, trail)
+        problem = _read_in(entry, place, keyring, trail)
         if entry.position != position:
             problem = f"entry {position} is missing"
         yield Finding(object=place, ok=not problem, message=problem)
@@ -107,14 +112,21 @@ def _ledger(ledger: Ledger, keyring: Keyring, trail: _Trail, outside: tuple[byte
     yield from _append_only(keyring, levels, outside)
 
 
-def _read_in(envelope: bytes, sha256: str, place: str, keyring: Keyring, trail: _Trail) -> str:
+def _read_in(entry: Entry, place: str, keyring: Keyring, trail: _Trail) -> str:
+    there = keyring.at(entry.position)
     try:
-        if payload_type_of(envelope) == decisions.PAYLOAD_TYPE:
-            approval, _ = decisions.open_approval(envelope, keyring)
-            trail.approvals[sha256] = approval.run
+        kind = payload_type_of(entry.envelope)
+        if kind == decisions.PAYLOAD_TYPE:  # one by a key that has ended was entered as well, and does not count
+            approval, _ = decisions.open_approval(entry.envelope, keyring)
+            trail.approvals[entry.sha256] = approval.run
+        elif kind == policies.PAYLOAD_TYPE:
+            policies.open_signature(entry.envelope, there)
         else:
-            statement: Statement[Any] = open_statement(envelope, keyring)[0]
-            trail.statements.append((place, sha256, statement))
+            statement: Statement[Any]
+            statement, signer = open_statement(entry.envelope, there)
+            trail.statements.append((place, entry.sha256, statement))
+            if isinstance(statement.predicate, KeyringPredicate):
+                return trail.history.take(entry.position, statement, signer)
     except ExpungeError as error:
         return error.problem
     return ""
@@ -268,10 +280,10 @@ def _runs(workspace: Workspace, keyring: Keyring, trail: _Trail) -> Iterator[Fin
         verdict, _ = _record_of(workspace, by_digest.get(gate.statement_sha256) if gate else None, Verdict)
         if verdict is not None:
             yield _same_file(workspace, f"runs/{run}/{policies.POLICY_FILE}", verdict.policy_sha256)
-        yield from _rules_of(workspace, run, keyring)
+        yield from _rules_of(workspace, run)
 
 
-def _rules_of(workspace: Workspace, run: str, keyring: Keyring) -> Iterator[Finding]:
+def _rules_of(workspace: Workspace, run: str) -> Iterator[Finding]:
     folder = workspace.runs / run
     policy, request = folder / policies.POLICY_FILE, folder / "request.json"
     if not policy.is_file() or not request.is_file():
@@ -279,8 +291,9 @@ def _rules_of(workspace: Workspace, run: str, keyring: Keyring) -> Iterator[Find
     name = policy.relative_to(workspace.root).as_posix()
     try:
         asked = read_record(Request, request)
-        signer = policies.require_standing(asked.policy, policy.read_bytes(), policies.signature_beside(policy),
-                                           keyring, asked.requester)
+        signature = policies.signature_beside(policy)
+        signer = policies.require_standing(asked.policy, policy.read_bytes(), signature,
+                                           policies.keyring_for(workspace, signature), asked.requester)
     except ExpungeError as error:
         yield Finding(object=name, ok=False, message=error.problem.removeprefix("policy: "))
         return

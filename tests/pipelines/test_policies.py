@@ -25,7 +25,7 @@ from expunge.contracts import (
 from expunge.errors import BadInput, DoesNotVerify, Refused, by_name
 from expunge.evidence import policies
 from expunge.evidence.envelopes import seal
-from expunge.evidence.keys import Keyring, SigningKey, create_key
+from expunge.evidence.keys import OPERATOR, Keyring, SigningKey, create_key
 from expunge.evidence.verify import verify_workspace
 from expunge.measure import words
 from expunge.measure.policy import preset, preset_bytes, preset_names, rules_for
@@ -106,6 +106,7 @@ def test_one_flipped_bit_in_policy_or_signature_is_noticed(workspace, place, bit
 
 def test_a_signature_by_somebody_who_is_no_admin_or_by_a_stranger_does_not_verify(workspace, tmp_path):
     elsewhere = Workspace(tmp_path / "elsewhere")
+    create_key(elsewhere, OPERATOR, ["operator"])
     for place in (workspace, elsewhere):
         create_key(place, "grace", ["reviewer"])
     file = write_policy(workspace, "mild", MILD)

@@ -9,7 +9,15 @@ from expunge.digests import canonical_json
 from expunge.errors import BadInput, DoesNotVerify
 from expunge.evidence.checkpoints import Checkpoint, key_hash, open_checkpoint, sign_checkpoint
 from expunge.evidence.envelopes import open_envelope, pre_authentication_encoding, seal
-from expunge.evidence.keys import OPERATOR, Keyring, KeyringEntry, SigningKey, create_key, private_key_file
+from expunge.evidence.keys import (
+    OPERATOR,
+    Keyring,
+    KeyringEntry,
+    SigningKey,
+    create_key,
+    make_private,
+    private_key_file,
+)
 from expunge.evidence.statements import (
     DisposalPredicate,
     RunPredicate,
@@ -160,10 +168,15 @@ def test_a_private_key_is_for_its_owner_only_and_never_overwritten(workspace):
     assert workspace.root not in file.parents
 
 
-def test_a_private_key_whose_keyring_entry_was_lost_is_entered_again(workspace):
-    first = create_key(workspace, "grace", ["reviewer"])
+def test_a_private_key_that_no_keyring_entry_knows_is_entered_rather_than_left(workspace, keyring):
+    made = make_private(workspace, "grace", keyring)  # and there came the kill
+    assert create_key(workspace, "grace", ["reviewer"]).key_id == made.key_id
+
+
+def test_the_first_key_of_a_keyring_is_the_operators(workspace):
     workspace.keyring.unlink()
-    assert create_key(workspace, "grace", ["reviewer"]).key_id == first.key_id
+    with pytest.raises(BadInput, match="its first key is the operator's"):
+        create_key(workspace, "grace", ["reviewer"])
 
 
 @pytest.mark.parametrize("person", ["..", "~", "a:b", "Ünal", "x" * 254, "%2e", "-rf", "nul\0"])
