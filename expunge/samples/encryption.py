@@ -11,6 +11,7 @@ import hmac
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -21,7 +22,7 @@ from expunge.digests import write_atomically
 from expunge.errors import BadInput, DoesNotVerify
 from expunge.settings import Workspace
 
-_MAGIC = b"EXPUNGE\x01"
+MAGIC = b"EXPUNGE\x01"  # how everything begins that is sealed here
 _PIECE = 1 << 20
 _TAG = 16
 
@@ -69,27 +70,39 @@ class RequestKey:
         cipher, prefix = AESGCM(self._derive(b"encryption")), os.urandom(7)
         pieces = [data[at : at + _PIECE] for at in range(0, len(data), _PIECE)] or [b""]
         sealed = (
-            cipher.encrypt(_nonce(prefix, number, number == len(pieces) - 1), piece, _MAGIC)
+            cipher.encrypt(_nonce(prefix, number, number == len(pieces) - 1), piece, MAGIC)
             for number, piece in enumerate(pieces)
         )
-        return _MAGIC + prefix + b"".join(sealed)
+        return MAGIC + prefix + b"".join(sealed)
 
     def open(self, sealed: bytes, name: str) -> bytes:
         """Decrypts what `seal` made; DoesNotVerify names `name` if a byte changed or the key is another's."""
-        header = len(_MAGIC) + 7
-        prefix, body = sealed[len(_MAGIC) : header], sealed[header:]
+        header = len(MAGIC) + 7
+        prefix, body = sealed[len(MAGIC) : header], sealed[header:]
         cipher = AESGCM(self._derive(b"encryption"))
         pieces = [body[at : at + _PIECE + _TAG] for at in range(0, len(body), _PIECE + _TAG)]
         try:
-            if not sealed.startswith(_MAGIC) or not pieces:
+            if not sealed.startswith(MAGIC) or not pieces:
                 raise InvalidTag
             return b"".join(
-                cipher.decrypt(_nonce(prefix, number, number == len(pieces) - 1), piece, _MAGIC)
+                cipher.decrypt(_nonce(prefix, number, number == len(pieces) - 1), piece, MAGIC)
                 for number, piece in enumerate(pieces)
             )
         except InvalidTag:
             raise DoesNotVerify(f"{name} does not decrypt under the key of request '{self.request_id}'",
                                 "restore the file, or the key it was made with") from None
+
+    def opens(self, sealed: BinaryIO) -> bool:
+        """Whether this key made what a stream holds, judged by its first piece."""
+        start = sealed.read(len(MAGIC) + 7)
+        piece, more = sealed.read(_PIECE + _TAG), sealed.read(1)
+        if not start.startswith(MAGIC) or len(start) < len(MAGIC) + 7 or not piece:
+            return False
+        try:
+            AESGCM(self._derive(b"encryption")).decrypt(_nonce(start[len(MAGIC) :], 0, not more), piece, MAGIC)
+        except InvalidTag:
+            return False
+        return True
 
     def digest(self, *parts: bytes) -> str:
         """Keyed digest (HMAC-SHA-256): says nothing of the content to anybody without the key."""

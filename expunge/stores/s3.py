@@ -5,6 +5,9 @@ Where the server is and who asks come from the usual AWS environment, files or r
 """
 
 import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +39,41 @@ def fetch(uri: str, folder: Path, workspace: Workspace) -> Path:
     found = _ADDRESS.fullmatch(uri)
     if found is None:
         raise BadInput(f"{shorten(shown(uri))}: names no object", "write s3://bucket/key")
+    return _download(found["bucket"], found["key"], folder / "object", uri)
+
+
+def listing(bucket: str, prefix: str) -> Iterator[tuple[str, int]]:
+    """Key and size in bytes of every object whose key begins with `prefix`; raises as `fetch`."""
+    uri = f"s3://{bucket}/{prefix}"
+    with _explaining(uri):
+        pages = iter(_client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix))
+    while True:
+        with _explaining(uri):
+            page = next(pages, None)
+        if page is None:
+            return
+        yield from ((found["Key"], found["Size"]) for found in page.get("Contents", ()))
+
+
+@contextmanager
+def fetched(bucket: str, key: str) -> Iterator[Path]:
+    """An object as a file that only this user can read and that is gone afterwards; raises as `fetch`."""
+    with tempfile.TemporaryDirectory(prefix="expunge-") as folder:
+        yield _download(bucket, key, Path(folder, "object"), f"s3://{bucket}/{key}")
+
+
+def _download(bucket: str, key: str, file: Path, uri: str) -> Path:
+    with _explaining(uri):
+        answer = _client().get_object(Bucket=bucket, Key=key)
+        with file.open("wb") as writing:
+            for piece in answer["Body"].iter_chunks(PIECE):
+                writing.write(piece)
+    return file
+
+
+@contextmanager
+def _explaining(uri: str) -> Iterator[None]:
+    """What goes wrong between here and the server, in words for whoever named the URI."""
     try:
         import boto3  # noqa: F401 - whoever has only half of it is told the same
         from botocore import exceptions
@@ -43,11 +81,7 @@ def fetch(uri: str, folder: Path, workspace: Workspace) -> Path:
         raise BadInput("s3:// needs a package that is not installed", "pip install 'expunge[s3]'") from None
 
     try:
-        answer = _client().get_object(Bucket=found["bucket"], Key=found["key"])
-        file = folder / "object"
-        with file.open("wb") as writing:
-            for piece in answer["Body"].iter_chunks(PIECE):
-                writing.write(piece)
+        yield
     except exceptions.ClientError as error:
         raise _explained(error, uri) from None
     except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError, exceptions.CredentialRetrievalError,
@@ -60,7 +94,6 @@ def fetch(uri: str, folder: Path, workspace: Workspace) -> Path:
     except (exceptions.BotoCoreError, ValueError) as error:  # e.g. an endpoint that is no URL
         raise ExpungeError(f"{_name(uri)}: cannot be fetched ({type(error).__name__})",
                            "check AWS_ENDPOINT_URL and the AWS configuration") from None
-    return file
 
 
 def _client() -> Any:
