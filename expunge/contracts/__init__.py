@@ -18,6 +18,18 @@ from expunge.contracts.artifacts import (
     StoredModel,
 )
 from expunge.contracts.decisions import Approval, Release
+from expunge.contracts.disposals import (
+    DisposedSet,
+    Fate,
+    FoundThere,
+    Kind,
+    Listed,
+    Listing,
+    ParentFate,
+    PlaceSearched,
+    Receipt,
+    SearcherUsed,
+)
 from expunge.contracts.records import (
     RECORD_FILE,
     Absent,
@@ -71,10 +83,11 @@ from expunge.contracts.sources import (
 __all__ = [
     "AUTO", "RECORD_FILE", "Absent", "Adaptation", "AnyRecord", "Approval", "Bits", "Candidate", "Checkpoint",
     "Claim", "ClassName", "Classes", "ClassifierSource", "Compute", "Control", "Curve", "DataSource", "Digest",
-    "DiscriminatorSource", "EarlierRequest", "Family", "Forget", "Frozen", "Hidden", "Identifier", "Interface",
-    "Interval", "LatentShape", "MadeBy", "MaskKind", "Measurement", "MethodChoice", "ModelSource", "Outcome",
-    "Output", "ParentSource", "Person", "Policy", "Reason", "Record", "Release", "Report", "Request", "Rows",
-    "Rule", "RuleOutcome", "SampleRole", "SampleSet", "Sampling", "Shard", "Source", "Stopping", "StoredFile",
+    "DiscriminatorSource", "DisposedSet", "EarlierRequest", "Family", "Fate", "Forget", "FoundThere", "Frozen",
+    "Hidden", "Identifier", "Interface", "Interval", "Kind", "LatentShape", "Listed", "Listing", "MadeBy", "MaskKind",
+    "Measurement", "MethodChoice", "ModelSource", "Outcome", "Output", "ParentFate", "ParentSource", "Person",
+    "PlaceSearched", "Policy", "Reason", "Receipt", "Record", "Release", "Report", "Request", "Rows", "Rule",
+    "RuleOutcome", "SampleRole", "SampleSet", "Sampling", "SearcherUsed", "Shard", "Source", "Stopping", "StoredFile",
     "StoredModel", "ValueRange", "Verdict", "describe", "parse_record", "read_record", "read_record_if_any",
     "shorten", "write_record",
 ]

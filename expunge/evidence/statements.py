@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from expunge.contracts import Digest, Frozen, Person, describe
+from expunge.contracts import Digest, Frozen, Person, Receipt, describe
 from expunge.digests import canonical_json
 from expunge.errors import DoesNotVerify
 from expunge.evidence.envelopes import open_envelope, seal
@@ -79,6 +79,14 @@ class DisposalPredicate(Predicate):
     at: str
 
 
+class ReceiptPredicate(Predicate):
+    """What was to be forgotten was disposed of, and the key of its request destroyed. It has no subjects."""
+
+    TYPE: ClassVar[str] = "urn:expunge:predicate:disposal-receipt:v1"
+
+    receipt: Receipt
+
+
 class RollbackPredicate(Predicate):
     """An earlier release is served again. Its subjects are that release's files."""
 
@@ -124,7 +132,8 @@ class KeyringPredicate(Predicate):
 
 
 PREDICATES: tuple[type[Predicate], ...] = (
-    RoomPredicate, RunPredicate, DisposalPredicate, RollbackPredicate, WithdrawalPredicate, KeyringPredicate)
+    RoomPredicate, RunPredicate, DisposalPredicate, ReceiptPredicate, RollbackPredicate, WithdrawalPredicate,
+    KeyringPredicate)
 
 P = TypeVar("P", bound=Predicate)
 
@@ -148,7 +157,7 @@ class Statement(Generic[P]):
             "subject": [{"name": name, "digest": {"sha256": digest}}
                         for name, digest in self.subjects.items()],
             "predicateType": self.predicate.TYPE,
-            "predicate": self.predicate.model_dump(mode="json")})
+            "predicate": self.predicate.model_dump(mode="json", by_alias=True)})
 
 
 class _Digests(Frozen):

@@ -1,0 +1,121 @@
+"""What is left of a disposal: a receipt that anybody may read, and a listing of places that stays in the workspace."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from expunge.contracts.artifacts import SampleRole
+from expunge.contracts.records import Digest, Frozen, Identifier, Person, Record
+
+Count = Annotated[int, Field(ge=0)]
+Fate = Literal["quarantined", "destroyed", "kept"]
+
+# How something was known: see `expunge.custody.wanted`.
+Kind = Literal["copies", "parts", "looks like", "adapted weights", "sealed", "unread"]
+
+
+class DisposedSet(Frozen):
+    """One sample set of the request. Its id says nothing to anybody once the key is gone."""
+
+    role: SampleRole
+    set_id: Digest
+    request_sha256: Digest
+    count: Annotated[int, Field(ge=1)]
+    looked_for: bool  # whether its images, or those of them that were to be forgotten, were searched for
+    missing: str = ""  # why it could not be opened any more
+
+
+class SearcherUsed(Frozen):
+    """A searcher that took part, and what it can find."""
+
+    name: str
+    version: int
+    finds: str
+
+
+class PlaceSearched(Frozen):
+    """How much was looked at in a place, the last time."""
+
+    place: str
+    files: Count
+    bytes: Count
+    pictures: Count
+    unknown: Count  # files of no kind that a searcher knows
+    unread: Count  # files that hold something that could not be read
+
+
+class FoundThere(Frozen):
+    """What was found in a place, and what became of it. No file is named: that is for the listing."""
+
+    place: str
+    kind: Kind
+    files: Count
+    images: Count  # or tensors
+    removed: bool
+    why: str  # it was removed, or left
+
+
+class ParentFate(Frozen):
+    """What became of the model that had learned it, by the word of whoever disposed."""
+
+    sha256: Digest
+    fate: Fate
+    reason: str
+    copies_destroyed: Count  # in this workspace
+    copies_left: Count
+
+
+class Receipt(Record):
+    """What was destroyed, how it was looked for, and what remains."""
+
+    SCHEMA: ClassVar[str] = "expunge/disposal-receipt/v1"
+
+    request_id: Identifier
+    request_sha256: tuple[Digest, ...]  # of every pinned form of it, oldest first
+    by: Person
+    reason: str
+    began_at: str
+    checked_at: str  # after the removal; the key was destroyed next
+    sets: tuple[DisposedSet, ...]
+    images: Count  # different ones that were looked for
+    tensors: Count  # of adapted models, that were looked for
+    searchers: tuple[SearcherUsed, ...]
+    looks_like: float  # cosine from which on a picture is said to look like one
+    places: tuple[PlaceSearched, ...]
+    not_searched: tuple[str, ...]
+    found: tuple[FoundThere, ...]
+    destroyed: dict[str, Count]  # files, by what they were; their digests are in the statements of `statements`
+    statements: tuple[Digest, ...]  # of the envelopes that name the files that were destroyed
+    listing_sha256: Digest  # of the list of files that were found and left, which stays in the workspace
+    key: str  # what was done to the request's key
+    parent: ParentFate
+    redrawn: tuple[SampleRole, ...]  # sets of the parent's own samples: whoever has it and the seed can draw them again
+
+
+class Listed(Frozen):
+    """One file in which something was found, or which could not be read."""
+
+    place: str
+    path: str
+    copies: Count
+    parts: Count
+    looks_like: Count
+    closest: float
+    weights: Count
+    sealed: bool
+    pictures: Count
+    owners: tuple[str, ...]
+    unread: tuple[str, ...]
+    removed: bool
+    why: str
+    blocks: bool  # whether it has to be dealt with, or accepted, before the key is destroyed
+
+
+class Listing(Record):
+    """Every file of interest by its name. Names may say who was forgotten, so this is not part of the evidence."""
+
+    SCHEMA: ClassVar[str] = "expunge/disposal-listing/v1"
+
+    request_id: Identifier
+    nonce: str  # so that its digest, which the ledger holds, says nothing of what is in it
+    files: tuple[Listed, ...]
