@@ -20,6 +20,7 @@ from expunge import __version__
 from expunge.errors import BadInput, Cancelled, ExpungeError, NoSpace, out_of_space
 from expunge.settings import WORKSPACE_VARIABLE, Workspace
 from pipelines.cli_audit import RunName, audit_app
+from pipelines.cli_keys import keys_app
 from pipelines.cli_policies import policies_app
 from pipelines.cli_samples import samples_app
 from pipelines.output import AsJson
@@ -29,7 +30,6 @@ from pipelines.output import print_lines as _print
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="Make trained image models forget, and prove to a stranger what was done.")
-keys_app = typer.Typer(no_args_is_help=True, help="Who may sign.")
 app.add_typer(keys_app, name="keys")
 app.add_typer(audit_app, name="audit")
 app.add_typer(samples_app, name="samples")
@@ -260,32 +260,6 @@ def _change_service(action: Literal["rollback", "withdraw"], model: str, person:
 
     served = change(Workspace.locate().require(), action, model, person, reason)
     _finish(served.model_dump(mode="json", by_alias=True), as_json, lambda out: out.print(served.text))
-
-
-@keys_app.command("new")
-def keys_new(
-    person: Annotated[str, typer.Argument(help="Whose key: a name or an address, without spaces.")],
-    role: Annotated[list[str], typer.Option(help="requester, reviewer, operator or admin; may be given twice.")],
-    as_json: AsJson = False,
-) -> None:
-    """Make a signing key for a person."""
-    from expunge.evidence.keys import create_key, private_key_file
-
-    workspace = Workspace.locate().require()
-    entry = create_key(workspace, person, role)  # type: ignore[arg-type]  # checked there, with advice
-    _finish(entry.model_dump(mode="json"), as_json, lambda out: out.print(
-        f"{person} ({', '.join(entry.roles)})  key {entry.key_id[:12]}\n"
-        f"private part: {private_key_file(workspace, person)}"))
-
-
-@keys_app.command("list")
-def keys_list(as_json: AsJson = False) -> None:
-    """List people, their keys and roles."""
-    from expunge.evidence.keys import Keyring
-
-    entries = Keyring.load(Workspace.locate().require()).entries
-    _finish([entry.model_dump(mode="json") for entry in entries], as_json, lambda out: _print(
-        out, (f"{entry.key_id[:12]}  {entry.person}  {', '.join(entry.roles)}" for entry in entries)))
 
 
 @app.command()

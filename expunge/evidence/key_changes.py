@@ -13,7 +13,7 @@ soon as the ledger has it; ``finish`` writes what a kill left unwritten.
 
 import fcntl
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
@@ -133,10 +133,17 @@ def rotate(workspace: Workspace, whose: str, *, by: str | None = None, reason: s
     Raises:
         BadInput: no such key counts, or several do.
         Refused: whoever signs may not.
+        WorkspaceBusy: it is the operator's, and a run is at work, whose statements would come too late.
     """
-    with _locked(workspace):
+    from expunge.room import exclusive
+
+    with _locked(workspace), ExitStack() as alone:
         keyring = Keyring.load(workspace)
         signer, ended = _entitled(workspace, keyring, by), _named(keyring, whose)
+        if "operator" in ended.roles:
+            alone.enter_context(exclusive(
+                workspace.root / "supervisor.lock", f"workspace: a run works in {workspace.root}",
+                "wait for it, or stop it with 'expunge cancel'"))
         _enter_what_it_signed(workspace, ended)
         key = make_private(workspace, ended.person, keyring)
 
