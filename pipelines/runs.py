@@ -1,9 +1,10 @@
-"""What a run is on disk: a pinned request, a policy, a state that survives everything, events and a log."""
+"""What a run is: a folder with a pinned request, a policy, events and a log; and where it stands, in the database."""
 
 import fcntl
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
@@ -16,19 +17,22 @@ from expunge.contracts import (
     Report,
     Request,
     Verdict,
+    parse_record,
     read_record,
     write_record,
 )
-from expunge.digests import sha256_file, write_atomically
+from expunge.digests import canonical_json, sha256_file, write_atomically
 from expunge.errors import BadInput, ExpungeError, by_name
-from expunge.evidence import policies
+from expunge.evidence import policies, states
 from expunge.evidence.coherence import read_policy
+from expunge.evidence.database import Database
+from expunge.evidence.states import State
+from expunge.room import STATEMENT_FILE
 from expunge.settings import Workspace
 
-State = Literal[
-    "running", "failed", "cancelled", "invalid", "inconclusive", "refused", "awaiting_approval", "rejected",
-    "expired", "approved", "releasing", "released", "rolled_back", "withdrawn", "not_needed",
-]
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
 EXIT_CODES: dict[State, int] = {
     "released": 0, "awaiting_approval": 10, "approved": 10, "releasing": 10,
     "not_needed": 11, "refused": 20, "inconclusive": 21, "invalid": 22, "rejected": 30,
@@ -36,6 +40,7 @@ EXIT_CODES: dict[State, int] = {
 }
 _LONGEST_NAME = 63  # as every identifier
 UNFINISHED: frozenset[State] = frozenset({"running", "failed", "cancelled"})
+_ONWARD: tuple[State, ...] = ("running", "awaiting_approval", "approved", "releasing", "released")
 
 
 class RoomState(Frozen):
@@ -63,6 +68,21 @@ class RunState(Record):
     seconds: float = 0.0  # wall clock of the supervised work, over all its parts
     started_at: str
     mlflow_run: str | None = None
+    revision: Annotated[int, Field(exclude=True)] = 0  # which of its states this is: a change names what it follows
+    since: Annotated[str, Field(exclude=True)] = ""  # when it was last written
+
+    @classmethod
+    def of(cls, standing: states.Standing) -> "RunState":
+        """What the database has of a run."""
+        return parse_record(cls, {
+            **json.loads(standing.record), "run": standing.run, "state": standing.state,
+            "revision": standing.revision, "since": standing.since}, f"run '{standing.run}'")
+
+    @property
+    def record(self) -> str:
+        """What the database keeps beside name and state, as JSON."""
+        known = self.model_dump(mode="json", by_alias=True, exclude={"run", "state"})
+        return canonical_json(known).decode()
 
     @property
     def came_to_a_verdict(self) -> bool:
@@ -87,7 +107,6 @@ class Run:
         self.folder = workspace.runs / name
         self.request_file = self.folder / "request.json"
         self.policy_file = self.folder / policies.POLICY_FILE
-        self.state_file = self.folder / "state.json"
         self.log = self.folder / "engine.log"
         self.page = self.folder / "report.html"
         self.lock = self.folder / "run.lock"  # held by whoever works on the run or changes how it ended
@@ -95,10 +114,11 @@ class Run:
     @classmethod
     def find(cls, workspace: Workspace, name: str) -> "Run":
         """The run of that name, or the latest attempt of the request of that name; BadInput if there is none."""
-        known = {run.name: run for run in cls.all(workspace)}
+        found = cls._states(workspace)
+        known = {state.run: cls(workspace, state.run) for state in found}
         if name in known:
             return known[name]
-        attempts = [run for run in known.values() if run.state().request_id == name]
+        attempts = [known[state.run] for state in found if state.request_id == name]
         if not attempts:
             listed = f"known runs: {', '.join(sorted(known))}" if known else "there are no runs in this workspace"
             raise BadInput(f"run '{name}' is not known", listed)
@@ -107,8 +127,16 @@ class Run:
     @classmethod
     def all(cls, workspace: Workspace) -> list["Run"]:
         """Every run, by the time it was started."""
-        found = [cls(workspace, file.parent.name) for file in workspace.runs.glob("*/state.json")]
-        return sorted(found, key=lambda run: (run.state().started_at, run.number))
+        return [cls(workspace, state.run) for state in cls._states(workspace)]
+
+    @classmethod
+    def _states(cls, workspace: Workspace) -> list[RunState]:
+        database = Database(workspace).ready()
+        if not database.version():
+            return []
+        with database.reading() as connection:
+            found = [RunState.of(standing) for standing in states.every(connection)]
+        return sorted(found, key=lambda state: (state.started_at, cls(workspace, state.run).number))
 
     @classmethod
     def policy_for(cls, workspace: Workspace, request: Request) -> Path:
@@ -146,8 +174,10 @@ class Run:
         if signature is not None:
             write_atomically(policies.signature_file(run.policy_file), signature)
         write_record(run.request_file, request)
-        run.write(RunState(run=run.name, request_id=request.id, request_sha256=sha256_file(run.request_file),
-                           attempt=attempt, state="running", started_at=now))
+        began = RunState(run=run.name, request_id=request.id, request_sha256=sha256_file(run.request_file),
+                         attempt=attempt, state="running", started_at=now)
+        with Database(workspace).ready().writing() as connection:
+            states.begin(connection, run.name, began.record)
         return run
 
     @property
@@ -156,13 +186,44 @@ class Run:
         return int(self.name.rpartition(".")[2])
 
     def state(self) -> RunState:
-        """Where the run stands."""
-        return read_record(RunState, self.state_file)
+        """Where the run stands; BadInput if it has not begun."""
+        with Database(self.workspace).ready().reading() as connection:
+            standing = states.find(connection, self.name)
+        if standing is None:
+            raise BadInput(f"run '{self.name}' is not known", "see 'expunge status'")
+        return RunState.of(standing)
 
     def write(self, state: RunState) -> RunState:
-        """Records where the run stands."""
-        write_record(self.state_file, state)
-        return state
+        """Records where the run stands, as a change of the state that was read; returns what is to be changed next.
+
+        Raises:
+            WorkspaceBusy: somebody else has changed it since.
+            BadInput: from where it stands it cannot become that.
+        """
+        with Database(self.workspace).ready().writing() as connection:
+            return self.writing(state)(connection)
+
+    def writing(self, state: RunState) -> "Callable[[Connection], RunState]":
+        """The same as part of a transaction: of the append that says so, for one."""
+        way, because = self._way_to(state.state), self._evidence(state)
+        return lambda connection: RunState.of(
+            states.change(connection, self.name, state.revision, way, state.record, because))
+
+    def _way_to(self, after: State) -> tuple[State, ...]:
+        """The states from where the run stands: of those that lie between, none is left out."""
+        before = self.state().state
+        if before in _ONWARD and after in _ONWARD[_ONWARD.index(before):]:
+            return _ONWARD[_ONWARD.index(before) + 1:_ONWARD.index(after) + 1]
+        if before == "running" and after == "rejected":
+            return "awaiting_approval", after
+        return (after,)
+
+    def _evidence(self, state: RunState) -> tuple[str, ...]:
+        """The digests of what the ledger should hold of this run: its gate and its release, and people's decisions."""
+        rooms = [self.workspace.root / state.rooms[room].result / STATEMENT_FILE
+                 for room in ("gate", "deploy") if room in state.rooms]
+        decisions = (self.workspace.approvals / self.name).glob("*.json")  # they go by their digest
+        return *(sha256_file(file) for file in rooms), *(file.stem for file in decisions)
 
     def request(self) -> Request:
         """The pinned request."""

@@ -42,7 +42,7 @@ def standing(run: Run, runs: list[Run], today: date | None = None) -> dict[str, 
         **state.model_dump(mode="json", by_alias=True), "due": request.due and request.due.isoformat(),
         "overdue": overdue,
         "attempts": sum(other.came_to_a_verdict for other in others if other.request_id == state.request_id),
-        "since": datetime.fromtimestamp(run.state_file.stat().st_mtime, UTC).isoformat(timespec="seconds"),
+        "since": state.since,
         "at_work": at_work, "progress": _progress(run) if at_work else None}
 
 

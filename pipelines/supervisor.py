@@ -130,12 +130,16 @@ class _Supervision:
         self._at = "engine"  # the room that was entered last
         self._log_began = 0  # where in the log this stretch begins
         self._began = time.monotonic()
-        self._spent = run.state().seconds
+        self._state = run.state()  # what this stretch has last read or written: a change by others stops it
+        self._spent = self._state.seconds
 
     def carry_out(self, plan: str, arguments: dict[str, object]) -> RunState:
         """Runs a plan to its end, whatever end that is."""
         with _working_on(self._run):
-            self._update(state="releasing" if plan == "release" else "running", reason="", remedy="", error=None)
+            # Without enough decisions the gate is only asked again: the run goes on waiting meanwhile.
+            at_work: State = "running" if plan == "unlearning" else "releasing"
+            still = plan == "release" and self._state.state == "awaiting_approval"
+            self._update(state=self._state.state if still else at_work, reason="", remedy="", error=None)
             news = News(self._run, self._say)
             follower = Follower(events_file(self._workspace, self._run.name))
             try:
@@ -220,20 +224,21 @@ class _Supervision:
     def _record(self, event: Event) -> None:
         assert event.result is not None
         self._ledger.append((self._workspace.root / event.result / STATEMENT_FILE).read_bytes())
-        rooms = self._run.state().rooms
+        rooms = self._state.rooms
         done = RoomState(result=event.result, seconds=event.seconds or 0.0, reused=event.reused)
         if event.room in rooms and rooms[event.room].result == done.result:
             return  # an earlier stretch of this very run did it
         self._update(rooms={**rooms, event.room: done})
 
     def _end(self, changes: dict[str, object], news: News | None) -> RunState:
-        """Has the end signed, tells MLflow, and only then records it: a crash in between is a cut run."""
-        state = self._run.state().model_copy(update=changes)
-        self._sign(Statement.over({}, RunPredicate(
+        """Tells MLflow, then has the end signed and recorded at once: a crash before that is a cut run."""
+        told = news.finish(self._state.model_copy(update=changes)) if news else self._state.mlflow_run
+        state = self._timed(**changes, mlflow_run=told)
+        said = Statement.over({}, RunPredicate(
             run=state.run, request_id=state.request_id, request_sha256=state.request_sha256, state=state.state,
             rooms={room: RoomUse(statement_sha256=sha256_file(self._workspace.root / done.result / STATEMENT_FILE),
-                                 reused=done.reused) for room, done in state.rooms.items()})))
-        self._update(**changes, mlflow_run=news.finish(state) if news else state.mlflow_run)
+                                 reused=done.reused) for room, done in state.rooms.items()}))
+        self._ledger.append(sign_statement(said, self._key), with_change=self._run.writing(state))
         sweep_resume_state(self._workspace)
         self.dispose_of_adaptation()
         return self._run.state()
@@ -298,8 +303,11 @@ class _Supervision:
         self._watch(Event(room="mlflow", kind="note", text=text))
 
     def _update(self, **changes: object) -> None:
+        self._state = self._run.write(self._timed(**changes))
+
+    def _timed(self, **changes: object) -> RunState:
         seconds = round(self._spent + time.monotonic() - self._began, 3)
-        self._run.write(self._run.state().model_copy(update={**changes, "seconds": seconds}))
+        return self._state.model_copy(update={**changes, "seconds": seconds})
 
 
 class _CancelAsked(Exception):

@@ -65,6 +65,8 @@ class Database:
         if 0 < self.version() < VERSION:
             with self.writing() as connection:
                 self._migrate(connection)
+            for file in self._workspace.runs.glob("*/state.json"):
+                file.unlink()  # where runs stood before version 2, which has taken them over
         return self
 
     def version(self) -> int:

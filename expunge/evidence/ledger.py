@@ -76,15 +76,20 @@ class Ledger:
             raise DoesNotVerify("ledger: there is none")
         return ledger
 
-    def append(self, envelope: bytes) -> int:
+    def append(self, envelope: bytes, with_change: "Callable[[Connection], object] | None" = None) -> int:
         """Adds an envelope and returns its position; one that is there already keeps its place.
+
+        `with_change` is made in the same transaction, after the entry: both are there in the end, or neither.
 
         Raises:
             DoesNotVerify: the tree is not what its last checkpoint signs; nothing is signed on top of that.
             WorkspaceBusy: somebody else holds the ledger.
         """
         with self._database.writing() as connection:
-            return self._append(envelope, connection)
+            position = self._append(envelope, connection)
+            if with_change is not None:
+                with_change(connection)
+        return position
 
     def _append(self, envelope: bytes, connection: "Connection") -> int:
         from sqlalchemy import text

@@ -10,6 +10,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
+from tests_support import put
 
 from expunge.evidence import policies
 from expunge.evidence.keys import create_key
@@ -215,7 +216,7 @@ def test_a_lost_request_key_and_a_run_that_was_cut_off_are_named(waiting):
     workspace = Workspace(waiting / ".expunge")
     (workspace.keys / "requests" / "forget-8.key").unlink()
     run = Run.find(workspace, "forget-8")
-    run.write(run.state().model_copy(update={"state": "running"}))
+    put(run, state="running")
     checks = examine(workspace)
     assert only(checks, "request keys").level == "warn"
     assert "nobody works on it" in only(checks, "cut off").found

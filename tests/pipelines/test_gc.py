@@ -6,6 +6,7 @@ import os
 import shutil
 
 import pytest
+from tests_support import put
 
 from expunge.contracts import RECORD_FILE
 from expunge.evidence.keys import OPERATOR, Keyring, SigningKey
@@ -182,7 +183,7 @@ def test_what_an_unfinished_run_may_go_on_from_stays(waiting):
     run = Run.find(workspace, "forget-8")
     state = run.state()
     rooms = {name: done for name, done in state.rooms.items() if name not in ("evaluate", "gate")}
-    run.write(state.model_copy(update={"state": "cancelled", "rooms": rooms}))
+    put(run, state="cancelled", rooms=rooms)
     resume = run.folder / "unlearn-0123456789abcdef.resume"
     resume.write_bytes(b"sealed")
     digest = run.request().checkpoint.sha256

@@ -1,6 +1,5 @@
 """A second request on what the first one released, as docs/one-after-the-other.md tells it, by the command."""
 
-import json
 import re
 import subprocess
 from pathlib import Path
@@ -15,6 +14,7 @@ from expunge.digests import sha256_file
 from expunge.measure.policy import AS_EXPECTED
 from expunge.stores import releases
 from pipelines.demo import request_for
+from pipelines.runs import Run
 
 DOC = (Path(__file__).parents[2] / "docs" / "one-after-the-other.md").read_text()
 
@@ -54,9 +54,9 @@ def test_a_second_request_knows_of_the_first_without_being_told(copy_of_demo, wo
     assert [(before.request_id, before.classes) for before in asked.came_before] == [("forget-8", (8,))]
     assert asked.came_before[0].candidate_sha256 == asked.checkpoint.sha256 == one.weights.sha256 == two.parent_sha256
 
-    state = json.loads((run / "state.json").read_text())
-    report = read_record(Report, workspace.root / state["rooms"]["evaluate"]["result"] / "report")
-    verdict = read_record(Verdict, workspace.root / state["rooms"]["gate"]["result"] / "verdict")
+    rooms = Run.find(workspace, run.name).state().rooms
+    report = read_record(Report, workspace.root / rooms["evaluate"].result / "report")
+    verdict = read_record(Verdict, workspace.root / rooms["gate"].result / "verdict")
     assert (report.unwanted, report.earlier, report.came_before) == ((3,), (8,), asked.came_before)
     assert report.origin_sha256 == asked.origin.sha256
     assert report.measurement("residual_rate_earlier").interval.upper < 0.05

@@ -11,6 +11,7 @@ from expunge.contracts import Request, parse_record
 from expunge.settings import Workspace
 from expunge.stores.sources import pin
 from pipelines import planning
+from pipelines.runs import Run
 
 
 @pytest.fixture
@@ -64,12 +65,12 @@ def test_a_plan_foretells_what_the_run_then_reuses(plan, waiting, expunge):
 
 
 def test_times_come_from_the_run_named_and_scale_with_the_counts(plan, waiting):
-    state = json.loads((waiting / ".expunge/runs/forget-8.1/state.json").read_text())
+    took = Run.find(Workspace(waiting / ".expunge"), "forget-8.1").state().rooms
     found = rooms(plan(id="other", sampling={"curate": 2_000, "evaluate": 2_000}))
     assert found["curate_forget_set"]["measured_in"] == "forget-8.1"
-    assert found["curate_forget_set"]["seconds"] == pytest.approx(2 * state["rooms"]["curate_forget_set"]["seconds"], abs=0.1)
+    assert found["curate_forget_set"]["seconds"] == pytest.approx(2 * took["curate_forget_set"].seconds, abs=0.1)
     assert "1,000 → 2,000" in found["curate_forget_set"]["scaled"]
-    assert found["unlearn"]["seconds"] == pytest.approx(state["rooms"]["unlearn"]["seconds"], abs=0.1)
+    assert found["unlearn"]["seconds"] == pytest.approx(took["unlearn"].seconds, abs=0.1)
 
 
 def test_a_time_that_nobody_measured_is_not_invented(plan):

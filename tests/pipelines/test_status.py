@@ -4,6 +4,7 @@ import fcntl
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
+from tests_support import put
 
 from expunge.contracts import write_record
 from expunge.events import Event, events_file
@@ -43,7 +44,7 @@ def test_a_run_is_overdue_the_day_after_its_date(run, days, overdue):
 def test_what_was_released_is_not_overdue(run):
     due_on(run, TODAY - timedelta(days=9))
     for state, overdue in (("released", False), ("not_needed", False), ("rejected", True), ("failed", True)):
-        run.write(run.state().model_copy(update={"state": state}))
+        put(run, state=state)
         assert stand(run)["overdue"] is overdue
 
 
@@ -59,7 +60,7 @@ def test_people_read_days_and_the_next_step(run, waiting, expunge):
 
 
 def test_a_run_at_work_says_its_room_and_the_time_left_and_one_that_was_cut_off_says_that(run, waiting, expunge):
-    run.write(run.state().model_copy(update={"state": "running"}))
+    put(run, state="running")
     with events_file(run.workspace, run.name).open("a") as events:
         for event in (Event(room="unlearn", kind="started"),
                       Event(room="unlearn", kind="progress", step=120, total=300, scalars={"eta_seconds": 500.0})):

@@ -29,8 +29,8 @@ def upgrade() -> None:
         "runs",
         sa.Column("run", sa.Text, primary_key=True),
         sa.Column("state", sa.Text, nullable=False),
+        sa.Column("revision", integer, nullable=False),  # how many times it has been written
         sa.Column("since", sa.Text, nullable=False),  # when it was last written
-        sa.Column("claim", sa.Text),  # of whoever works on it
         sa.Column("record", sa.Text, nullable=False),  # everything else that is known of it, as JSON
         sqlite_strict=True)
     connection = op.get_bind()
@@ -50,6 +50,6 @@ def _take_over(workspace: Workspace, connection: sa.Connection, runs: sa.Table) 
         except (ValueError, KeyError, AttributeError):
             raise DoesNotVerify(f"{file.relative_to(workspace.root)}: not where a run stands",
                                 "restore it from a backup") from None
-        since = datetime.fromtimestamp(file.stat().st_mtime, UTC).isoformat(timespec="milliseconds")
-        connection.execute(runs.insert(), {"run": run, "state": state, "since": since, "claim": None,
+        since = datetime.fromtimestamp(file.stat().st_mtime, UTC).isoformat(timespec="seconds")
+        connection.execute(runs.insert(), {"run": run, "state": state, "revision": 1, "since": since,
                                            "record": canonical_json(record).decode()})
