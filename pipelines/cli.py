@@ -20,6 +20,7 @@ from expunge import __version__
 from expunge.errors import BadInput, Cancelled, ExpungeError, NoSpace, out_of_space
 from expunge.settings import WORKSPACE_VARIABLE, Workspace
 from pipelines.cli_audit import RunName, audit_app
+from pipelines.cli_custody import dispose
 from pipelines.cli_keys import keys_app
 from pipelines.cli_policies import policies_app
 from pipelines.cli_samples import samples_app
@@ -34,6 +35,7 @@ app.add_typer(keys_app, name="keys")
 app.add_typer(audit_app, name="audit")
 app.add_typer(samples_app, name="samples")
 app.add_typer(policies_app, name="policies")
+app.command()(dispose)
 
 Person = Annotated[str, typer.Option("--as", metavar="PERSON", help="Whose key signs.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why, in your words; it is kept with the decision.")]

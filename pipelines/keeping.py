@@ -51,12 +51,23 @@ class Item(Frozen):
 
 
 @dataclass(frozen=True)
-class _Told:
+class Disposed:
+    """One statement by which files were destroyed."""
+
+    sha256: str  # of its envelope
+    request_id: str
+    reason: str
+    files: int
+
+
+@dataclass(frozen=True)
+class Told:
     """What the ledger says, as far as it verifies."""
 
     recorded: dict[str, tuple[bytes, RoomStatement]]  # by result, relative to the workspace: envelope, statement
     destroyed: frozenset[tuple[str, str]]  # (path, digest) of what was disposed of
     requests: dict[str, tuple[str, str]]  # run -> (request's id, request's digest)
+    disposals: tuple[Disposed, ...]
 
 
 @dataclass
@@ -104,7 +115,7 @@ class _Survey:
         self.unfinished = [state for state in self.states.values() if state.state in UNFINISHED]
         self.at_work = [] if alone else [
             run for run, state in self.states.items() if state.state in ("running", "releasing")]
-        self.told = _told(workspace)
+        self.told = told_by(workspace)
         self.results = {result.name: result for result in self._results()}
         self.objects = self._objects()
 
@@ -264,6 +275,7 @@ class _Survey:
                 (place.policies, "policies", "by which rules runs are judged"),
                 (place.samples, "samples", "the DVC repository, without its cache"),
                 (place.imports, "imports", "labelled images that you imported"),
+                (place.root / "disposals", "disposal", "receipts of what was destroyed"),
                 (place.tracking, "mlflow", "lineage for people to browse")):
             if path.exists():
                 yield self._item(path, kind, "kept", why)
@@ -333,14 +345,16 @@ class _Survey:
         Ledger.open(self.workspace).append(sign_statement(said, SigningKey.load(self.workspace, OPERATOR)))
 
 
-def _told(workspace: Workspace) -> _Told:
+def told_by(workspace: Workspace) -> Told:
+    """Reads the whole ledger; what does not verify in it is left out, and `audit verify` names it."""
     keyring = Keyring.load(workspace)
     recorded: dict[str, tuple[bytes, RoomStatement]] = {}
     destroyed: set[tuple[str, str]] = set()
     requests: dict[str, tuple[str, str]] = {}
+    disposals: list[Disposed] = []
     for entry in Ledger.existing(workspace).entries():
         try:
-            statement: Statement[Any] = open_statement(entry.envelope, keyring)[0]
+            statement: Statement[Any] = open_statement(entry.envelope, keyring.at(entry.position))[0]
         except ExpungeError:
             continue  # a decision, or what `audit verify` names
         said = statement.predicate
@@ -348,9 +362,10 @@ def _told(workspace: Workspace) -> _Told:
             recorded |= {"/".join(name.split("/")[:2]): (entry.envelope, statement) for name in statement.subjects}
         elif isinstance(said, DisposalPredicate):
             destroyed |= set(statement.subjects.items())
+            disposals.append(Disposed(entry.sha256, said.request_id, said.reason, len(statement.subjects)))
         elif isinstance(said, RunPredicate):
             requests[said.run] = (said.request_id, said.request_sha256)
-    return _Told(recorded, frozenset(destroyed), requests)
+    return Told(recorded, frozenset(destroyed), requests, tuple(disposals))
 
 
 def _statement(file: Path, keyring: Keyring) -> RoomStatement | None:

@@ -29,6 +29,7 @@ from expunge.contracts.disposals import (
     PlaceSearched,
     Receipt,
     SearcherUsed,
+    Wish,
 )
 from expunge.contracts.records import (
     RECORD_FILE,
@@ -88,6 +89,6 @@ __all__ = [
     "Measurement", "MethodChoice", "ModelSource", "Outcome", "Output", "ParentFate", "ParentSource", "Person",
     "PlaceSearched", "Policy", "Reason", "Receipt", "Record", "Release", "Report", "Request", "Rows", "Rule",
     "RuleOutcome", "SampleRole", "SampleSet", "Sampling", "SearcherUsed", "Shard", "Source", "Stopping", "StoredFile",
-    "StoredModel", "ValueRange", "Verdict", "describe", "parse_record", "read_record", "read_record_if_any",
+    "StoredModel", "ValueRange", "Verdict", "Wish", "describe", "parse_record", "read_record", "read_record_if_any",
     "shorten", "write_record",
 ]

@@ -16,6 +16,7 @@ class Approval(Record):
     run: Identifier
     person: Person
     decision: Literal["approve", "reject"]
+    waives: tuple[str, ...] = ()  # of an approval: the rules, by metric, that it lets go although they are INCONCLUSIVE
     request_sha256: Digest
     candidate_sha256: Digest
     report_sha256: Digest
@@ -42,6 +43,7 @@ class Release(Record):
     verdict_sha256: Digest
     report_sha256: Digest
     approvals: tuple[Digest, ...]  # digests of the decision envelopes
+    waived: tuple[str, ...] = ()  # rules that were INCONCLUSIVE, and that all who approved let go
     weights: StoredFile
     beside: tuple[StoredFile, ...] = ()  # what the library that has this format reads with the weights
     released_at: str

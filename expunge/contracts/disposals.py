@@ -1,17 +1,45 @@
 """What is left of a disposal: a receipt that anybody may read, and a listing of places that stays in the workspace."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field
 
 from expunge.contracts.artifacts import SampleRole
 from expunge.contracts.records import Digest, Frozen, Identifier, Person, Record
+from expunge.errors import BadInput
 
 Count = Annotated[int, Field(ge=0)]
 Fate = Literal["quarantined", "destroyed", "kept"]
 
 # How something was known: see `expunge.custody.wanted`.
 Kind = Literal["copies", "parts", "looks like", "adapted weights", "sealed", "unread"]
+
+
+class Wish(Record):
+    """What somebody who disposes says of it; what is None nobody has said yet."""
+
+    SCHEMA: ClassVar[str] = "expunge/disposal-wish/v1"
+
+    by: Person | None = None
+    reason: str | None = None
+    parent: Fate | None = None
+    parent_reason: str | None = None
+    also: tuple[str, ...] = ()  # further places to look in: folders, files, s3://bucket/prefix
+    leave_found: bool = False  # go on although copies remain that a person could remove
+    began_at: str | None = None
+
+    def after(self, earlier: Self) -> Self:
+        """This wish, on top of what was said when it began. BadInput if the two do not agree."""
+        for name in ("by", "reason", "parent", "parent_reason"):
+            said, says = getattr(earlier, name), getattr(self, name)
+            if None not in (said, says) and said != says:
+                raise BadInput(f"{name.replace('_', '-')}: this disposal began with '{said}'",
+                               "say the same, or nothing")
+        said_first = {name: value for name, value in earlier.model_dump(exclude={"also", "leave_found"}).items()
+                      if value is not None}
+        return self.model_copy(update={
+            **said_first, "also": tuple(dict.fromkeys((*earlier.also, *self.also))),
+            "leave_found": self.leave_found or earlier.leave_found})
 
 
 class DisposedSet(Frozen):
@@ -61,8 +89,7 @@ class ParentFate(Frozen):
     sha256: Digest
     fate: Fate
     reason: str
-    copies_destroyed: Count  # in this workspace
-    copies_left: Count
+    copies_left: Count  # in this workspace, releases included
 
 
 class Receipt(Record):

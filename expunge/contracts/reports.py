@@ -145,6 +145,7 @@ class Policy(Record):
     rules: Annotated[tuple[Rule, ...], Field(min_length=1)]
     approvals: Annotated[int, Field(ge=1)] = 1  # distinct people, the requester never counts
     valid_days: Annotated[float, Field(gt=0)] = 30.0
+    deadline_days: Annotated[float, Field(gt=0)] | None = None  # that a run may await approval; for ever if it is None
     show_before: tuple[Reason, ...] = ()
 
 

@@ -12,10 +12,13 @@ from expunge.contracts import shorten
 from expunge.custody.contents import Content, OfOther, Picture, Sealed, Searcher, Tensor, Unread, Values
 from expunge.custody.layouts import as_images, levels
 from expunge.custody.places import Lying, Place
+from expunge.custody.searchers import SqliteDatabases, Texts
 from expunge.custody.wanted import LOOKS_LIKE, Wanted, reduced
 
 DEEPEST = 5  # contents inside of contents
 _AT_ONCE = 4096  # images
+_SHORTEST = 32  # bytes: less is no content of its own
+_OF_MORE = (SqliteDatabases.name, Texts.name)  # kinds that never hold images alone
 
 
 @dataclass
@@ -31,6 +34,7 @@ class Found:
     weights: int = 0  # tensors that a method adapted for this request
     sealed: bool = False  # it is sealed under the request's key
     pictures: int = 0  # images in the file, wanted or not
+    others: int = 0  # what else it holds: texts, tables, arrays that are no images
     kinds: list[str] = field(default_factory=list)  # searchers that knew something in it
     owners: list[str] = field(default_factory=list)  # whose sealed content it holds, if not the request's
     unread: list[str] = field(default_factory=list)  # what could not be looked into, and why
@@ -43,7 +47,7 @@ class Found:
     @property
     def whole(self) -> bool:
         """Whether it holds nothing but what is wanted, as far as it could be looked into."""
-        return self.sealed or (self.copies > 0 and self.copies == self.pictures and not self.unread)
+        return self.sealed or (self.copies > 0 and self.copies == self.pictures and not self.others and not self.unread)
 
     @property
     def is_of_interest(self) -> bool:
@@ -119,9 +123,10 @@ class _Look:
         except Exception as error:  # noqa: BLE001 - a broken file leads its reader into anything
             self._unread(content.name, _words(error))
             return
-        for searcher in self._known:
-            if not searcher.knows(head, content):
-                continue
+        known = [searcher for searcher in self._known if searcher.knows(head, content)]
+        if len(head) >= _SHORTEST and (not known or any(searcher.name in _OF_MORE for searcher in known)):
+            self._found.others += 1
+        for searcher in known:
             if searcher.name not in self._found.kinds:
                 self._found.kinds.append(searcher.name)
             try:
@@ -171,6 +176,7 @@ class _Look:
                 self._found.copies += copies
                 self._found.pictures += len(images)
                 return
+        self._found.others += not layouts and values.ndim > 1  # one row of numbers may be labels
         if layouts:
             images = layouts[-1]  # of what ends with three channels that is the one with colours
             self._found.pictures += len(images)

@@ -80,6 +80,11 @@ class Tracking:
             return cls(given, None)
         return cls(f"sqlite:///{workspace.tracking}/mlflow.db", workspace.tracking)
 
+    @property
+    def is_own(self) -> bool:
+        """Whether it lies in the workspace, and is not somebody's server."""
+        return self._home is not None
+
     def start_run(self, run: str, tags: Mapping[str, str], params: Mapping[str, object]) -> Told:
         """Begins the run of that name, or goes on with it. The value is MLflow's id of it."""
 

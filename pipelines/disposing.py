@@ -1,0 +1,565 @@
+"""Disposing of what was to be forgotten: look for every copy, remove what is ours, destroy the key, sign a receipt.
+
+In this order, so that a cut at any point is continued by the same command:
+
+1. Look through everything, changing nothing. Copies that a person could remove stop it here, unless they are accepted.
+2. Sign which files will go, then remove the copies, what killed processes left, and the parent if that is wished.
+   The sample sets themselves are still there: whoever is cut off here can look again.
+3. Look through everything once more, and write down what was and what remains (``checked.json``).
+4. Remove all that is sealed under the request's key: sample sets, adapted weights, resume state; look once more.
+5. Overwrite the key and remove it, enter the signed receipt in the ledger, and only then call it one.
+"""
+
+import os
+import secrets
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from expunge.contracts import (
+    RECORD_FILE,
+    Adaptation,
+    AnyRecord,
+    Checkpoint,
+    DisposedSet,
+    FoundThere,
+    Kind,
+    Listed,
+    Listing,
+    ParentFate,
+    PlaceSearched,
+    Receipt,
+    SampleSet,
+    SearcherUsed,
+    Wish,
+    read_record,
+    read_record_if_any,
+    shorten,
+    write_record,
+)
+from expunge.custody import receipts
+from expunge.custody.contents import Content, Searcher, Tensor
+from expunge.custody.places import Folder, Place, place_of
+from expunge.custody.searchers import SafetensorsFiles, SealedFiles, searchers
+from expunge.custody.sweeping import Found, Sweep, Watch, sweep
+from expunge.custody.wanted import LOOKS_LIKE, Wanted
+from expunge.digests import HALF, sha256_file, write_atomically
+from expunge.errors import BadInput, DoesNotVerify, ExpungeError, Refused
+from expunge.evidence.keys import OPERATOR, SigningKey
+from expunge.evidence.ledger import Ledger
+from expunge.evidence.statements import DisposalPredicate, ReceiptPredicate, Statement, sign_statement
+from expunge.room import exclusive
+from expunge.samples.encryption import RequestKey
+from expunge.samples.imported import importing_alone
+from expunge.samples.sample_sets import read_table
+from expunge.settings import Workspace
+from expunge.stores import releases
+from expunge.stores.addresses import scheme
+from expunge.stores.sources import DATA_SETS
+from expunge.stores.tracking import Tracking
+from pipelines.keeping import told_by
+from pipelines.runs import Run, State
+from pipelines.sweeping import sweep as sweep_leftovers
+
+WORKSPACE = "workspace"
+KEYS = "keys"
+_TO_BE_FORGOTTEN = ("forget", "negative")
+_OWN_SAMPLES = ("negative", "positive")
+# What a signed statement says of files that go, by what they were.
+_REASONS = {"copies": "a copy of what was to be forgotten", "parent": "the model that had learned it",
+            "sealed": "sealed for what was to be forgotten"}
+_KEY = "overwritten once with random bytes, flushed to disk, removed"
+# While one of these is the state of a run of the request, somebody may still need the samples.
+_STILL_NEEDED: dict[State, str] = {
+    "running": "wait for it, or stop it: expunge cancel {run}",
+    "failed": "continue it, or give it up: expunge cancel {run}",
+    "releasing": "expunge release {run} completes it",
+    "awaiting_approval": "release it or reject it first",
+    "approved": "release it or reject it first",
+}
+_TRAIL = frozenset({".json", ".jsonl", ".log", ".html", ".yaml", ".lock", ".sig", ".txt"})  # what a run leaves
+_OF_THE_TRAIL = frozenset({"runs", "approvals", "taint", "policies", "disposals"})
+_ROUNDS = 3  # of removing and looking again, before somebody is asked who keeps putting it back
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What a look through everything came to; nothing was changed."""
+
+    request_id: str
+    files: tuple[Listed, ...]
+    places: tuple[PlaceSearched, ...]
+    images: int
+    not_searched: tuple[str, ...]
+
+    @property
+    def blocking(self) -> tuple[Listed, ...]:
+        """What has to be dealt with, or accepted, before the key is destroyed."""
+        return tuple(file for file in self.files if file.blocks)
+
+
+def look(workspace: Workspace, name: str, wish: Wish, watch: Watch = lambda place, files: None) -> Outlook:
+    """Says what a disposal would find, remove and leave. Changes nothing.
+
+    Raises:
+        BadInput: there is no such run or request, it was disposed of already, or a place is not there.
+        Refused: a run of it is not over.
+    """
+    disposal = _Disposal(workspace, name, wish, watch)
+    disposal.refuse_unless_over()
+    receipts.refuse_disposed(workspace, disposal.request_id)
+    return disposal.outlook(disposal.swept())
+
+
+def dispose(workspace: Workspace, name: str, wish: Wish, watch: Watch = lambda place, files: None) -> Receipt:
+    """Disposes of what a request wanted forgotten, or completes what an earlier call began. Returns the receipt.
+
+    Of a request that was disposed of already, its receipt.
+
+    Raises:
+        BadInput: there is no such run or request, the person has no key here, a place is not there.
+        Refused: a run of it is not over, or copies remain that a person could remove.
+        WorkspaceBusy: a run or an import works here.
+    """
+    with exclusive(workspace.root / "supervisor.lock", f"workspace: a run works in {workspace.root}",
+                   "wait for it, or stop it"), importing_alone(workspace):
+        disposal = _Disposal(workspace, name, wish, watch)
+        done = receipts.receipt_of(workspace, disposal.request_id)
+        return done if done is not None else disposal.carry_out()
+
+
+def after_step(step: str) -> None:
+    """Called after each change that a cut could come behind; tests replace it."""
+
+
+@dataclass
+class _Sets:
+    """The sample sets of a request, and what is looked for."""
+
+    wanted: Wanted = field(default_factory=Wanted)
+    described: list[DisposedSet] = field(default_factory=list)
+
+
+class _Disposal:
+    """The disposal of one request in one workspace."""
+
+    def __init__(self, workspace: Workspace, name: str, wish: Wish, watch: Watch) -> None:
+        self.workspace, self._watch = workspace, watch
+        self.request_id = Run.find(workspace, name).state().request_id
+        self.runs = [run for run in Run.all(workspace) if run.state().request_id == self.request_id]
+        asked = wish.model_copy(update={"also": tuple(map(_absolute, wish.also))})
+        places = {given: place_of(given) for given in asked.also}
+        self.wish = self._wish_so_far(asked)
+        for given in self.wish.also:
+            with suppress(BadInput):  # one that was named before, and that somebody has removed since
+                places.setdefault(given, place_of(given))
+        self._also = list(places.values())
+        self._by = self.wish.by or OPERATOR
+        SigningKey.load(workspace, self._by)
+        self._searchers: tuple[Searcher, ...] = ()
+        self._sets = _Sets()
+
+    def _wish_so_far(self, asked: Wish) -> Wish:
+        file = receipts.wish_file(self.workspace, self.request_id)
+        return asked.after(read_record(Wish, file)) if file.exists() else asked
+
+    # --------------------------------------------------------------------------------------- in order
+
+    def carry_out(self) -> Receipt:
+        """All of it, from wherever it was cut."""
+        checked = receipts.checked_file(self.workspace, self.request_id)
+        if not checked.exists():
+            self.refuse_unless_over()
+            self._write_down(self._remove_copies())
+        receipt = read_record(Receipt, checked)
+        self._remove_sealed()
+        self._destroy_key()
+        statement = Statement.over({}, ReceiptPredicate(receipt=receipt))
+        Ledger.open(self.workspace).append(sign_statement(statement, SigningKey.load(self.workspace, OPERATOR)))
+        after_step("the receipt is in the ledger")
+        checked.replace(receipts.receipt_file(self.workspace, self.request_id))
+        _flush(checked.parent)
+        after_step("done")
+        return receipt
+
+    def refuse_unless_over(self) -> None:
+        """Refused as long as a run of the request may still need its samples, or people have to decide on it."""
+        for run in self.runs:
+            state = run.state().state
+            if state in _STILL_NEEDED:
+                raise Refused(f"run '{run.name}' is {state.replace('_', ' ')}: its samples are still needed",
+                              _STILL_NEEDED[state].format(run=run.name))
+
+    def _remove_copies(self) -> Outlook:
+        """Looks, says under signature what goes, removes it, and looks again until nothing of it is there."""
+        for number in range(_ROUNDS):
+            outlook = self.outlook(self.swept())
+            going = [file for file in outlook.files if file.removed and not file.sealed]
+            if not going and number:
+                return outlook
+            if outlook.blocking and not self.wish.leave_found:
+                raise Refused(_blocked(outlook), "remove them, or accept them by --leave-found: the receipt names them")
+            self._begin(outlook)
+            self._remove(self._digests(file.path for file in going), "copies")
+            sweep_leftovers(self.workspace)
+            after_step("what killed processes left is gone")
+            if self.wish.parent == "destroyed":
+                self._remove(self._parents_copies()[0], "parent")
+        raise ExpungeError(f"copies come back in {self.workspace.root}: {going[0].path}",
+                           "find out who writes them there, then give the same command again")
+
+    def _begin(self, outlook: Outlook) -> None:
+        """From here on the request is being disposed of, and says so."""
+        self.wish = self.wish.model_copy(update={"began_at": self.wish.began_at or _now()})
+        write_record(receipts.wish_file(self.workspace, self.request_id), self.wish)
+        after_step("the wish is written")
+        self._list(outlook)
+        after_step("the listing is written")
+
+    def _list(self, outlook: Outlook) -> Listing:
+        """Writes down every file by name, also those that were found before and are gone."""
+        file = receipts.listing_file(self.workspace, self.request_id)
+        earlier = read_record(Listing, file).files if file.exists() else ()
+        files = {(one.place, one.path): one for one in (*outlook.files, *(gone for gone in earlier if gone.removed))}
+        listing = Listing(request_id=self.request_id, nonce=secrets.token_hex(16), files=tuple(files.values()))
+        write_atomically(file, listing.to_bytes(), mode=0o600)
+        return listing
+
+    def _write_down(self, outlook: Outlook) -> None:
+        """What was found, removed and left, as it stands before the key goes."""
+        listing = self._list(outlook)
+        after_step("the listing is written again")
+        self._sign(self._digests(file.path for file in outlook.files if file.sealed and file.removed), "sealed")
+        said = [one for one in told_by(self.workspace).disposals
+                if one.request_id == self.request_id and one.reason in _REASONS.values()]
+        here, left = self._parents_copies()
+        request, fate = self.runs[0].request(), self.wish.parent or "kept"
+        write_record(receipts.checked_file(self.workspace, self.request_id), Receipt(
+            request_id=self.request_id,
+            request_sha256=tuple(dict.fromkeys(run.state().request_sha256 for run in self.runs)),
+            by=self._by, reason=self.wish.reason or "", began_at=self.wish.began_at or _now(), checked_at=_now(),
+            sets=tuple(self._sets.described), images=len(self._sets.wanted), tensors=len(self._sets.wanted.tensors),
+            searchers=tuple(SearcherUsed(name=one.name, version=one.version, finds=one.finds)
+                            for one in self._searchers),
+            looks_like=LOOKS_LIKE, places=outlook.places, not_searched=outlook.not_searched,
+            found=tuple(_summed(listing.files)),
+            destroyed={what: sum(one.files for one in said if one.reason == reason)
+                       for what, reason in _REASONS.items()},
+            statements=tuple(one.sha256 for one in said), key=_KEY,
+            listing_sha256=sha256_file(receipts.listing_file(self.workspace, self.request_id)),
+            parent=ParentFate(
+                sha256=request.checkpoint.sha256 or "", fate=fate, reason=self.wish.parent_reason or "nobody said why",
+                copies_left=len(here) + len(left)),
+            redrawn=tuple(one for one in _OWN_SAMPLES if any(made.role == one for made in self._sets.described))))
+        after_step("what was checked is written down")
+
+    def _remove_sealed(self) -> None:
+        """Removes what is sealed under the request's key, wherever in the workspace; without the key it is done."""
+        key = self._key()
+        if key is None:
+            return
+        known = (SealedFiles(key),)
+        for _ in range(_ROUNDS):
+            swept = sweep([self._workspace_place()], Wanted(), known, self._watch)
+            going = [file.path for file in swept.found if file.sealed]
+            if not going:
+                return
+            self._remove(self._digests(going), "sealed")
+        raise ExpungeError(f"sealed files come back in {self.workspace.root}: {going[0]}",
+                           "find out who writes them there, then give the same command again")
+
+    def _destroy_key(self) -> None:
+        """Overwrites the key and removes it. What a disk or a backup keeps of it, nobody can say from here."""
+        file = RequestKey.file(self.workspace, self.request_id)
+        with suppress(FileNotFoundError), file.open("r+b", buffering=0) as handle:
+            handle.write(os.urandom(max(32, file.stat().st_size)))
+            os.fsync(handle.fileno())
+            after_step("the key is overwritten")
+        file.unlink(missing_ok=True)
+        if file.parent.is_dir():
+            _flush(file.parent)
+        after_step("the key is gone")
+
+    # ---------------------------------------------------------------------------------------- looking
+
+    def swept(self) -> Sweep:
+        """A look through every place, for all that the request's sets hold."""
+        key = self._key()
+        if key is None:
+            raise BadInput(f"the key of request '{self.request_id}' is not in {self.workspace.keys}",
+                           "restore it: without it nobody knows what to look for")
+        self._sets = self._open_sets(key)
+        others = [other for other in _all_keys(self.workspace) if other.request_id != self.request_id]
+        self._searchers = searchers(key, others)
+        places = [self._workspace_place(), Folder(KEYS, self.workspace.keys), *self._sources(), *self._also]
+        return sweep(places, self._sets.wanted, self._searchers, self._watch)
+
+    def outlook(self, swept: Sweep) -> Outlook:
+        """What was found, each file with its fate."""
+        signed = {name for _, statement in told_by(self.workspace).recorded.values() for name in statement.subjects}
+        named = {place.name for place in self._sources()}
+        return Outlook(
+            self.request_id, tuple(self._judged(found, signed, named) for found in swept.found),
+            tuple(PlaceSearched(place=one.place, files=one.files, bytes=one.bytes, pictures=one.pictures,
+                                unknown=one.unknown,
+                                unread=sum(bool(found.unread) for found in swept.found if found.place == one.place))
+                  for one in swept.swept),
+            len(self._sets.wanted), self._not_searched())
+
+    def _judged(self, found: Found, signed: set[str], named: set[str]) -> Listed:
+        removed, why, blocks = self._fate(found, signed, named)
+        return Listed(
+            place=found.place, path=found.path, copies=found.copies, parts=found.parts, looks_like=found.looks_like,
+            closest=found.closest, weights=found.weights, sealed=found.sealed, pictures=found.pictures,
+            owners=tuple(found.owners), unread=tuple(shorten(text) for text in found.unread[:20]), removed=removed,
+            why=why, blocks=blocks)
+
+    def _fate(self, found: Found, signed: set[str], named: set[str]) -> tuple[bool, str, bool]:
+        """Whether a file is removed, why or why not, and whether its being there stops the disposal."""
+        if not found.certain:
+            return False, "for a person to look at" if found.looks_like else "could not be read", False
+        if found.place != WORKSPACE:
+            if found.sealed:
+                return False, "nobody can open it once the key is gone", False
+            if found.place in named:
+                return False, "the request names it as a source: yours to keep or remove", False
+            return False, "outside of the workspace: yours to remove", True
+        if found.sealed:
+            return True, "sealed under the request's key", False
+        top, _, rest = found.path.partition("/")
+        if found.owners:
+            return False, f"in what belongs to {', '.join(_called(owner) for owner in found.owners)}", False
+        if self._is_left_over(found.path):
+            return True, "left by a process that was killed", False
+        if top == "sources":
+            return False, "fetched for a request: 'expunge gc --remove' takes it away once nobody needs it", False
+        if self._is_evidence(found.path, signed):
+            return False, "evidence: what people decided by, or what was released", False
+        if top == "samples" and rest.startswith(".git/"):
+            return False, "committed to Git: rewrite its history", True
+        if found.whole or (found.weights and not found.copies):
+            return True, "a copy" if found.copies else "weights that were adapted for the request", False
+        return False, "holds other things as well: yours to remove", True
+
+    def _is_evidence(self, path: str, signed: set[str]) -> bool:
+        """Whether a file of the workspace is part of the trail: signed, released, or what a run is remembered by."""
+        top, suffix = path.partition("/")[0], Path(path).suffix
+        if path in signed or top == "releases" or path.startswith(self.workspace.ledger.name):
+            return True
+        return suffix in _TRAIL and (top in _OF_THE_TRAIL or top == path)
+
+    @staticmethod
+    def _is_left_over(path: str) -> bool:
+        """Whether a file lies in a scratch folder. Nobody works here now, so whoever made it is gone."""
+        parts = Path(path).parts
+        scratch = {("results", 1): ".", ("runs", 2): "kfp", ("releases", 2): ".scratch", ("mlflow", 1): "tmp"}
+        return path.endswith(HALF) or any(
+            parts[0] == top and len(parts) > at + 1 and parts[at].startswith(begins)
+            for (top, at), begins in scratch.items())
+
+    def _workspace_place(self) -> Folder:
+        return Folder(WORKSPACE, self.workspace.root)
+
+    def _sources(self) -> list[Place]:
+        """Files of people's own that the request names, where they are not in the workspace already."""
+        found: dict[str, Place] = {}
+        for run in self.runs:
+            request = run.request()
+            for name in DATA_SETS:
+                source = getattr(request, name)
+                kind = scheme(source.uri) if source is not None else "samples"
+                if kind in ("", "file", "s3"):
+                    given = source.uri.removeprefix("file://")
+                    with suppress(BadInput):  # it is no longer there: then nothing is in it
+                        found[given] = place_of(given)
+        return list(found.values())
+
+    def _not_searched(self) -> tuple[str, ...]:
+        """What might hold copies and was not looked at, in words."""
+        tracking = Tracking.for_workspace(self.workspace)
+        said = ["backups, snapshots and other machines, unless they were named",
+                "deleted files that a disk still holds"]
+        if not tracking.is_own:
+            said.append("the artifacts of the MLflow server")
+        if any(one.missing for one in self._sets.described):
+            said.append("copies of images whose sample set could not be opened any more")
+        return tuple(said)
+
+    # ----------------------------------------------------------------------------- what is looked for
+
+    def _key(self) -> RequestKey | None:
+        file = RequestKey.file(self.workspace, self.request_id)
+        return RequestKey.load(self.workspace, self.request_id) if file.exists() else None
+
+    def _open_sets(self, key: RequestKey) -> _Sets:
+        """Every set ever made for the request, each once; the images of those that were to be forgotten."""
+        sets, seen = _Sets(), set[str]()
+        for record in _records(self.workspace, "curate_forget_set-*/*", SampleSet):
+            if record.request_id != self.request_id or record.set_id in seen:
+                continue
+            seen.add(record.set_id)
+            searched = record.role in (*_TO_BE_FORGOTTEN, "members")
+            missing = self._take_in(key, record, sets.wanted) if searched else ""
+            sets.described.append(DisposedSet(
+                role=record.role, set_id=record.set_id, request_sha256=record.request_sha256, count=record.count,
+                looked_for=searched and not missing, missing=missing))
+        sets.wanted.tensors |= self._adapted(key)
+        return sets
+
+    def _take_in(self, key: RequestKey, record: SampleSet, wanted: Wanted) -> str:
+        """Adds the images of a set, shard by shard: of real ones that the parent had learned, the unwanted."""
+        for shard in record.shards:
+            try:
+                table = read_table(self.workspace, key, record.remote, [shard])
+            except DoesNotVerify as error:
+                return error.problem
+            rows = [label in record.unwanted for label in table.labels.tolist()]
+            wanted.add(table.pixels if record.role in _TO_BE_FORGOTTEN else table.pixels[rows])
+        return ""
+
+    def _adapted(self, key: RequestKey) -> set[bytes]:
+        """The tensors of adapted models that are still there, but for those that no method has changed."""
+        mine = {run.state().rooms["adapt"].result for run in self.runs if "adapt" in run.state().rooms}
+        found: set[bytes] = set()
+        for result in sorted(mine):
+            folder = self.workspace.root / result / "adaptation"
+            with suppress(BadInput, DoesNotVerify, OSError):
+                record = read_record(Adaptation, folder)
+                tensors = folder / record.tensors.name
+                found |= _tensors(Content.of_bytes("", key.open(tensors.read_bytes(), tensors.name), 0))
+        if found:
+            for weights in self.workspace.results.glob("*/*/*.safetensors"):
+                found -= _tensors(Content("", lambda weights=weights: weights.open("rb")))  # type: ignore[misc]
+        return found
+
+    def _parents_copies(self) -> tuple[dict[str, str], list[str]]:
+        """The parent's files here, by digest: those made or fetched for this request, and those that others need."""
+        digests = {run.request().checkpoint.sha256 for run in self.runs}
+        mine = {run.state().rooms["fetch_checkpoint"].result for run in self.runs
+                if "fetch_checkpoint" in run.state().rooms}
+        going: dict[str, str] = {}
+        left: list[str] = []
+        for folder in sorted(self.workspace.results.glob("*/checkpoint")):
+            record = _readable(Checkpoint, folder)
+            if record is None or record.weights.sha256 not in digests:
+                continue
+            file = folder / record.weights.name
+            if not file.exists():
+                continue
+            name = file.relative_to(self.workspace.root).as_posix()
+            if f"results/{folder.parent.name}" in mine:
+                going[name] = record.weights.sha256
+            else:
+                left.append(name)
+        for digest in filter(None, digests):
+            for file in sorted(self.workspace.sources.glob(f"{digest}/*")):
+                if file.is_file():
+                    going[file.relative_to(self.workspace.root).as_posix()] = sha256_file(file)
+        for model in releases.models(self.workspace):
+            left += [str(release.generation) for release in releases.history(self.workspace, model)
+                     if release.weights.sha256 in digests]
+        return going, left
+
+    # --------------------------------------------------------------------------------------- removing
+
+    def _digests(self, paths: Iterable[str]) -> dict[str, str]:
+        """Files of the workspace that are there, by path, with their digests."""
+        return {path: sha256_file(file) for path in paths if (file := self.workspace.root / path).is_file()}
+
+    def _remove(self, files: dict[str, str], what: str) -> None:
+        """Says under signature what goes, then removes it."""
+        self._sign(files, what)
+        for path in files:
+            (self.workspace.root / path).unlink(missing_ok=True)
+            after_step(f"removed {path}")
+
+    def _sign(self, files: dict[str, str], what: str) -> None:
+        """Enters that these files are destroyed, unless the ledger says so of them already."""
+        said = told_by(self.workspace).destroyed
+        files = {path: digest for path, digest in files.items() if (path, digest) not in said}
+        if not files:
+            return
+        envelope = sign_statement(Statement.over(files, DisposalPredicate(
+            request_id=self.request_id, request_sha256=self.runs[-1].state().request_sha256, reason=_REASONS[what],
+            by=self._by, at=_now())), SigningKey.load(self.workspace, OPERATOR))
+        Ledger.open(self.workspace).append(envelope)
+        after_step("what goes is signed")
+
+
+def _summed(files: Iterable[Listed]) -> Iterator[FoundThere]:
+    """Counts by place, kind and fate: no file is named."""
+    counts: dict[tuple[str, Kind, bool, str], list[int]] = {}
+    for file in files:
+        kinds: tuple[tuple[Kind, int], ...] = (
+            ("copies", file.copies), ("parts", file.parts), ("looks like", file.looks_like),
+            ("adapted weights", file.weights), ("sealed", int(file.sealed)), ("unread", len(file.unread)))
+        for kind, count in kinds:
+            if count:
+                summed = counts.setdefault((_part(file), kind, file.removed, file.why), [0, 0])
+                summed[0] += 1
+                summed[1] += count
+    for (place, kind, removed, why), (number, images) in sorted(counts.items()):
+        yield FoundThere(place=place, kind=kind, files=number, images=images, removed=removed, why=why)
+
+
+def _part(file: Listed) -> str:
+    """The place of a file; of the workspace, which part of it."""
+    return f"{WORKSPACE}/{file.path.partition('/')[0]}" if file.place == WORKSPACE else file.place
+
+
+def _blocked(outlook: Outlook) -> str:
+    blocking = outlook.blocking
+    shown = "; ".join(f"{file.place}/{file.path} ({file.why})" for file in blocking[:3])
+    more = f"; and {len(blocking) - 3} more" if len(blocking) > 3 else ""
+    return f"{len(blocking)} files with copies remain: {shown}{more}"
+
+
+def _called(owner: str) -> str:
+    """The owner of a key, as people call it."""
+    return f"samples://{owner.removeprefix('_imports/')}" if owner.startswith("_imports") else f"request '{owner}'"
+
+
+def _absolute(given: str) -> str:
+    return given if scheme(given) else str(Path(given).absolute())
+
+
+def _all_keys(workspace: Workspace) -> Iterator[RequestKey]:
+    """Every request's and imported set's key that lies here."""
+    home = workspace.keys / "requests"
+    for file in sorted(home.rglob("*.key")):
+        with suppress(BadInput):
+            yield RequestKey.load(workspace, file.relative_to(home).as_posix().removesuffix(".key"))
+
+
+def _records(workspace: Workspace, pattern: str, kind: type[AnyRecord]) -> Iterator[AnyRecord]:
+    for file in sorted(workspace.results.glob(f"{pattern}/{RECORD_FILE}")):
+        record = _readable(kind, file)
+        if record is not None:
+            yield record
+
+
+def _readable(kind: type[AnyRecord], path: Path) -> AnyRecord | None:
+    """A record, or None: `audit verify` names one that was tampered with."""
+    try:
+        return read_record_if_any(kind, path)
+    except BadInput:
+        return None
+
+
+def _tensors(content: Content) -> set[bytes]:
+    return {piece.digest for piece in SafetensorsFiles().look(content) if isinstance(piece, Tensor)}
+
+
+def _flush(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
