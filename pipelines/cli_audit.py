@@ -1,5 +1,6 @@
-"""The verbs about what happened: reading the ledger, and checking that everything still is what was signed."""
+"""The verbs about what happened: reading the ledger, checking that all is as signed, handing it to a stranger."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -44,3 +45,46 @@ def audit_verify(as_json: AsJson = False) -> None:
             "wrong": [finding.model_dump(mode="json") for finding in wrong],
             "notes": [finding.message for finding in findings if finding.ok and finding.message]}, as_json,
            lambda out: show_findings(out, findings), 40 if wrong else 0)
+
+
+@audit_app.command("export")
+def audit_export(
+    run: RunName,
+    bundle: Annotated[Path, typer.Argument(dir_okay=False, help="The zip file to write.")],
+    without_weights: Annotated[bool, typer.Option(
+        "--without-weights", help="Only the digest of the released weights goes along.")] = False,
+    reasons: Annotated[bool, typer.Option("--reasons", help="People's own words go along as well.")] = False,
+    checkpoint: Annotated[list[Path] | None, typer.Option(
+        exists=True, dir_okay=False, help="An older checkpoint that the ledger must still begin with; may be given "
+        "more than once.")] = None,
+    sign_model: Annotated[bool, typer.Option(
+        "--sign-model", help="Sign the released model in the form of OpenSSF Model Signing.")] = False,
+    summary: Annotated[Path | None, typer.Option(
+        dir_okay=False, help="Write a summary for the public here: Markdown that names nobody.")] = None,
+    letter: Annotated[Path | None, typer.Option(
+        dir_okay=False, help="Write a letter to the person who asked here: plain text.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a release's evidence as one zip file that a stranger can check; exit 40 if it would not verify."""
+    from pipelines.exporting import export
+
+    done = export(Workspace.locate().require(), run, bundle, weights=not without_weights, reasons=reasons,
+                  checkpoints=checkpoint or (), sign_model=sign_model, summary=summary, letter=letter)
+    finish(done, as_json, lambda out: print_lines(out, [
+        *(f"{kind.lower():9}  {text}" for kind, text in done["says"]),
+        *(f"{what:9}  {file}" for what, file in done["written"].items()), f"sha256     {done['sha256']}"]))
+
+
+@audit_app.command("verifier")
+def audit_verifier(
+    file: Annotated[Path, typer.Argument(dir_okay=False, help="Where the program goes.")] = Path("verify.py"),
+    as_json: AsJson = False,
+) -> None:
+    """Write the program that checks bundles, apart from any bundle, and print its digest: publish both."""
+    from expunge.digests import sha256_bytes, write_atomically
+    from expunge.evidence.bundle.writing import verifier
+
+    program = verifier()
+    write_atomically(file, program, mode=0o755)
+    finish({"file": str(file), "sha256": sha256_bytes(program)}, as_json, lambda out: print_lines(
+        out, [f"{sha256_bytes(program)}  {file}"]))

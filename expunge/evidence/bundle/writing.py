@@ -1,0 +1,195 @@
+"""The bundle: a zip file with everything that a stranger needs to check a release, the same bytes every time.
+
+Files go by their path in the workspace, so that signed statements name them as they are called here. What the
+forget set left a trace in stays out: pages with pictures, features, tables of members, and the sample sets themselves,
+of which only the records are there. The manifest is an in-toto Statement of the operator's over every other file.
+"""
+
+import zipfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import ClassVar
+
+from expunge.contracts import RECORD_FILE, Digest
+from expunge.digests import atomic_path, canonical_json, sha256_bytes, sha256_file
+from expunge.errors import BadInput, DoesNotVerify
+from expunge.evidence import decisions, policies
+from expunge.evidence.bundle import card, certificate, signing
+from expunge.evidence.bundle.gathered import Gathered, Said
+from expunge.evidence.checkpoints import open_checkpoint
+from expunge.evidence.keys import OPERATOR, SigningKey
+from expunge.evidence.ledger import Ledger
+from expunge.evidence.statements import Predicate, Statement, sign_statement
+from expunge.evidence.tree import leaf_hash
+
+MANIFEST = "manifest.json"
+LEAVES_MOST = 65_536  # entries: up to here all leaf hashes go along, 32 bytes each, and serve any older checkpoint
+_DATE = (1980, 1, 1, 0, 0, 0)  # the first that a zip file can hold: when it was written says nothing
+
+
+class BundlePredicate(Predicate):
+    """Its subjects are a bundle's files, taken together when the ledger was of this size."""
+
+    TYPE: ClassVar[str] = "urn:expunge:predicate:bundle:v1"
+
+    run: str
+    model: str
+    ledger_size: int
+    ledger_root: Digest
+    keys_on_this_machine: tuple[str, ...]  # of those who signed, whose private keys lay here
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A bundle that was written, and found to verify."""
+
+    file: Path
+    sha256: str
+    said: tuple[tuple[str, str], ...]  # what its own verifier prints: PROVED, ATTESTED or NOT SHOWN, and what
+
+
+def verifier() -> bytes:
+    """The program that checks bundles: one file, which needs nothing of ours."""
+    return (files("expunge.evidence.standalone") / "verify.py").read_bytes()
+
+
+def export(found: Gathered, file: Path, *, weights: bool = True, reasons: bool = False,
+           checkpoints: Iterable[Path] = (), sign_model: bool = False) -> Exported:
+    """Writes the bundle of a release in one step, after its own verifier has found nothing wrong with it.
+
+    Without `weights` only their digest goes along. `reasons` are people's own words on why they decided as they did.
+    `checkpoints` are older ones that somebody keeps; the bundle then shows that the ledger still begins with them.
+
+    Raises:
+        BadInput: a checkpoint cannot be used, or a model signature is asked for and cannot be made.
+        DoesNotVerify: the bundle would not. Names what is wrong; nothing is written.
+    """
+    from expunge.evidence.standalone import verify
+
+    content = _content(found, weights, reasons, checkpoints, sign_model)
+    manifest = Statement.over(
+        {name: sha256_bytes(data) if isinstance(data, bytes) else sha256_file(data) for name, data in content.items()},
+        BundlePredicate(run=found.run, model=found.release.model, ledger_size=found.head.size,
+                        ledger_root=found.head.root, keys_on_this_machine=found.keys_here))
+    content[MANIFEST] = sign_statement(manifest, SigningKey.load(found.workspace, OPERATOR))
+    with atomic_path(file) as scratch:
+        _write(scratch, content)
+        said, problem = verify.check(scratch)
+        if problem is not None:
+            raise DoesNotVerify(f"{problem[0]}: {problem[1]}", "run 'expunge audit verify'")
+    return Exported(file, sha256_file(file), tuple(said))
+
+
+def _content(found: Gathered, weights: bool, reasons: bool, checkpoints: Iterable[Path],
+             sign_model: bool) -> dict[str, bytes | Path]:
+    root, released = found.workspace.root, found.released
+    there = [found.workspace.keyring, found.folder / "request.json", found.folder / policies.POLICY_FILE,
+             *(found.record_file(room) for room in found.rooms if room in ("unlearn", "evaluate", "gate", "deploy")),
+             *_answers(found), *_sample_sets(found), released / "release.json",
+             *(released / one.name for one in found.release.beside), *(file for file, _ in found.marks)]
+    if policies.signature_beside(found.folder / policies.POLICY_FILE) is not None:
+        there.append(policies.signature_file(found.folder / policies.POLICY_FILE))
+    if weights:
+        there.append(released / found.release.weights.name)
+    if reasons:
+        there += [decisions.reason_file(found.workspace.approvals / found.run / f"{entry.sha256}.json")
+                  for entry, _ in found.approvals]
+    content: dict[str, bytes | Path] = {}
+    for path in there:
+        if not path.is_file():
+            raise DoesNotVerify(f"{path.relative_to(root).as_posix()}: missing", "run 'expunge audit verify'")
+        content[path.relative_to(root).as_posix()] = path
+    home = released.relative_to(root).as_posix()
+    content[f"{home}/README.md"] = card.model_card(found).encode()
+    if sign_model:
+        model = {name.removeprefix(f"{home}/"): data for name, data in content.items() if name.startswith(f"{home}/")}
+        model[found.release.weights.name] = released / found.release.weights.name
+        content[f"{home}.sig"] = signing.signature(found.workspace, model)
+        content[f"{home}.pub.pem"] = signing.public_key(found.workspace)
+    content |= _ledger(found, checkpoints)
+    made = certificate.of(found)
+    content |= {"certificate.json": made.to_bytes(), "certificate.html": certificate.page(made).encode(),
+                "verify.py": verifier(), "README.txt": _readme(found, weights).encode()}
+    return content
+
+
+def _answers(found: Gathered) -> list[Path]:
+    """The report's tables of answers: what its rates can be counted from, and nothing of a member."""
+    folder = found.record_file("evaluate").parent
+    return [folder / file.name for file in found.report.files if file.name.endswith(".csv")]
+
+
+def _sample_sets(found: Gathered) -> list[Path]:
+    """The records of sample sets: where ciphertext lay, how much of it, and keyed digests."""
+    said = found.rooms.get("curate_forget_set")
+    names = said.what.subjects if said is not None and isinstance(said.what, Statement) else {}
+    return [found.workspace.root / name for name in names if name.endswith(f"/{RECORD_FILE}")]
+
+
+def _ledger(found: Gathered, checkpoints: Iterable[Path]) -> dict[str, bytes | Path]:
+    ledger, size = Ledger.existing(found.workspace), found.head.size
+    content: dict[str, bytes | Path] = {"ledger/checkpoint.txt": found.note}
+    content |= {_name(said): said.entry.envelope for said in found.said}
+    consistency = {}
+    for file in checkpoints:
+        older, _ = open_checkpoint(file.read_bytes(), found.keyring)
+        if older.origin != found.head.origin or older.size > size:
+            raise BadInput(f"{file}: not an older checkpoint of this ledger", "give one that was taken from it")
+        content[f"ledger/checkpoints/{older.size}.txt"] = file
+        consistency[str(older.size)] = [one.hex() for one in ledger.consistency(older.size, size)]
+    inclusion = {str(said.entry.position): [one.hex() for one in ledger.inclusion(said.entry.position, size)]
+                 for said in found.said}
+    content["ledger/proofs.json"] = canonical_json({"inclusion": inclusion, "consistency": consistency})
+    if size <= LEAVES_MOST:
+        content["ledger/leaves"] = b"".join(leaf_hash(entry.envelope) for entry in ledger.entries()
+                                            if entry.position < size)
+    return content
+
+
+def _name(said: Said) -> str:
+    return f"ledger/entries/{said.entry.position:08}.json"
+
+
+def _write(file: Path, content: Mapping[str, bytes | Path]) -> None:
+    with zipfile.ZipFile(file, "w") as archive:
+        for name in sorted(content):
+            entry, data = zipfile.ZipInfo(name, _DATE), content[name]
+            entry.external_attr = 0o644 << 16
+            # Weights do not get smaller, and a stream is as long as it is told to be.
+            stored = isinstance(data, Path) and data.suffix in (".safetensors", ".bin")
+            entry.compress_type = zipfile.ZIP_STORED if stored else zipfile.ZIP_DEFLATED
+            if isinstance(data, bytes):
+                archive.writestr(entry, data)
+                continue
+            entry.file_size = data.stat().st_size
+            with data.open("rb") as reading, archive.open(entry, "w") as writing:
+                while piece := reading.read(1 << 20):
+                    writing.write(piece)
+
+
+def _readme(found: Gathered, weights: bool) -> str:
+    name = found.release.weights.name
+    there = "" if weights else f" The weights are not in here: fetch {name} from where it is served."
+    return f"""Evidence on {found.release.model}, generation {found.release.generation}, released by run {found.run}.
+
+certificate.html   what is claimed, what was measured, who agreed, and what is NOT shown; certificate.json is the record
+verify.py          checks all of it, with Python 3.9 or newer and the package 'cryptography'; no network:
+
+    python verify.py BUNDLE.zip --served {name} --checkpoint CHECKPOINT
+
+Do not trust this copy of verify.py: take the published one, or compare
+    sha256  {sha256_bytes(verifier())}
+with the published digest. {name} is the file that is being served, fetched from where it is served.{there}
+CHECKPOINT is one that was kept where the operator cannot reach it; without it nothing shows that the ledger was only
+ever added to. Exit code 0: nothing is wrong; 40: something is, and the last line names it.
+
+manifest.json      the operator's signature over the digest of every other file
+keyring.json       public keys, whose they are, and where in the ledger they count
+ledger/            statements and decisions (DSSE envelopes), a signed checkpoint (C2SP note), Merkle proofs (RFC 9162)
+runs/              the request, and the policy by which it was judged
+results/           records of the rooms, the report's numbers, and the answers that its rates were counted from
+releases/          the released model with its card
+taint/             which bytes may not be served any more
+"""

@@ -1,0 +1,1 @@
+"""What is handed to strangers: programs that import nothing of ours."""
