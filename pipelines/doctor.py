@@ -213,7 +213,7 @@ def _marker(workspace: Workspace) -> Checks:
                     remedy="run 'expunge init', or name another with --workspace")
         return
     workspace.require()
-    yield Check(name="workspace", level="ok", found=f"{workspace.root}, {len(Run.all(workspace))} runs")
+    yield Check(name="workspace", level="ok", found=str(workspace.root))
 
 
 def _operator(workspace: Workspace) -> Checks:
@@ -299,7 +299,8 @@ def _ledger(workspace: Workspace) -> Checks:
     if damage:
         yield Check(name="ledger", level="fail", found=damage, remedy="restore it, then run 'expunge audit verify'")
     else:
-        yield Check(name="ledger", level="ok", found=f"{head.size} entries, the last checkpoint verifies")
+        yield Check(name="ledger", level="ok", found=f"{head.size} entries, the last checkpoint verifies; "
+                                                     f"{len(Run.all(workspace))} runs")
 
 
 def _samples(workspace: Workspace) -> Checks:

@@ -9,7 +9,7 @@ import subprocess
 from itertools import count
 
 import pytest
-from tests_support import call
+from tests_support import call, key_for
 
 from expunge.errors import BadInput, NoSpace, out_of_space, says_out_of_space
 from expunge.events import Event, Follower, emit, events_file
@@ -202,6 +202,7 @@ def test_a_decision_that_the_ledger_had_no_space_for_is_entered_before_the_relea
     from pipelines.runs import Run
 
     run = begin_run().make()
+    key_for(workspace, "grace", "reviewer")
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(Ledger, "append", lambda *_: None)  # what a full disk came to, seen from outside
         signed = run.sign()
