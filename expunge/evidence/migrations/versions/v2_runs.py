@@ -34,8 +34,8 @@ def upgrade() -> None:
         sa.Column("record", sa.Text, nullable=False),  # everything else that is known of it, as JSON
         sqlite_strict=True)
     connection = op.get_bind()
-    entries = connection.execution_options(yield_per=1_000).execute(sa.text("SELECT position, envelope FROM entries"))
-    for page in entries.partitions():
+    page_by_page = sa.text("SELECT position, envelope FROM entries").execution_options(yield_per=1_000)
+    for page in connection.execute(page_by_page).partitions():
         connection.execute(digests.insert(), [
             {"sha256": bytes.fromhex(sha256_bytes(envelope)), "position": position} for position, envelope in page])
     only_append_to("digests")
