@@ -9,7 +9,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -221,9 +221,14 @@ def status(
 
 
 @app.command()
-def approve(run: RunName, person: Person, reason: Reason, as_json: AsJson = False) -> None:
+def approve(
+    run: RunName, person: Person, reason: Reason,
+    waive: Annotated[list[str] | None, typer.Option(metavar="RULE", help=(
+        "An INCONCLUSIVE rule, by its metric, that you let go; may be given twice. Two people must."))] = None,
+    as_json: AsJson = False,
+) -> None:
     """Sign that these bytes may be released. The requester may not."""
-    _decide(run, person, "approve", reason, as_json)
+    _decide(run, person, "approve", reason, as_json, waive or [])
 
 
 @app.command()
@@ -232,14 +237,17 @@ def reject(run: RunName, person: Person, reason: Reason, as_json: AsJson = False
     _decide(run, person, "reject", reason, as_json)
 
 
-def _decide(name: str, person: str, decision: Literal["approve", "reject"], reason: str, as_json: bool) -> None:
+def _decide(name: str, person: str, decision: Literal["approve", "reject"], reason: str, as_json: bool,
+            waives: Sequence[str] = ()) -> None:
     from pipelines.deciding import decide
     from pipelines.runs import Run
 
     found = Run.find(Workspace.locate().require(), name)
-    signed = decide(found, person, decision, reason)
-    _finish({"run": found.name, "person": person, "decision": decision, "envelope": str(signed)}, as_json,
-            lambda out: out.print(f"{person} signed: {decision} {found.name}"))
+    signed = decide(found, person, decision, reason, waives)
+    waived = f", waiving {' and '.join(waives)}" if waives else ""
+    _finish({"run": found.name, "person": person, "decision": decision, "waives": list(waives),
+             "state": found.state().state, "envelope": str(signed)}, as_json,
+            lambda out: out.print(f"{person} signed: {decision} {found.name}{waived}"))
 
 
 @app.command()

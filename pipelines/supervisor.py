@@ -21,6 +21,7 @@ from pathlib import Path
 
 from components.evaluate.page import render_page
 from expunge.contracts import Adaptation, Request, read_record
+from expunge.custody import receipts
 from expunge.digests import sha256_file, write_atomically
 from expunge.errors import BadInput, Cancelled, ExpungeError, NoSpace, NotNeeded, WorkspaceBusy, says_out_of_space
 from expunge.events import Event, Follower, events_file
@@ -31,7 +32,7 @@ from expunge.evidence.statements import DisposalPredicate, RoomUse, RunPredicate
 from expunge.measure.policy import went_wrong
 from expunge.room import START_VARIABLE, STATEMENT_FILE, alive_file, exclusive
 from expunge.settings import RUN_VARIABLE, WORKSPACE_VARIABLE, Workspace
-from pipelines.deciding import enter_decisions
+from pipelines.deciding import require_in_time, settle, waiver_of
 from pipelines.news import News
 from pipelines.runs import UNFINISHED, RoomState, Run, RunState, State
 from pipelines.summary import standing
@@ -55,17 +56,17 @@ _VERDICT_STATES: dict[str, State] = {"FAIL": "refused", "INCONCLUSIVE": "inconcl
 def start(workspace: Workspace, request: Request, watch: Watcher, again: bool = False) -> RunState:
     """Runs a pinned request, or continues it where an earlier start was cut off.
 
-    A request that has been decided is not run twice unless `again` asks for another attempt.
+    A request that has been decided is not run twice unless `again` asks for another attempt. Refused if its samples
+    and its key were disposed of.
     """
     with _alone(workspace):
         earlier = [run for run in Run.all(workspace) if run.state().request_id == request.id]
         latest = earlier[-1] if earlier else None
-        if latest and not again and latest.request_file.read_bytes() == request.to_bytes():
-            if latest.state().state not in UNFINISHED:
-                return latest.state()
-            run = latest
-        else:
-            run = Run.create(workspace, request, earlier, _now())
+        same = latest if latest and not again and latest.request_file.read_bytes() == request.to_bytes() else None
+        if same and same.state().state not in UNFINISHED:
+            return same.state()
+        receipts.refuse_disposed(workspace, request.id)
+        run = same or Run.create(workspace, request, earlier, _now())
         choice = request.method
         return _Supervision(run, watch).carry_out("unlearning", {
             "request_uri": str(run.request_file), "policy_uri": str(run.policy_file), "method": choice.name,
@@ -76,12 +77,12 @@ def start(workspace: Workspace, request: Request, watch: Watcher, again: bool = 
 def release(workspace: Workspace, run: Run, watch: Watcher) -> RunState:
     """Continues a run that waits for approval: gate, then deploy, from the bytes that were approved."""
     with _alone(workspace):
-        state = run.state()
+        require_in_time(run)
+        state = settle(run)
         if state.state == "released":
             return state
         if state.state not in ("awaiting_approval", "approved", "releasing"):
             raise BadInput(f"run '{run.name}' is {state.state}", "only a run that awaits approval can be released")
-        enter_decisions(run)
         return _Supervision(run, watch).carry_out("release", {
             "request_uri": str(run.request_file), "policy_uri": str(run.policy_file),
             "candidate_uri": str(run.output("unlearn", "candidate")),
@@ -265,16 +266,20 @@ class _Supervision:
     def _decided(self) -> dict[str, object]:
         """What follows from the gate's verdict and token. Leaves the page that people decide by."""
         verdict, report = self._run.verdict(), self._run.output("evaluate", "report")
+        token = (self._run.output("gate", "verdict") / "token.txt").read_text()
+        people, waived = waiver_of(self._run) if token == "open" else ((), ())
         page = render_page(report, verdict, read_policy(self._run.policy_file), self._run.request().reason,
-                           attempt=self._run.state().attempt,
+                           attempt=self._run.state().attempt, waived_by=people, waived=waived,
                            attempts=standing(self._run, Run.all(self._workspace))["attempts"])
         write_atomically(self._run.page, page.encode())
-        token = (self._run.output("gate", "verdict") / "token.txt").read_text()
         if token == "open" and "deploy" not in self._run.state().rooms:
             raise ExpungeError("the gate was open and nothing was deployed", f"see {self._run.log}")
         reasons = [rule.reason for rule in verdict.rules if rule.outcome == verdict.outcome != "PASS"]
         reasons += [f"control '{name}': {came}" for name, came in verdict.controls.items() if went_wrong(came)]
-        return {"state": _VERDICT_STATES.get(verdict.outcome) or _TOKEN_STATES[token], "reason": "; ".join(reasons)}
+        if waived:
+            reasons = [f"{' and '.join(people)} waived {', '.join(waived)}"]
+        stays = None if token == "open" else _VERDICT_STATES.get(verdict.outcome)  # INCONCLUSIVE can be waived
+        return {"state": stays or _TOKEN_STATES[token], "reason": "; ".join(reasons)}
 
     def dispose_of_adaptation(self) -> None:
         """An adapted model may be the unwanted thing itself: it does not outlive the run that needed it.

@@ -29,7 +29,8 @@ _NEXT = {
     "approved": "expunge release {run}",
     "releasing": "expunge release {run}   continues it",
     "inconclusive": "measure on more (sampling.evaluate; of a classifier: holdout, members), or accept that this "
-                    "cannot be decided yet",
+                    "cannot be decided yet; two people may waive it: expunge approve {run} --as REVIEWER "
+                    "--reason '...' --waive RULE",
     "cancelled": "the same 'expunge run' continues it",
     "failed": "mend what it names; the same 'expunge run' continues it",
     "running": "the same 'expunge run' continues it",  # of one on which nobody works
@@ -72,6 +73,8 @@ def show_run(out: Console, summary: dict[str, Any]) -> None:
     rows = [("run", f"{summary['run']}  (attempt {summary['attempt']})"), ("state", _state(summary))]
     if summary["due"]:
         rows.append(("due", _due(summary)))
+    if kept := _custody(summary):
+        rows.append(("samples", kept))
     if summary["reason"]:
         rows.append(("because", escape(summary["reason"])))
     method = summary["method"]
@@ -139,14 +142,25 @@ def _due(stands: dict[str, Any]) -> str:
     return "due today" if days == 0 else f"due in {count}"
 
 
+def _custody(stands: dict[str, Any]) -> str:
+    """What became of what is to be forgotten, or by when it has to go; empty if nobody said and nothing happened."""
+    if stands["custody"] != "kept":
+        begun = f": expunge dispose {escape(stands['request_id'])} completes it"
+        return stands["custody"] + ("" if stands["custody"] == "disposed" else begun)
+    if stands["retention_overdue"]:
+        return f"[red]kept too long, since {stands['retain_until']}[/]: expunge dispose {escape(stands['request_id'])}"
+    return f"may be kept until {stands['retain_until']}" if stands["retain_until"] else ""
+
+
 def show_runs(out: Console, standings: Iterable[dict[str, Any]]) -> None:
     """One line per run: where it stands since when, which attempt, by when, and what is to be done next."""
     rows = [("run", "state", "since", "attempt", "due", "next")]
     for stands in standings:
         then = "" if stands["at_work"] else _NEXT.get(stands["state"], "").format(run=stands["run"])
         because = escape(shorten(stands["reason"], 80)) if stands["reason"] else ""
+        kept = _custody(stands) if stands["custody"] != "kept" or stands["retention_overdue"] else ""
         rows.append((escape(stands["run"]), _state(stands), stands["since"][:16].replace("T", " "),
-                     str(stands["attempt"]), _due(stands), "; ".join(filter(None, (because, escape(then))))))
+                     str(stands["attempt"]), _due(stands), "; ".join(filter(None, (because, escape(then), kept)))))
     texts = [[Text.from_markup(cell) for cell in row] for row in rows]
     widths = [max(row[column].cell_len for row in texts) for column in range(len(rows[0]))]
     for number, row in enumerate(texts):

@@ -21,7 +21,7 @@ class FinishedRun:
             judge=ClassifierSource(uri="builtin:judge"), holdout=DataSource(uri="builtin:holdout"),
             forget=Forget(classes=classes))
         write_record(self.request_file, self.request)
-        self.statements = {}
+        self.statements, self.results = {}, {}
         self.outputs = workspace.root.parent / f"outputs-{name}"
 
     def enter(self, step, **given):
@@ -31,6 +31,7 @@ class FinishedRun:
         name = step.__name__
         kept = step(**given, statement=self.outputs / name / "statement.json")
         Ledger.open(self.workspace).append((kept.folder / "statement.json").read_bytes())
+        self.results[name] = kept.folder.relative_to(self.workspace.root).as_posix()
         self.statements[name] = (kept.folder / "statement.json").read_bytes()
         return kept
 
@@ -122,6 +123,23 @@ class FinishedRun:
 
         self.enter(deploy, **self.evidence, verdict=self.verdict, release=self.outputs / "release")
         return read_record(Release, self.outputs / "release")
+
+    def as_run(self, state):
+        """The run as the command line knows it, in a state that it has come to."""
+        from expunge.digests import sha256_file
+        from expunge.evidence import states
+        from expunge.evidence.database import Database
+        from pipelines.runs import RoomState, Run, RunState
+
+        run = Run(self.workspace, self.name)
+        began = RunState(run=self.name, request_id=self.request.id, request_sha256=sha256_file(self.request_file),
+                         attempt=1, state="running", started_at="2026-01-01T00:00:00+00:00", rooms={
+                             room: RoomState(result=folder, seconds=0.1, reused=False)
+                             for room, folder in self.results.items()})
+        with Database(self.workspace).ready().writing() as connection:
+            states.begin(connection, self.name, began.record)
+        run.write(run.state().model_copy(update={"state": state}))
+        return run
 
     def conclude(self, state="released"):
         """Signs what the run came to."""

@@ -7,7 +7,7 @@ from expunge.contracts import Candidate, Release, StoredFile, Verdict, read_reco
 from expunge.errors import DoesNotVerify, Refused
 from expunge.evidence import policies
 from expunge.evidence.coherence import Case, open_case, record_sha256
-from expunge.evidence.decisions import Tally, count_valid, decisions_of
+from expunge.evidence.decisions import Tally, count_valid, decisions_of, inconclusive, token
 from expunge.measure import policy as rules
 from expunge.room import Entered, room
 from expunge.settings import Workspace, current_run
@@ -24,15 +24,14 @@ def deploy(entered: Entered, *, request: Path, candidate: Path, report: Path, po
     """Checks verdict, approvals, digests and taint itself, whatever led here; then releases.
 
     Raises:
-        Refused: the verdict is not PASS, approvals are missing, a digest is not the approved one, or the
+        Refused: the verdict is neither PASS nor waived, approvals are missing, a digest is not the approved one, or the
             candidate is tainted by another request.
         DoesNotVerify: the evidence does not add up, or nobody who may vouches for the policy.
     """
     workspace = entered.workspace
     case = open_case(request=request, candidate=candidate, report=report, policy=policy)
     policies.require_for_run(workspace, current_run(), case.policy.name, policy.read_bytes(), case.request.requester)
-    _refuse_unless_passed(case, read_record(Verdict, verdict))
-    tally = _refuse_unless_approved(workspace, case)
+    tally = _refuse_unless_approved(workspace, case, _refuse_unless_passed(case, read_record(Verdict, verdict)))
     mark = taint.Mark(request_id=case.request.id, request_sha256=case.subject.request_sha256,
                       parent_sha256=case.candidate.parent_sha256,
                       approved_sha256=case.candidate.weights.sha256, pending=True)
@@ -43,8 +42,9 @@ def deploy(entered: Entered, *, request: Path, candidate: Path, report: Path, po
             model=case.request.model, generation=generation, run=current_run(), request_id=case.request.id,
             request_sha256=case.subject.request_sha256, parent_sha256=case.candidate.parent_sha256,
             candidate_sha256=case.candidate.weights.sha256, verdict_sha256=record_sha256(verdict),
-            report_sha256=case.subject.report_sha256, approvals=tally.approvals, weights=weights,
-            beside=beside, released_at=datetime.now(UTC).isoformat(timespec="seconds"))
+            report_sha256=case.subject.report_sha256, approvals=tally.approvals,
+            waived=tally.waived, weights=weights, beside=beside,
+            released_at=datetime.now(UTC).isoformat(timespec="seconds"))
 
     taint.place(mark, workspace)  # before the flip: a crash in between leaves a mark, and the old one served
     live = releases.publish(workspace, case.request.model, case.weights, mark.approved_sha256, describe,
@@ -72,26 +72,33 @@ def _as_its_library_reads_it(candidate: Candidate) -> tuple[dict[str, bytes], st
             library_folders.weights_name(candidate.architecture, releases.WEIGHTS))
 
 
-def _refuse_unless_passed(case: Case, given: Verdict) -> None:
-    """The verdict is computed again: a verdict that somebody else wrote opens nothing."""
+def _refuse_unless_passed(case: Case, given: Verdict) -> Verdict:
+    """The verdict is computed again: a verdict that somebody else wrote opens nothing. INCONCLUSIVE may be waived."""
     decided = rules.decide(case.report, case.policy, report_sha256=case.subject.report_sha256,
                            policy_sha256=case.subject.policy_sha256)
     if decided != given:
         raise DoesNotVerify("verdict: not what this policy says of this report", "run the gate again")
-    if decided.outcome != "PASS":
+    if decided.outcome not in ("PASS", "INCONCLUSIVE"):
         raise Refused(f"deploy: the verdict is {decided.outcome}", "only PASS can be released")
+    return decided
 
 
-def _refuse_unless_approved(workspace: Workspace, case: Case) -> Tally:
+def _refuse_unless_approved(workspace: Workspace, case: Case, verdict: Verdict) -> Tally:
     tally = count_valid(decisions_of(workspace, current_run()), case.subject, case.policy,
-                        case.request.requester, datetime.now(UTC))
+                        case.request.requester, datetime.now(UTC), verdict)
     if tally.rejected_by:
         raise Refused(f"deploy: {tally.rejected_by[0]} rejected this candidate", "make another one")
     if len(tally.approved_by) < tally.needed:
         void = "".join(f"; {found.person}'s does not count, {found.reason}" for found in tally.void)
+        waiving = inconclusive(verdict)
+        of_what = f"the verdict is INCONCLUSIVE and has {len(tally.approved_by)} of {tally.needed} waivers" if waiving \
+            else f"{len(tally.approved_by)} of {tally.needed} approvals"
+        how = "".join(f" --waive {rule}" for rule in waiving)
         raise Refused(
-            f"deploy: {len(tally.approved_by)} of {tally.needed} approvals{void}",
-            f"somebody other than {case.request.requester} must run 'expunge approve {current_run()}'")
+            f"deploy: {of_what}{void}",
+            f"somebody other than {case.request.requester} must run 'expunge approve {current_run()}{how}'")
+    if token(verdict, tally) != "open":
+        raise Refused(f"deploy: the verdict is {verdict.outcome}", "only PASS can be released")
     return tally
 
 

@@ -63,13 +63,16 @@ def render_page(
     *,
     attempt: int = 1,
     attempts: int = 1,
+    waived_by: tuple[str, ...] = (),
+    waived: tuple[str, ...] = (),
 ) -> str:
     """The page of the report in folder `report`, as HTML.
 
     Without a verdict it is what `evaluate` knows. With the gate's verdict it begins with that, each rule's
     limit is drawn beside its interval, and, given the policy and the request's reason, pictures of the
     unwanted are left out if the policy does not allow them. Pictures are those stored in the folder. `attempt` is
-    the number of this try at a verdict on its request, of `attempts` so far.
+    the number of this try at a verdict on its request, of `attempts` so far. `waived` are rules, by metric, that were
+    INCONCLUSIVE and that the people in `waived_by` signed away.
     Raises DoesNotVerify if the verdict is of another candidate.
     """
     import jinja2
@@ -100,6 +103,8 @@ def render_page(
         verdict=verdict,
         attempt=attempt,
         attempts=max(attempt, attempts),
+        waived_by=waived_by,
+        waived=[capital(words.title(rule)) for rule in waived],
         says=_SAYS,
         headline=_headline(record, verdict),
         rules=_rules(record, verdict),

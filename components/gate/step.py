@@ -30,8 +30,10 @@ def gate(entered: Entered, *, request: Path, candidate: Path, report: Path, poli
     decided = rules.decide(case.report, case.policy, report_sha256=case.subject.report_sha256,
                            policy_sha256=case.subject.policy_sha256)
     decisions = decisions_of(entered.workspace, current_run())
-    tally = count_valid(decisions, case.subject, case.policy, case.request.requester, datetime.now(UTC))
+    tally = count_valid(decisions, case.subject, case.policy, case.request.requester, datetime.now(UTC), decided)
     write_record(verdict, decided)
     (verdict / TOKEN_FILE).write_text(token(decided, tally))
+    if tally.waived:
+        entered.note(f"{' and '.join(tally.approved_by)} waived {', '.join(tally.waived)}")
     for void in tally.void:
         entered.note(f"{void.person}'s decision to {void.decision} does not count: {void.reason}")

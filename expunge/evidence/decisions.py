@@ -2,6 +2,9 @@
 
 A decision names request, candidate, report, policy and sample sets by digest; if any of these bytes change it
 no longer counts. What counts is people, not keys, and never the requester. A rejection does not expire.
+
+An approval of an INCONCLUSIVE verdict is a waiver: it names every rule that is inconclusive, and it takes two people
+whatever the policy says. What broke a rule, or cannot be trusted, nobody can waive.
 """
 
 import secrets
@@ -31,6 +34,7 @@ from expunge.evidence.keys import Keyring, KeyringEntry, SigningKey
 from expunge.settings import Workspace
 
 PAYLOAD_TYPE = "application/vnd.expunge.approval+json"
+WAIVING = 2  # people whom a waiver takes, if the policy asks for fewer
 CLOCK_SKEW = timedelta(minutes=5)  # between two machines that keep time; more is a wrong clock or a forgery
 
 Token = Literal["open", "waiting", "closed"]
@@ -65,6 +69,7 @@ class Decision:
     sha256: str  # of the envelope
     approval: Approval
     signer: KeyringEntry
+    position: int  # in the ledger; of one that was not entered, the ledger's present size
 
     @property
     def reason(self) -> str:
@@ -90,6 +95,7 @@ class Tally(Frozen):
     approved_by: tuple[str, ...] = ()
     approvals: tuple[Digest, ...] = ()  # envelopes, in the order of `approved_by`
     rejected_by: tuple[str, ...] = ()
+    waived: tuple[str, ...] = ()  # the inconclusive rules that each of `approvals` waives
     void: tuple[Void, ...] = ()
 
 
@@ -99,9 +105,11 @@ def reason_file(envelope: Path) -> Path:
 
 
 def decide(workspace: Workspace, run: Identifier, person: str, decision: Literal["approve", "reject"],
-           subject: Subject, reason: str, valid_days: float, *, requester: str,
+           subject: Subject, reason: str, valid_days: float, *, requester: str, waives: Iterable[str] = (),
            now: datetime | None = None) -> Path:
     """Signs a person's decision with that person's key and stores it. Returns the envelope's file.
+
+    `waives` are rules, by metric, that an approval lets go although they are inconclusive.
 
     Raises:
         Refused: the requester approves their own request, or the person is no reviewer.
@@ -121,8 +129,9 @@ def decide(workspace: Workspace, run: Identifier, person: str, decision: Literal
     moment = now or datetime.now(UTC)
     approval = parse_record(Approval, {
         **subject.model_dump(mode="json"), "run": run, "person": entry.person, "decision": decision,
-        "reason_sha256": sha256_bytes(reason.encode()), "decided_at": _written(moment),
-        "not_after": _written(moment + timedelta(days=valid_days)), "nonce": secrets.token_hex(16)}, decision)
+        "waives": tuple(dict.fromkeys(waives)), "reason_sha256": sha256_bytes(reason.encode()),
+        "decided_at": _written(moment), "not_after": _written(moment + timedelta(days=valid_days)),
+        "nonce": secrets.token_hex(16)}, decision)
     envelope = seal(approval.to_bytes(), PAYLOAD_TYPE, key)
     file = workspace.approvals / run / f"{sha256_bytes(envelope)}.json"
     write_atomically(reason_file(file), reason.encode())
@@ -136,13 +145,19 @@ def decisions_of(workspace: Workspace, run: str) -> tuple[Decision, ...]:
     Raises:
         DoesNotVerify: one of them does not. It is not skipped: it may have been a rejection.
     """
+    from expunge.evidence.key_changes import place_of
+
     keyring = Keyring.load(workspace)
-    found = [open_decision(file, run, keyring) for file in sorted((workspace.approvals / run).glob("*.json"))]
+    found = [open_decision(file, run, keyring, place_of(workspace, file.read_bytes()))
+             for file in sorted((workspace.approvals / run).glob("*.json"))]
     return tuple(sorted(found, key=lambda decision: (decision.approval.decided_at, decision.sha256)))
 
 
-def open_decision(file: Path, run: str, keyring: Keyring) -> Decision:
-    """Reads and verifies one stored decision on `run`; DoesNotVerify names the file."""
+def open_decision(file: Path, run: str, keyring: Keyring, position: int) -> Decision:
+    """Reads and verifies one stored decision on `run`; DoesNotVerify names the file.
+
+    Whether its key counts at `position` is for `count_valid` to say: a signature stays one.
+    """
     data = file.read_bytes()
     try:
         approval, entry = open_approval(data, keyring)
@@ -152,7 +167,7 @@ def open_decision(file: Path, run: str, keyring: Keyring) -> Decision:
         raise DoesNotVerify(f"{_name(file)}: it does not go by its own digest")
     if approval.run != run:
         raise DoesNotVerify(f"{_name(file)}: it decides on run {approval.run}")
-    return Decision(file, file.stem, approval, entry)
+    return Decision(file, file.stem, approval, entry, position)
 
 
 def open_approval(envelope: bytes, keyring: Keyring) -> tuple[Approval, KeyringEntry]:
@@ -168,28 +183,51 @@ def open_approval(envelope: bytes, keyring: Keyring) -> tuple[Approval, KeyringE
 
 
 def count_valid(decisions: Iterable[Decision], subject: Subject, policy: Policy, requester: str,
-                now: datetime) -> Tally:
+                now: datetime, verdict: Verdict) -> Tally:
     """Counts distinct people whose decision names exactly these digests, may be theirs and has not run out.
 
-    `decisions` have verified signatures (`decisions_of`). The requester's approval never counts. An approval
-    holds until its own end or the policy's, whichever comes first.
+    `decisions` have verified signatures (`decisions_of`). The requester's approval never counts, nor does one whose
+    key did not count where the ledger has it. An approval holds until its own end or the policy's, whichever comes
+    first. Of an INCONCLUSIVE verdict it has to waive every inconclusive rule; of another, none.
     """
     approved: dict[str, Decision] = {}
     rejected: dict[str, str] = {}
     void: list[Void] = []
+    waivable = inconclusive(verdict)
     for decision in decisions:
         approval = decision.approval
-        why_not = _why_not(decision, subject, policy, requester, now)
+        why_not = _why_not(decision, subject, policy, requester, now) or _why_not_waived(approval, waivable)
+        same = approved if approval.decision == "approve" else rejected
+        if not why_not and _folded(approval.person) in same:
+            why_not = f"{approval.person} has decided so already, and counts once"
         if why_not:
             void.append(Void(person=approval.person, decision=approval.decision, reason=why_not))
         elif approval.decision == "reject":
-            rejected.setdefault(_folded(approval.person), approval.person)
+            rejected[_folded(approval.person)] = approval.person
         else:
-            approved.setdefault(_folded(approval.person), decision)
+            approved[_folded(approval.person)] = decision
     return Tally(
-        needed=policy.approvals, approved_by=tuple(found.approval.person for found in approved.values()),
+        needed=max(policy.approvals, WAIVING) if waivable else policy.approvals,
+        approved_by=tuple(found.approval.person for found in approved.values()),
         approvals=tuple(found.sha256 for found in approved.values()), rejected_by=tuple(rejected.values()),
-        void=tuple(void))
+        waived=waivable if approved else (), void=tuple(void))
+
+
+def inconclusive(verdict: Verdict) -> tuple[str, ...]:
+    """The rules, by metric, that people may waive: those that are INCONCLUSIVE where nothing is worse."""
+    if verdict.outcome != "INCONCLUSIVE":
+        return ()
+    return tuple(dict.fromkeys(found.rule.metric for found in verdict.rules if found.outcome == "INCONCLUSIVE"))
+
+
+def _why_not_waived(approval: Approval, waivable: tuple[str, ...]) -> str:
+    if approval.decision == "reject":
+        return ""
+    if beside := [rule for rule in approval.waives if rule not in waivable]:
+        return f"it waives {beside[0]}, which is not INCONCLUSIVE"
+    if lacking := [rule for rule in waivable if rule not in approval.waives]:
+        return f"{lacking[0]} is INCONCLUSIVE, and it does not waive that"
+    return ""
 
 
 def _why_not(decision: Decision, subject: Subject, policy: Policy, requester: str, now: datetime) -> str:
@@ -198,6 +236,8 @@ def _why_not(decision: Decision, subject: Subject, policy: Policy, requester: st
     if differing:
         return "it names " + ("other sample sets" if differing[0] == "sample_sets" else
                               f"another {differing[0].removesuffix('_sha256')}")
+    if key_ended := decision.signer.why_not_at(decision.position):
+        return key_ended
     if "reviewer" not in decision.signer.roles:
         return "the key is no reviewer's"
     try:
@@ -216,9 +256,12 @@ def _why_not(decision: Decision, subject: Subject, policy: Policy, requester: st
 
 def token(verdict: Verdict, tally: Tally) -> Token:
     """Whether the door is open: f(verdict, valid approvals, time), time being the tally's."""
-    if verdict.outcome != "PASS" or tally.rejected_by:
+    enough = len(tally.approved_by) >= tally.needed
+    if tally.rejected_by or verdict.outcome in ("FAIL", "INVALID"):
         return "closed"
-    return "open" if len(tally.approved_by) >= tally.needed else "waiting"
+    if verdict.outcome == "INCONCLUSIVE":
+        return "open" if enough and tally.waived == inconclusive(verdict) != () else "closed"
+    return "open" if enough else "waiting"
 
 
 def same_person(one: str, other: str) -> bool:

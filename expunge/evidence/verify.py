@@ -19,7 +19,7 @@ from expunge.errors import ExpungeError
 from expunge.evidence import decisions, policies
 from expunge.evidence.checkpoints import Checkpoint, open_checkpoint
 from expunge.evidence.envelopes import payload_type_of
-from expunge.evidence.key_changes import History
+from expunge.evidence.key_changes import History, place_of
 from expunge.evidence.keys import Keyring
 from expunge.evidence.ledger import Entry, Ledger
 from expunge.evidence.statements import (
@@ -249,7 +249,7 @@ def _decisions(workspace: Workspace, keyring: Keyring, trail: _Trail) -> Iterato
         name = file.relative_to(workspace.root).as_posix()
         found.add(file.stem)
         try:
-            decision = decisions.open_decision(file, file.parent.name, keyring)
+            decision = decisions.open_decision(file, file.parent.name, keyring, place_of(workspace, file.read_bytes()))
             message = "" if decision.sha256 in trail.approvals else "not in the ledger"
             yield Finding(object=name, ok=True, message=message)
         except ExpungeError as error:

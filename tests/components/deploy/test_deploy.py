@@ -9,6 +9,7 @@ from components.deploy import step
 from expunge.contracts import Verdict, read_record, write_record
 from expunge.digests import sha256_bytes, sha256_file
 from expunge.errors import DoesNotVerify, Refused
+from expunge.evidence.verify import verify_workspace
 from expunge.stores import releases, taint
 
 
@@ -144,3 +145,28 @@ def test_a_second_request_on_the_released_model_is_released(begin_run):
                        parent=first.weights).release()
     assert second.released.generation == 2
     assert releases.current(first.workspace, "digits") == second.released
+
+
+def test_an_inconclusive_candidate_goes_into_service_once_two_people_waived_the_rule(begin_run):
+    run = begin_run(residual=0.04).make()
+    assert run.gate() == "closed"
+    run.sign("grace", waives=["residual_rate"])
+    with pytest.raises(Refused, match=r"the verdict is INCONCLUSIVE and has 1 of 2 waivers: somebody other than ada "
+                                      r"must run 'expunge approve forget-8\.1 --waive residual_rate'"):
+        run.deploy()
+    run.sign("linus", waives=["residual_rate"])
+    assert run.gate() == "open"
+    released = run.deploy()
+    assert released.waived == ("residual_rate",)
+    assert len(released.approvals) == 2
+    assert any("waived residual_rate" in event.get("text", "") for event in events(run))
+    assert not [found for found in verify_workspace(run.conclude().workspace) if not found.ok]
+
+
+def test_a_failed_candidate_is_refused_whoever_waived_it(begin_run):
+    run = begin_run(residual=0.4).make()
+    for person in ("grace", "linus"):
+        run.sign(person, waives=["residual_rate"])
+    assert run.gate() == "closed"
+    with pytest.raises(Refused, match="the verdict is FAIL: only PASS can be released"):
+        run.deploy()
