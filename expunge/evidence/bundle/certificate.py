@@ -8,7 +8,13 @@ from typing import Any, ClassVar, Literal
 
 from expunge.contracts import Claim, Digest, Frozen, Identifier, Interval, Outcome, Person, Reason, Record
 from expunge.evidence.bundle.gathered import Gathered
-from expunge.evidence.statements import DisposalPredicate, KeyringPredicate, RollbackPredicate, WithdrawalPredicate
+from expunge.evidence.statements import (
+    DisposalPredicate,
+    KeyringPredicate,
+    ReceiptPredicate,
+    RollbackPredicate,
+    WithdrawalPredicate,
+)
 from expunge.measure import words
 from expunge.measure.policy import WEIGHT_READING
 
@@ -113,13 +119,14 @@ def _counted(found: Gathered, metric: str) -> bool:
 
 
 def _destroyed(found: Gathered) -> tuple[str, ...]:
-    return tuple(f"{len(said.subjects)} {'file' if len(said.subjects) == 1 else 'files'}, {said.predicate.at}: "
-                 f"{said.predicate.reason}" for _, said in found.statements(DisposalPredicate))
+    return (*(f"{len(said.subjects)} {'file' if len(said.subjects) == 1 else 'files'}, {said.predicate.at}: "
+              f"{said.predicate.reason}" for _, said in found.statements(DisposalPredicate)),
+            *(f"the samples and their key, {said.predicate.receipt.checked_at}: {said.predicate.receipt.key}"
+              for _, said in found.statements(ReceiptPredicate)))
 
 
 def _samples_destroyed(found: Gathered) -> bool:
-    return any(name.startswith(f"{found.workspace.samples.name}/") for _, said in found.statements(DisposalPredicate)
-               for name in said.subjects)
+    return any(True for _ in found.statements(ReceiptPredicate))
 
 
 def _service(found: Gathered) -> str:
@@ -161,6 +168,9 @@ def _not_shown(found: Gathered, bounds: list[Bound]) -> list[str]:
         lines.append("Distances at the full number of samples: drawing stopped when rates were decided.")
     if not _samples_destroyed(found):
         lines.append("That the samples were destroyed: there is no receipt in the ledger.")
+    for _, said in found.statements(ReceiptPredicate):
+        unseen = (*said.predicate.receipt.not_searched, "whatever is outside of the places that were searched")
+        lines.append(f"That no copy is left: nobody looked at {', at '.join(unseen)}.")
     if not list(found.statements(KeyringPredicate)):
         lines.append("Who entered the keys: the ledger says nothing of the keyring.")
     if len(found.keys_here) > 1:

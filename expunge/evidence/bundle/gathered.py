@@ -31,6 +31,7 @@ from expunge.evidence.ledger import Entry, Ledger
 from expunge.evidence.statements import (
     DisposalPredicate,
     KeyringPredicate,
+    ReceiptPredicate,
     RollbackPredicate,
     RoomPredicate,
     RunPredicate,
@@ -195,6 +196,10 @@ def gather(workspace: Workspace, run: str) -> Gathered:
     return Gathered(workspace, run, keyring, note, head, kept, found.rooms)
 
 
+_WHOEVER = frozenset(kind.TYPE for kind in (
+    KeyringPredicate, RollbackPredicate, WithdrawalPredicate, DisposalPredicate, ReceiptPredicate))
+
+
 def _belongs(said: Said, model: str, request: str) -> bool:
     about = said.what.predicate if isinstance(said.what, Statement) else None
     match about:
@@ -202,6 +207,8 @@ def _belongs(said: Said, model: str, request: str) -> bool:
             return about.model == model
         case DisposalPredicate():
             return about.request_sha256 == request
+        case ReceiptPredicate():
+            return request in about.receipt.request_sha256
         case _:
             return True
 
@@ -213,7 +220,7 @@ def _is_about(envelope: bytes, run: str) -> bool:
         if "predicateType" not in payload:
             return bool(payload.get("run") == run)
         kind, said = payload["predicateType"], payload["predicate"]
-        if kind in (KeyringPredicate.TYPE, RollbackPredicate.TYPE, WithdrawalPredicate.TYPE, DisposalPredicate.TYPE):
+        if kind in _WHOEVER:
             return True
         return bool(said.get("run") == run and kind != RoomPredicate.TYPE)
     return False
