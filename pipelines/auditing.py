@@ -12,6 +12,7 @@ from expunge.evidence.keys import Keyring
 from expunge.evidence.ledger import Ledger
 from expunge.evidence.statements import (
     DisposalPredicate,
+    ReceiptPredicate,
     RollbackPredicate,
     RoomPredicate,
     RunPredicate,
@@ -70,11 +71,17 @@ def show(workspace: Workspace, name: str) -> dict[str, Any]:
             and isinstance(line.said.predicate, RunPredicate) and line.said.predicate.run == run.name
             for use in line.said.predicate.rooms.values()}
     return {"run": run.name, "state": state.state, "request_sha256": state.request_sha256,
-            "entries": [line.to_json() for line in lines if line.sha256 in used or _is_about(line.said, run.name)]}
+            "entries": [line.to_json() for line in lines
+                        if line.sha256 in used or _is_about(line.said, run.name, state.request_id)]}
 
 
-def _is_about(said: Statement[Any] | Approval | None, run: str) -> bool:
+def _is_about(said: Statement[Any] | Approval | None, run: str, request_id: str) -> bool:
+    """Whether something was said of a run, or of what was kept for its request."""
     about = said.predicate if isinstance(said, Statement) else said
+    if isinstance(about, ReceiptPredicate):
+        return about.receipt.request_id == request_id
+    if isinstance(about, DisposalPredicate):
+        return about.request_id == request_id
     return getattr(about, "run", None) == run
 
 
@@ -101,6 +108,11 @@ def _in_words(statement: Statement[Any]) -> str:
             return f"{said.run}: the run is {said.state.replace('_', ' ')}"
         case DisposalPredicate():
             return f"{said.request_id}: destroyed, for {said.reason}"
+        case ReceiptPredicate(receipt=receipt):
+            left = sum(found.images for found in receipt.found
+                       if not found.removed and found.kind in ("copies", "parts"))
+            remain = f"; {left:,} copies remain, and are named" if left else ""
+            return f"{receipt.request_id}: disposed of by {receipt.by}, its key destroyed{remain}"
         case RollbackPredicate():
             return f"{said.model}: rolled back to generation {said.to_generation} by {said.by}"
         case WithdrawalPredicate():

@@ -68,8 +68,9 @@ KEYS = "keys"
 _TO_BE_FORGOTTEN = ("forget", "negative")
 _OWN_SAMPLES = ("negative", "positive")
 # What a signed statement says of files that go, by what they were.
-_REASONS = {"copies": "a copy of what was to be forgotten", "parent": "the model that had learned it",
-            "sealed": "sealed for what was to be forgotten"}
+_REASONS = {"copies": "it was a copy of what was to be forgotten",
+            "parent": "it was the model that had learned what was to be forgotten",
+            "sealed": "it was sealed for what was to be forgotten"}
 _KEY = "overwritten once with random bytes, flushed to disk, removed"
 # While one of these is the state of a run of the request, somebody may still need the samples.
 _STILL_NEEDED: dict[State, str] = {

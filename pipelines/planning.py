@@ -19,6 +19,7 @@ from components.evaluate.pictures import may_show_before
 from components.evaluate.probes.can_it_be_found import NOT_SEARCHED
 from components.evaluate.probes.does_it_stay_forgotten import NO_ORIGIN
 from expunge.contracts import Checkpoint, Claim, Family, Frozen, Hidden, Policy, Request, read_record
+from expunge.custody import receipts
 from expunge.digests import canonical_json, sha256_bytes, sha256_file
 from expunge.errors import BadInput, ExpungeError
 from expunge.evidence.coherence import read_policy
@@ -132,12 +133,15 @@ def plan(workspace: Workspace, request: Request, named: Request, again: bool = F
 
     Raises:
         BadInput: as the run would: an unknown method, preset, parameter or policy.
+        Refused: the request was disposed of.
     """
     moment = now or datetime.now(UTC)
     policy = read_policy(Run.policy_for(workspace, request))
     method = _method(request, named)
     attempts = [run for run in Run.all(workspace) if run.state().request_id == request.id]
     would, name = _what_happens(attempts, request, again)
+    if would != "nothing":
+        receipts.refuse_disposed(workspace, request.id)
     earlier = _Earlier(workspace, request)
     rooms = tuple(_rooms(workspace, request, earlier))
     times = [room.seconds for room in rooms]

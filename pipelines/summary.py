@@ -5,6 +5,7 @@ from typing import Any
 
 from components.deploy.step import MLFLOW_VERSION_FILE
 from expunge.contracts import Measurement, Release, SampleSet, read_record, read_record_if_any
+from expunge.custody import receipts
 from expunge.digests import sha256_file
 from expunge.events import Event, events_file
 from expunge.evidence.decisions import decisions_of
@@ -30,17 +31,22 @@ _ANSWERED: frozenset[State] = frozenset({"released", "rolled_back", "withdrawn",
 def standing(run: Run, runs: list[Run], today: date | None = None) -> dict[str, Any]:
     """A run's state, and beside it what a list of runs is read for.
 
-    `due` is a date or null; `overdue` is null without one. `attempts` counts the runs of its request that came to
+    `due` and `retain_until` are dates or null; `overdue` and `retention_overdue` are null without one. `custody` says
+    whether what is to be forgotten is still kept. `attempts` counts the runs of its request that came to
     a verdict. `since` is when the state was last written. `progress` is what a run at work is at.
     """
     state, request = run.state(), run.request()
     overdue = None if request.due is None else (
         state.state not in _ANSWERED and (today or datetime.now(UTC).date()) > request.due)
     others = [other.state() for other in runs]
+    until = request.retain_until
+    custody = receipts.custody_of(run.workspace, request.id)
     at_work = state.state in ("running", "releasing") and is_held(run.lock)
     return {
         **state.model_dump(mode="json", by_alias=True), "due": request.due and request.due.isoformat(),
-        "overdue": overdue,
+        "overdue": overdue, "custody": custody, "retain_until": until and until.isoformat(),
+        "retention_overdue": None if until is None else custody != "disposed" and (
+            today or datetime.now(UTC).date()) > until,
         "attempts": sum(other.came_to_a_verdict for other in others if other.request_id == state.request_id),
         "since": state.since,
         "at_work": at_work, "progress": _progress(run) if at_work else None}
@@ -73,7 +79,8 @@ def summarise(run: Run) -> dict[str, Any]:
     work = sum(done.seconds for done in state.rooms.values() if not done.reused)
     found: dict[str, Any] = {
         "run": run.name, "request_id": request.id, "attempt": state.attempt, "state": state.state,
-        **{name: stands[name] for name in ("due", "overdue", "attempts", "since", "at_work", "progress")},
+        **{name: stands[name] for name in ("due", "overdue", "custody", "retain_until",
+                                               "retention_overdue", "attempts", "since", "at_work", "progress")},
         "reason": state.reason or None, "verdict": None, "forgotten": list(request.forget.classes),
         "images": list(request.forget.images),
         "method": request.method.model_dump(mode="json"),

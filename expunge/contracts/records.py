@@ -32,6 +32,9 @@ class Record(Frozen):
     """A frozen value with a schema name: what one room hands to the next."""
 
     SCHEMA: ClassVar[str]
+    # Fields that came later, and stay out of the bytes where nobody gave them: digests of what was written before,
+    # from which a run's random numbers come, are what they were.
+    LEFT_OUT: ClassVar[frozenset[str]] = frozenset()
     # `schema` would shadow a pydantic method, hence the alias.
     schema_name: str = Field(default="", alias="schema")
 
@@ -53,7 +56,9 @@ class Record(Frozen):
 
     def to_bytes(self) -> bytes:
         """The record as RFC 8785 JSON: what is stored, and what digests are taken of."""
-        return canonical_json(self.model_dump(mode="json", by_alias=True))
+        plain = self.model_dump(mode="json", by_alias=True)
+        return canonical_json({name: value for name, value in plain.items()
+                               if value is not None or name not in self.LEFT_OUT})
 
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)

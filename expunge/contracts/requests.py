@@ -117,11 +117,14 @@ class Request(Record):
     """What somebody asks to be forgotten, by which means, and how it is to be judged."""
 
     SCHEMA: ClassVar[str] = "expunge/request/v1"
+    LEFT_OUT: ClassVar[frozenset[str]] = frozenset({"retain_until"})
 
     id: Identifier
     requester: Person
     reason: Reason
     due: date | None = None  # the day by which it is to be released; nothing happens by itself when it passes
+    # The last day on which what is to be forgotten may be kept for this request; `expunge dispose` is what ends it.
+    retain_until: date | None = None
     model: Identifier  # the name under which the result is released
     checkpoint: ParentSource
     # Where it is in a file of its own; a generator that comes without one gets a fresh one, warmed up first.
