@@ -108,6 +108,7 @@ def of(found: Gathered) -> Certificate:
         bounds=tuple(bounds), controls=verdict.controls,
         agreed=tuple(Agreed(person=approval.person, decided_at=approval.decided_at, envelope_sha256=entry.sha256)
                      for entry, approval in found.approvals),
+        waivers=tuple(f"{words.title(rule)}, which was inconclusive" for rule in release.waived),
         destroyed=_destroyed(found), samples_destroyed=_samples_destroyed(found), service=_service(found),
         ledger_origin=found.head.origin, ledger_size=found.head.size, ledger_root=found.head.root,
         operator_key=found.operator_key, not_shown=tuple(_not_shown(found, bounds)))

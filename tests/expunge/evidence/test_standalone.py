@@ -1,0 +1,160 @@
+"""The program for strangers computes what ours does, though it shares no line with it."""
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from expunge.contracts import Control, Interval, Measurement, Rule
+from expunge.evidence import tree
+from expunge.evidence.decisions import same_person
+from expunge.evidence.standalone import verify
+from expunge.measure.policy import decide, judge_rule, preset_bytes, preset_names
+from expunge.measure.proportions import PairedCounts, exact_bounds, paired_difference, paired_ratio
+from expunge.measure.sequential import sequence_bounds
+from expunge.measure.shares import kept_shares
+
+COUNTS = st.integers(1, 30_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
+CONFIDENCE = st.sampled_from([0.5, 0.9, 0.95, 0.99, 0.999])
+
+
+@given(COUNTS, CONFIDENCE)
+@settings(max_examples=100, deadline=None)
+def test_exact_bounds_are_those_of_scipy(counts, confidence):
+    assert verify.exact(*counts, (1 - confidence) / 2) == pytest.approx(exact_bounds(*counts, confidence), abs=1e-11)
+
+
+@given(COUNTS, CONFIDENCE)
+@settings(max_examples=40, deadline=None)
+def test_the_confidence_sequence_is_the_same_one(counts, confidence):
+    assert verify.sequence(*counts, (1 - confidence) / 2) == pytest.approx(sequence_bounds(*counts, confidence), abs=1e-11)
+
+
+PAIRS = st.integers(1, 60).flatmap(lambda n: st.tuples(*(st.lists(st.booleans(), min_size=n, max_size=n),) * 2))
+
+
+@given(PAIRS, CONFIDENCE)
+@settings(max_examples=60, deadline=None)
+def test_what_is_paired_has_the_same_bounds(pair, confidence):
+    counts = PairedCounts.of(*(np.array(side) for side in pair))
+    found = paired_difference(counts, confidence)
+    assert verify.difference(*pair, 1 - confidence) == pytest.approx(
+        (found.value, found.interval.lower, found.interval.upper), abs=1e-11)
+    if counts.before:
+        found = paired_ratio(counts, confidence)
+        assert verify.ratio(*pair, 1 - confidence, verify.exact) == pytest.approx(
+            (found.value, found.interval.lower, found.interval.upper), abs=1e-9)
+
+
+def test_the_smallest_kept_share_is_the_same_one():
+    random = np.random.default_rng(0)
+    before, after = random.integers(0, 4, 400), random.integers(0, 4, 400)
+    ours = kept_shares(before, after, (0, 2, 3), 4).smallest
+    rows = [{"class_before": str(x), "class_after": str(y)} for x, y in zip(before, after, strict=True)]
+    report = {"unwanted": [1], "earlier": [], "classes": [], "stopping": None, "shares": dict.fromkeys("0123", 0)}
+    theirs = dict(verify.recount("gan", report, {"scores": rows}, False))["kept_share"](0.05)
+    assert theirs == pytest.approx((ours.value, ours.interval.lower, ours.interval.upper), abs=1e-11)
+
+
+def an_interval(estimate, below, above, confidence, method):
+    return Interval(lower=estimate - below, upper=estimate + above, confidence=confidence, method=method)
+
+
+@st.composite
+def measured(draw):
+    if draw(st.booleans()):
+        hits, n = draw(st.integers(1, 300).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+        method, bounds = draw(st.sampled_from([("Clopper-Pearson", exact_bounds), ("confidence sequence", sequence_bounds)]))
+        sides, ending = draw(st.sampled_from([("two-sided", ""), ("upper", ", one-sided upper"), ("lower", ", one-sided lower")]))
+        confidence = draw(CONFIDENCE)
+        lower, upper = bounds(hits, n, confidence, sides)
+        if draw(st.integers(0, 5)) == 0:
+            upper = min(1.0, upper + 1e-3)
+        return Measurement(name="m", estimate=hits / n, n=n, interval=Interval(
+            lower=lower, upper=upper, confidence=confidence, method=method + ending))
+    if draw(st.integers(0, 5)) == 0:
+        return Measurement(name="m", missing="nobody asked", not_applicable=draw(st.booleans()))
+    return Measurement(name="m", estimate=0.5, n=100, interval=an_interval(
+        0.5, draw(st.sampled_from([-0.1, 0.0, 0.2])), draw(st.sampled_from([0.0, 0.2])), draw(CONFIDENCE),
+        draw(st.sampled_from(["bootstrap", "bootstrap, one-sided upper", "bootstrap, one-sided lower",
+                              "order statistics of the median, at least: repeats ended at 0.6"]))))
+
+
+@given(measured(), st.sampled_from(["at most", "at least"]), st.sampled_from([0.0, 0.01, 0.3, 0.5, 0.65, 0.9]), CONFIDENCE,
+       st.booleans(), st.integers(0, 2))
+@settings(max_examples=300, deadline=None)
+def test_every_rule_comes_out_the_same(measurement, side, limit, confidence, one_sided, how_often):
+    rule = Rule(metric="m", side=side, limit=limit, confidence=confidence, one_sided=one_sided, reason="a test")
+    found = tuple([measurement] * (how_often if how_often != 1 else 1))
+    theirs = verify.judge(rule.model_dump(mode="json"), [one.model_dump(mode="json") for one in found])
+    assert theirs == judge_rule(rule, found).outcome
+
+
+MUST, NAMES = st.sampled_from(["FAIL", "not FAIL"]), st.sampled_from(["parent", "real", "output filter"])
+
+
+@given(st.lists(st.tuples(NAMES, MUST, st.sampled_from([0.0, 0.5, 1.0]), st.sampled_from([("m",), ("search_rate",), ()])),
+                max_size=4), st.sampled_from(["m", "search_rate"]))
+@settings(max_examples=200, deadline=None)
+def test_controls_spoil_the_same_verdicts(given_controls, metric):
+    def measure(value):
+        return tuple(Measurement(name=name, estimate=value, n=9, interval=an_interval(value, 0.1, 0.1, 0.95, "bootstrap"))
+                     for name in ("m", "search_rate"))
+
+    controls = tuple(Control(name=name, must=must, measurements=measure(value), covers=covers)
+                     for name, must, value, covers in given_controls)
+    rule = Rule(metric=metric, side="at most", limit=0.5, confidence=0.95, reason="a test")
+
+    class Asked:
+        rules, name = (rule,), "p"
+
+    class Found:
+        family, earlier, measurements, candidate_sha256 = "gan", (), measure(0.0), "0" * 64
+
+    Found.controls = controls
+    ours = decide(Found, Asked, report_sha256="0" * 64, policy_sha256="0" * 64).outcome
+    spoiled = verify.controls_gone_wrong([one.model_dump(mode="json") for one in controls], [rule.model_dump(mode="json")])
+    assert (ours == "INVALID") == bool(spoiled)
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_shipped_policies_are_read_as_a_yaml_reader_reads_them(name):
+    ours, theirs = yaml.safe_load(preset_bytes(name)), verify.read_policy(preset_bytes(name))
+    assert theirs["approvals"] == ours.get("approvals", 1)
+    assert theirs["valid_days"] == ours.get("valid_days", 30.0)
+    assert [[{**verify.RULE, **rule}[key] for key in verify.RULE] for rule in theirs["rules"]] == [
+        [{**verify.RULE, **rule}[key] for key in verify.RULE] for rule in ours["rules"]]
+
+
+@pytest.mark.parametrize("text", [
+    "rules:\n  - side: at most\n    metric: m\n", "rules:\n  - metric: m\n    limit: &x 1\n",
+    "rules:\n  - metric: m\n    families:\n      - gan\n", "rules:\n  - metric: m\n    limit: 1\n    limit: 2\n",
+    "rules:\n  - metric: >-\n      m\n"])
+def test_what_only_a_whole_yaml_reader_could_read_is_not_guessed_at(text):
+    with pytest.raises(ValueError):  # noqa: PT011  # whichever way: it says that it is not read
+        verify.read_policy(text.encode())
+
+
+@given(st.integers(1, 40), st.data())
+@settings(max_examples=60, deadline=None)
+def test_proofs_hold_there_that_hold_here_and_no_others(size, data):
+    leaves = [tree.leaf_hash(bytes([number])) for number in range(size)]
+    levels = tree.levels_of(leaves)
+    position, first = data.draw(st.integers(0, size - 1)), data.draw(st.integers(0, size))
+    root, older = tree.root_of(leaves), tree.root_of(leaves[:first])
+    proof = list(tree.inclusion_proof(position, size, lambda level, place: levels[level][place]))
+    shown = list(tree.consistency_proof(first, size, lambda level, place: levels[level][place]))
+    assert verify.root_of(leaves) == root
+    assert verify.includes(leaves[position], position, size, proof, root)
+    assert not verify.includes(leaves[position], (position + 1) % size, size, proof, root) or size == 1
+    assert not verify.includes(tree.leaf_hash(b"another"), position, size, proof, root)
+    assert verify.begins_with(first, size, shown, older, root)
+    assert not verify.begins_with(first, size, shown, tree.leaf_hash(b"another"), root)
+    assert not verify.begins_with(first, size, [*shown, root], older, root)
+
+
+@given(st.text(max_size=8), st.text(max_size=8))
+def test_two_spellings_are_one_person_there_if_they_are_here(one, other):
+    assert verify.same_person(one, other) == same_person(one, other)
+    assert verify.same_person(one, one.upper()) == same_person(one, one.upper())
