@@ -11,7 +11,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 from rich.console import Console
@@ -28,6 +28,9 @@ from pipelines.output import AsJson
 from pipelines.output import finish as _finish
 from pipelines.output import out as _out
 from pipelines.output import print_lines as _print
+
+if TYPE_CHECKING:
+    from pipelines.notices import Told
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="Make trained image models forget, and prove to a stranger what was done.")
@@ -191,9 +194,21 @@ def release(run: RunName, as_json: AsJson = False) -> None:
     _finish_run(found, as_json, show_run)
 
 
+def _tell_people(workspace: Workspace) -> "Told":
+    """Gives the notices that are due; what could not be delivered is said, and stops nothing."""
+    from expunge.contracts import shorten
+    from pipelines.notices import look
+
+    told = look(workspace)
+    for warning in told.warnings:
+        print(f"expunge: warning: {shorten(warning, 400)}", file=sys.stderr)
+    return told
+
+
 def _finish_run(run: Any, as_json: bool, show: Callable[[Console, dict[str, Any]], None]) -> None:
     from pipelines.summary import summarise
 
+    _tell_people(run.workspace)
     state, summary = run.state(), summarise(run)
     if state.state == "failed":
         raise state.failure()
@@ -203,14 +218,22 @@ def _finish_run(run: Any, as_json: bool, show: Callable[[Console, dict[str, Any]
 @app.command()
 def status(
     run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="One run; without it, all.")] = None,
+    remind: Annotated[bool, typer.Option("--remind", help=(
+        "Say only which notices were given now; exit 1 if one could not be. For a cron line."))] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Say where runs stand."""
+    """Say where runs stand, reject those past their deadline, and tell reviewers of the others what is due."""
     from pipelines.runs import Run
     from pipelines.summary import standing, summarise
     from pipelines.tables import show_run, show_runs
 
     workspace = Workspace.locate().require()
+    told = _tell_people(workspace)
+    if remind:
+        _finish([notice.model_dump(mode="json", by_alias=True) for notice in told.notices], as_json,
+                lambda out: _print(out, (f"{notice.run}: {notice.event.replace('_', ' ')}" for notice in told.notices)),
+                1 if told.warnings else 0)
+        return
     if run is not None:
         summary = summarise(Run.find(workspace, run))
         _finish(summary, as_json, lambda out: show_run(out, summary))
