@@ -231,6 +231,14 @@ class TwoProcesses(RuleBasedStateMachine):
         self.attempt(who, "releasing" if self.state == "approved" else "released", kill)
 
     @precondition(lambda self: MAY_FOLLOW[self.state])
+    @rule(who=who, data=st.data(), looks_first=st.booleans())
+    def tries(self, who, data, looks_first):
+        """A change that may follow, whether or not it is of what was seen and its guard has what it asks for."""
+        if looks_first:
+            self.views[who] = look(self.workspace)
+        self.attempt(who, data.draw(st.sampled_from(MAY_FOLLOW[self.state].split())), 99)
+
+    @precondition(lambda self: MAY_FOLLOW[self.state])
     @rule(who=who, data=st.data())
     def goes_on(self, who, data):
         """A change that may follow, with all that its guard asks for: so that machines come far."""
