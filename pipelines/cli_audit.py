@@ -34,17 +34,30 @@ def audit_show(run: RunName, as_json: AsJson = False) -> None:
 
 
 @audit_app.command("verify")
-def audit_verify(as_json: AsJson = False) -> None:
+def audit_verify(
+    checkpoint: Annotated[list[Path] | None, typer.Option(
+        exists=True, dir_okay=False, help="A checkpoint that was kept outside; may be given more than once.")] = None,
+    as_json: AsJson = False,
+) -> None:
     """Check every statement, record and released file against the ledger; exit 40 if anything differs."""
     from expunge.evidence.verify import verify_workspace
     from pipelines.tables import show_findings
 
-    findings = verify_workspace(Workspace.locate().require())
+    findings = verify_workspace(Workspace.locate().require(), [file.read_bytes() for file in checkpoint or ()])
     wrong = [finding for finding in findings if not finding.ok]
     finish({"verified": not wrong, "checked": len(findings),
             "wrong": [finding.model_dump(mode="json") for finding in wrong],
             "notes": [finding.message for finding in findings if finding.ok and finding.message]}, as_json,
            lambda out: show_findings(out, findings), 40 if wrong else 0)
+
+
+@audit_app.command("live")
+def audit_live(as_json: AsJson = False) -> None:
+    """List what is served, and whether it is tainted: exit 41 if so, 40 if its bytes are not what was released."""
+    from pipelines.live import lines, live
+
+    found = live(Workspace.locate().require())
+    finish(found.model_dump(mode="json"), as_json, lambda out: print_lines(out, lines(found)), found.exit_code)
 
 
 @audit_app.command("export")

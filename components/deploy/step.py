@@ -35,7 +35,7 @@ def deploy(entered: Entered, *, request: Path, candidate: Path, report: Path, po
     mark = taint.Mark(request_id=case.request.id, request_sha256=case.subject.request_sha256,
                       parent_sha256=case.candidate.parent_sha256,
                       approved_sha256=case.candidate.weights.sha256, pending=True)
-    _refuse_tainted(workspace, mark)
+    _refuse_tainted(entered, mark)
 
     def describe(generation: int, weights: StoredFile, beside: tuple[StoredFile, ...]) -> Release:
         return Release(
@@ -102,9 +102,13 @@ def _refuse_unless_approved(workspace: Workspace, case: Case, verdict: Verdict) 
     return tally
 
 
-def _refuse_tainted(workspace: Workspace, mark: taint.Mark) -> None:
-    parents = taint.lineage(workspace, (mark.approved_sha256, mark.parent_sha256))
-    tainted_by = taint.tainting(mark.approved_sha256, taint.marks(workspace), parents,
+def _refuse_tainted(entered: Entered, mark: taint.Mark) -> None:
+    """By the workspace's records and by what MLflow has registered; that it cannot be asked is said."""
+    workspace = entered.workspace
+    known = taint.descent(workspace, (mark.approved_sha256, mark.parent_sha256))
+    if known.not_asked:
+        entered.note(f"what MLflow knows of descent was not looked at: {known.not_asked}")
+    tainted_by = taint.tainting(mark.approved_sha256, taint.marks(workspace), known.parents,
                                 approving=mark.request_sha256)
     if tainted_by is not None:
         raise Refused(

@@ -29,7 +29,7 @@ from expunge.evidence.statements import (
     sign_statement,
 )
 from expunge.settings import Workspace
-from expunge.stores.taint import Mark, lineage, marks, tainting
+from expunge.stores.taint import Mark, descent, marks, tainting
 
 WEIGHTS = "model.safetensors"  # unless a library calls it otherwise
 RELEASE_FILE = "release.json"
@@ -136,17 +136,17 @@ def rollback(workspace: Workspace, model: str, *, by: str = OPERATOR, reason: st
     _served(workspace, model)  # before the lock, which would make a folder for any name
     with _locked(workspace.releases / model):
         was = _served(workspace, model)
-        placed, parents = effective(workspace, marks(workspace)), lineage(workspace)
+        placed, known = effective(workspace, marks(workspace)), descent(workspace)
         blocking: Mark | None = None
         for release in reversed(history(workspace, model)):
             if release.generation >= was.generation or release.weights.sha256 == was.weights.sha256:
                 continue
-            mark = tainting(release.weights.sha256, placed, parents)
+            mark = tainting(release.weights.sha256, placed, known.parents)
             if mark is None:
-                return _serve_again(workspace, was, release, by, reason)
+                return _serve_again(workspace, was, release, by, reason, known.not_asked)
             blocking = blocking or mark
         if blocking is None:  # there is no earlier release: what came before is the parent itself
-            blocking = tainting(was.parent_sha256, placed, parents)
+            blocking = tainting(was.parent_sha256, placed, known.parents)
         return _withdraw(workspace, was, blocking, by, reason)
 
 
@@ -171,7 +171,8 @@ def _served(workspace: Workspace, model: str) -> Release:
     return found
 
 
-def _serve_again(workspace: Workspace, was: Release, release: Release, by: str, reason: str) -> Served:
+def _serve_again(workspace: Workspace, was: Release, release: Release, by: str, reason: str,
+                 not_asked: str) -> Served:
     folder = folder_of(workspace, release)
     for file in (release.weights, *release.beside):
         if sha256_file(folder / file.name) != file.sha256:
@@ -179,12 +180,13 @@ def _serve_again(workspace: Workspace, was: Release, release: Release, by: str, 
             raise DoesNotVerify(f"{name}: not the bytes that were released")
     _sign(workspace, Statement.over(
         {file.relative_to(workspace.root).as_posix(): sha256_file(file)
-         for file in (folder / release.weights.name, folder / RELEASE_FILE)},
+         for file in (*(folder / file.name for file in (release.weights, *release.beside)), folder / RELEASE_FILE)},
         RollbackPredicate(model=was.model, from_sha256=was.weights.sha256, to_sha256=release.weights.sha256,
                           to_generation=release.generation, by=by, reason=reason, at=_now())))
     _flip(folder.parent, folder.name)
+    unknown = f"; what MLflow knows of its descent was not looked at: {not_asked}" if not_asked else ""
     return Served(model=was.model, was=was, now=release,
-                  text=f"{was.model}: generation {release.generation} is served again")
+                  text=f"{was.model}: generation {release.generation} is served again{unknown}")
 
 
 def _withdraw(workspace: Workspace, was: Release, blocking: Mark | None, by: str, reason: str) -> Served:

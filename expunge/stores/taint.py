@@ -3,10 +3,13 @@
 A mark names a request, the parent it was about and the candidate that was approved for it. By the mark, a
 digest is tainted if it is the parent, or descends from the parent and is neither an approved candidate of
 that request nor a descendant of one. A mark is *pending* until its release is live; until then what was
-served before may go on. Descent is a walk over ``parent_sha256`` in release and candidate records.
+served before may go on. Descent is a walk over ``parent_sha256`` in release and candidate records, and in the tags of
+models that are registered in MLflow. What MLflow says can only taint more, never less; that it could not be asked is
+said.
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -14,6 +17,7 @@ from expunge.contracts import RECORD_FILE, Candidate, Digest, Identifier, Record
 from expunge.digests import write_atomically
 from expunge.errors import BadInput
 from expunge.settings import Workspace
+from expunge.stores.tracking import Tracking, Version
 
 Lineage = Mapping[str, frozenset[str]]
 """Parents of a digest, by digest. Almost always one; the same bytes may be reached twice."""
@@ -44,6 +48,22 @@ def file_of(mark: Mark, workspace: Workspace) -> Path:
 def marks(workspace: Workspace) -> tuple[Mark, ...]:
     """Every mark of the workspace. BadInput names one that cannot be read: it is not skipped."""
     return tuple(read_record(Mark, file) for file in sorted(_folder(workspace).glob("*.json")))
+
+
+@dataclass(frozen=True)
+class Descent:
+    """What descends from what, by every source there is."""
+
+    parents: Lineage
+    versions: tuple[Version, ...]  # what MLflow has registered
+    not_asked: str  # why MLflow could not be asked; empty if it was
+
+
+def descent(workspace: Workspace, *more: tuple[str, str]) -> Descent:
+    """The lineage of the workspace's records, of `more` pairs of (child, parent), and of what MLflow has registered."""
+    told = Tracking.for_workspace(workspace).versions()
+    pairs = ((one.sha256, one.parent_sha256) for one in told.versions if one.parent_sha256 is not None)
+    return Descent(lineage(workspace, *more, *pairs), told.versions, told.reason)
 
 
 def lineage(workspace: Workspace, *more: tuple[str, str]) -> Lineage:

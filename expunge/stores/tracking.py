@@ -45,6 +45,7 @@ _QUIET = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _NOT_ALLOWED = re.compile(r"error code (401|403)")  # MLflow has a class of its own for neither
 
 
@@ -62,6 +63,26 @@ class Registered:
 
     uri: str  # where its artifacts are: a path, or an address that `Tracking.download` understands
     released_sha256: str | None  # of the weights, if it is a release of ours: MLflow holds no copy of those
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version of a registered model that says by its tags which weights it is, and which it descends from."""
+
+    model: str
+    version: str
+    sha256: str
+    parent_sha256: str | None
+    request_id: str | None
+    aliases: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Versions:
+    """What the model registry says of descent; `reason` is why it could not be asked, or empty."""
+
+    versions: tuple[Version, ...]
+    reason: str = ""
 
 
 class Tracking:
@@ -169,6 +190,37 @@ class Tracking:
 
         return self._safely(tell)
 
+    def versions(self) -> Versions:
+        """Every registered version that names its weights: tags ``candidate_sha256`` and ``parent_sha256``.
+
+        Anybody who registers a model made elsewhere can set these two. Tags that are no digests are passed over.
+        """
+        if self._home is not None and not (self._home / "mlflow.db").exists():
+            return Versions(())  # nothing was ever registered, and looking would make the tables
+        found: list[Version] = []
+        aliases: dict[str, Mapping[str, str]] = {}
+
+        def tell() -> str:
+            token: str | None = None
+            while token is None or token:
+                page = self._client.search_model_versions(max_results=1000, page_token=token)
+                for one in page:
+                    sha256, parent = (one.tags.get(name, "") for name in ("candidate_sha256", "parent_sha256"))
+                    if not _DIGEST.fullmatch(sha256):
+                        continue
+                    if one.name not in aliases:  # a search leaves them out
+                        aliases[one.name] = self._client.get_registered_model(one.name).aliases
+                    found.append(Version(
+                        one.name, str(one.version), sha256, parent if _DIGEST.fullmatch(parent) else None,
+                        one.tags.get("request_id"),
+                        tuple(sorted(name for name, version in aliases[one.name].items()
+                                     if str(version) == str(one.version)))))
+                token = page.token or ""
+            return str(len(found))
+
+        told = self._safely(tell, opens=False)  # whoever only asks makes no experiment
+        return Versions(tuple(found) if told.value is not None else (), told.reason)
+
     def registered(self, model: str, version: str | None, alias: str | None) -> Registered:
         """One version of a registered model, by its number or by an alias.
 
@@ -235,17 +287,18 @@ class Tracking:
             raise ExpungeError(f"no usable answer {where} ({type(error).__name__})",
                                f"check {_URI_VARIABLE} and that the server runs") from error
 
-    def _safely(self, tell: Callable[[], str]) -> Told:
+    def _safely(self, tell: Callable[[], str], opens: bool = True) -> Told:
         """Runs `tell`; an MLflow that could not even be opened is not asked twice."""
         if self._unreachable:
             return Told(None, self._unreachable)
         try:
             with _only(self.uri):
-                self._open()
+                if opens:
+                    self._open()
                 return Told(tell())
         except Exception as error:  # noqa: BLE001 - whatever goes wrong over there, the run goes on
             reason = f"{type(error).__name__}: {shown((str(error).splitlines() or [''])[0])}"
-            if "_experiment" not in self.__dict__:
+            if not opens or "_experiment" not in self.__dict__:
                 self._unreachable = reason
             return Told(None, reason)
 
