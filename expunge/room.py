@@ -40,6 +40,7 @@ from expunge.contracts import RECORD_FILE, SampleSet, read_record
 from expunge.digests import canonical_json, files_below, sha256_bytes, sha256_file, sha256_tree
 from expunge.errors import DoesNotVerify, ExpungeError, NoSpace, WorkspaceBusy, out_of_space
 from expunge.events import Event, Progress, emit
+from expunge.evidence.key_changes import place_of
 from expunge.evidence.keys import OPERATOR, Keyring, SigningKey
 from expunge.evidence.statements import RoomPredicate, Statement, open_statement, sign_statement
 from expunge.settings import Workspace, current_run, image_digest
@@ -196,7 +197,9 @@ def verify_result(workspace: Workspace, folder: Path) -> RoomStatement:
         envelope = (folder / STATEMENT_FILE).read_bytes()
     except OSError:
         raise DoesNotVerify(f"{folder.name}: its statement is missing") from None
-    statement, _ = open_statement(envelope, Keyring.load(workspace), RoomPredicate)
+    statement, signer = open_statement(envelope, Keyring.load(workspace), RoomPredicate)
+    if not signer.counts_now and (why_not := signer.why_not_at(place_of(workspace, envelope))):
+        raise DoesNotVerify(f"{folder.name}: {why_not}")
     for name, digest in statement.subjects.items():
         file = workspace.root / name
         if not file.is_file() or sha256_file(file) != digest:

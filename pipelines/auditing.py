@@ -6,12 +6,13 @@ from typing import Any
 
 from expunge.contracts import Approval
 from expunge.errors import DoesNotVerify
-from expunge.evidence import decisions
+from expunge.evidence import decisions, policies
 from expunge.evidence.envelopes import payload_type_of
 from expunge.evidence.keys import Keyring
 from expunge.evidence.ledger import Ledger
 from expunge.evidence.statements import (
     DisposalPredicate,
+    KeyringPredicate,
     ReceiptPredicate,
     RollbackPredicate,
     RoomPredicate,
@@ -24,6 +25,8 @@ from expunge.settings import Workspace
 from pipelines.display import TITLES
 from pipelines.runs import Run
 
+Said = Statement[Any] | Approval | policies.PolicySignature
+
 
 @dataclass(frozen=True)
 class Line:
@@ -32,7 +35,7 @@ class Line:
     index: int
     sha256: str
     by: str
-    said: Statement[Any] | Approval | None
+    said: Said | None
 
     @property
     def what(self) -> str:
@@ -40,7 +43,10 @@ class Line:
         if self.said is None:
             return "does not verify: run 'expunge audit verify'"
         if isinstance(self.said, Approval):
-            return f"{self.said.decision} {self.said.run}"
+            waived = f", waiving {', '.join(self.said.waives)}" if self.said.waives else ""
+            return f"{self.said.decision} {self.said.run}{waived}"
+        if isinstance(self.said, policies.PolicySignature):
+            return f"policy {self.said.name} signed"
         return _in_words(self.said)
 
     def to_json(self) -> dict[str, Any]:
@@ -75,7 +81,7 @@ def show(workspace: Workspace, name: str) -> dict[str, Any]:
                         if line.sha256 in used or _is_about(line.said, run.name, state.request_id)]}
 
 
-def _is_about(said: Statement[Any] | Approval | None, run: str, request_id: str) -> bool:
+def _is_about(said: Said | None, run: str, request_id: str) -> bool:
     """Whether something was said of a run, or of what was kept for its request."""
     about = said.predicate if isinstance(said, Statement) else said
     if isinstance(about, ReceiptPredicate):
@@ -88,13 +94,19 @@ def _is_about(said: Statement[Any] | Approval | None, run: str, request_id: str)
 def _lines(workspace: Workspace) -> Iterator[Line]:
     keyring = Keyring.load(workspace)
     for entry in Ledger.open(workspace).entries():
-        said: Statement[Any] | Approval
+        said: Said
+        kind = payload_type_of(entry.envelope)
         try:
-            if payload_type_of(entry.envelope) == decisions.PAYLOAD_TYPE:
+            if kind == decisions.PAYLOAD_TYPE:
                 said, signer = decisions.open_approval(entry.envelope, keyring)
+                by = signer.person
+            elif kind == policies.PAYLOAD_TYPE:
+                said = policies.open_signature(entry.envelope, keyring)
+                by = said.person
             else:
                 said, signer = open_statement(entry.envelope, keyring)
-            yield Line(entry.position, entry.sha256, signer.person, said)
+                by = signer.person
+            yield Line(entry.position, entry.sha256, by, said)
         except DoesNotVerify:
             yield Line(entry.position, entry.sha256, "?", None)
 
@@ -106,6 +118,9 @@ def _in_words(statement: Statement[Any]) -> str:
             return f"{said.run}: {TITLES.get(said.room, said.room)}, {said.seconds:.1f} s"
         case RunPredicate():
             return f"{said.run}: the run is {said.state.replace('_', ' ')}"
+        case KeyringPredicate():
+            why = f" ({said.reason})" if said.reason else ""
+            return f"keyring: {said.person}'s key {said.key_id[:12]} {said.change}{why}"
         case DisposalPredicate():
             return f"{said.request_id}: destroyed, for {said.reason}"
         case ReceiptPredicate(receipt=receipt):

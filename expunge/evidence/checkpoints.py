@@ -67,9 +67,11 @@ def open_checkpoint(note: bytes, keyring: Keyring) -> tuple[Checkpoint, KeyringE
     for entry in operators:
         if key_hash(form["name"], bytes.fromhex(entry.public_key)) == signed[:4]:
             if entry.verifies(signed[4:], checkpoint.body().encode()):
-                # It was signed when its last entry was: that is the position at which its key has to count.
-                if why_not := entry.why_not_at(max(checkpoint.size - 1, 0)):
-                    raise DoesNotVerify(f"the checkpoint does not count: {why_not}")
+                # It is signed with its last entry, by the key that counts there; or, where that entry makes another
+                # the operator's because the key is lost, by the one that counts from there on.
+                why_not = [entry.why_not_at(position) for position in (checkpoint.size, checkpoint.size - 1)]
+                if all(why_not):
+                    raise DoesNotVerify(f"the checkpoint does not count: {why_not[0]}")
                 return checkpoint, entry
             raise DoesNotVerify(f"the checkpoint's signature is not {entry.person}'s over these bytes")
     raise DoesNotVerify("the checkpoint is signed by no operator of this keyring")

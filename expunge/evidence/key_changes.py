@@ -49,6 +49,11 @@ class _Change(Record):
     envelope: str  # an envelope is RFC 8785 JSON
     keyring: str
 
+    @property
+    def after(self) -> Keyring:
+        """The keyring, as a record."""
+        return parse_record(Keyring, parse_document(self.keyring.encode(), "keyring"), "keyring")
+
 
 class _Made(Frozen):
     """What a change comes to, given the keyring before it and the position from which on it counts."""
@@ -144,7 +149,9 @@ def rotate(workspace: Workspace, whose: str, *, by: str | None = None, reason: s
             alone.enter_context(exclusive(
                 workspace.root / "supervisor.lock", f"workspace: a run works in {workspace.root}",
                 "wait for it, or stop it with 'expunge cancel'"))
-        _enter_what_it_signed(workspace, ended)
+        lost = ended.person == OPERATOR and not _lies_here(workspace, OPERATOR)
+        if not lost:  # without the operator's key nothing can be entered but this
+            _enter_what_it_signed(workspace, ended)
         key = make_private(workspace, ended.person, keyring)
 
         def make(before: Keyring, position: int) -> _Made:
@@ -154,7 +161,7 @@ def rotate(workspace: Workspace, whose: str, *, by: str | None = None, reason: s
                 change="rotated", person=entry.person, roles=entry.roles, key_id=entry.key_id,
                 replaces=ended.key_id, position=position, by=signer.person, reason=reason, at=entry.created_at))
 
-        return _carry_out(workspace, signer, make)
+        return _carry_out(workspace, signer, make, head_signer=key if lost else None)
 
 
 def place_of(workspace: Workspace, envelope: bytes) -> int:
@@ -213,7 +220,8 @@ class History:
 # ------------------------------------------------------------------------------------------ how it is done
 
 
-def _carry_out(workspace: Workspace, signer: SigningKey, make: Callable[[Keyring, int], _Made]) -> KeyringEntry:
+def _carry_out(workspace: Workspace, signer: SigningKey, make: Callable[[Keyring, int], _Made],
+               head_signer: SigningKey | None = None) -> KeyringEntry:
     ledger = Ledger.open(workspace)
     for _ in range(_TRIES):
         position = ledger.size
@@ -222,7 +230,7 @@ def _carry_out(workspace: Workspace, signer: SigningKey, make: Callable[[Keyring
         envelope = sign_statement(Statement.over({workspace.keyring.name: sha256_bytes(after)}, made.said), signer)
         write_atomically(change_file(workspace), _Change(
             position=position, envelope=envelope.decode(), keyring=after.decode()).to_bytes())
-        if ledger.append(envelope) == position:
+        if ledger.append(envelope, head_signer=head_signer) == position:
             _write(workspace, after)
             return made.entry
         change_file(workspace).unlink()  # others were quicker: what was entered is of no effect
@@ -241,7 +249,7 @@ def finish(workspace: Workspace) -> Keyring | None:
             return None
         with suppress(OSError, WorkspaceBusy), _locked(workspace, wait=False):
             _write(workspace, change.keyring.encode())
-        return parse_record(Keyring, parse_document(change.keyring.encode(), "keyring"), workspace.keyring.name)
+        return change.after
     return None
 
 
@@ -270,6 +278,14 @@ def _why_not_entitled(keyring: Keyring, signer: KeyringEntry) -> str:
         return ""
     alone = ", and as long as nobody is admin only the operator's key may" if needed == "operator" else ", not admin"
     return f"{signer.person} is {' and '.join(signer.roles)}{alone}"
+
+
+def _lies_here(workspace: Workspace, person: str) -> bool:
+    try:
+        SigningKey.load(workspace, person)
+    except BadInput:
+        return False
+    return True
 
 
 def _named(keyring: Keyring, whose: str) -> KeyringEntry:

@@ -173,10 +173,9 @@ class SigningKey:
             Refused: what lies here is a key that was revoked or rotated.
         """
         entries = Keyring.load(workspace).entries_of(person)
-        for entry in reversed([entry for entry in entries if entry.counts_now]):
-            for file in _places(workspace, person, entry.key_id):
-                if file.exists() and (key := _read_private(file, person)).key_id == entry.key_id:
-                    return key
+        found = _private_of(workspace, person, entries)
+        if found is not None:
+            return found
         file = _places(workspace, person)[0]
         if not file.exists():
             command = "init" if person == OPERATOR else f"keys new {person} --role reviewer"
@@ -265,6 +264,15 @@ def _places(workspace: Workspace, person: str, key_id: str | None = None) -> tup
         name = f"{name[:60]}-{sha256_bytes(person.encode())[:16]}"
     plain = workspace.keys / "people" / f"{name}.pem"
     return (plain,) if key_id is None else (plain.with_name(f"{name}{_BESIDE}{key_id[:16]}.pem"), plain)
+
+
+def _private_of(workspace: Workspace, person: str, entries: Iterable[KeyringEntry]) -> SigningKey | None:
+    """The private part of the newest of a person's keys that count, if it lies here."""
+    for entry in reversed([entry for entry in entries if entry.counts_now]):
+        for file in _places(workspace, person, entry.key_id):
+            if file.exists() and (key := _read_private(file, person)).key_id == entry.key_id:
+                return key
+    return None
 
 
 def _read_private(file: Path, person: str) -> SigningKey:

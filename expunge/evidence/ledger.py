@@ -76,22 +76,24 @@ class Ledger:
             raise DoesNotVerify("ledger: there is none")
         return ledger
 
-    def append(self, envelope: bytes, with_change: "Callable[[Connection], object] | None" = None) -> int:
+    def append(self, envelope: bytes, with_change: "Callable[[Connection], object] | None" = None,
+               head_signer: SigningKey | None = None) -> int:
         """Adds an envelope and returns its position; one that is there already keeps its place.
 
         `with_change` is made in the same transaction, after the entry: both are there in the end, or neither.
+        `head_signer` signs the new head in the operator's place: the key that this very entry makes the operator's.
 
         Raises:
             DoesNotVerify: the tree is not what its last checkpoint signs; nothing is signed on top of that.
             WorkspaceBusy: somebody else holds the ledger.
         """
         with self._database.writing() as connection:
-            position = self._append(envelope, connection)
+            position = self._append(envelope, connection, head_signer)
             if with_change is not None:
                 with_change(connection)
         return position
 
-    def _append(self, envelope: bytes, connection: "Connection") -> int:
+    def _append(self, envelope: bytes, connection: "Connection", head_signer: SigningKey | None) -> int:
         from sqlalchemy import text
 
         leaf = leaf_hash(envelope)
@@ -111,7 +113,7 @@ class Ledger:
                            {"sha256": bytes.fromhex(sha256_bytes(envelope)), "position": last.size})
         size = last.size + 1
         head = Checkpoint(origin=last.origin, size=size, root=root_of_edge(_edge(connection, size)).hex())
-        _keep(connection, size, sign_checkpoint(head, SigningKey.load(self._workspace, OPERATOR)))
+        _keep(connection, size, sign_checkpoint(head, head_signer or SigningKey.load(self._workspace, OPERATOR)))
         return last.size
 
     def entries(self, start: int = 0) -> Iterator[Entry]:

@@ -179,7 +179,7 @@ def test_a_checkpoint_by_the_operators_earlier_key_counts_only_for_its_time(work
         else:
             with pytest.raises(DoesNotVerify, match=r"the checkpoint does not count: operator's key .* was rotated"):
                 open_checkpoint(note, keyring)
-    note = sign_checkpoint(Checkpoint(origin="urn:log", size=1, root="c" * 64), SigningKey.load(workspace, OPERATOR))
+    note = sign_checkpoint(Checkpoint(origin="urn:log", size=0, root="c" * 64), SigningKey.load(workspace, OPERATOR))
     with pytest.raises(DoesNotVerify, match=f"counts from ledger position {new.valid_from} on"):
         open_checkpoint(note, keyring)
 
@@ -201,6 +201,22 @@ def test_a_lost_key_is_replaced_by_an_admin_and_what_it_signed_still_counts(work
         SigningKey.load(workspace, "mary")
     new = rotate(workspace, "mary", by="olga", reason="lost")
     assert SigningKey.load(workspace, "mary").key_id == new.key_id
+    assert counts(workspace, signed) is True
+    assert wrong(workspace) == {}
+
+
+def test_a_lost_key_of_the_operator_is_replaced_by_an_admin_and_the_ledger_goes_on(workspace):
+    create_key(workspace, "olga", ["admin"])
+    signed = said(SigningKey.load(workspace, OPERATOR))
+    enter(workspace, signed)
+    private_key_file(workspace, OPERATOR).unlink()
+    with pytest.raises(BadInput, match=r"operator has no private key .* expunge keys rotate operator --as ADMIN"):
+        enter(workspace, b"another")
+    with pytest.raises(BadInput, match="operator has no private key"):
+        create_key(workspace, "grace", ["reviewer"], by="olga")
+    rotate(workspace, OPERATOR, by="olga", reason="lost")
+    enter(workspace, said(SigningKey.load(workspace, OPERATOR), "after"))
+    create_key(workspace, "grace", ["reviewer"], by="olga")
     assert counts(workspace, signed) is True
     assert wrong(workspace) == {}
 
@@ -335,7 +351,7 @@ def test_a_kill_between_any_two_writes_leaves_a_whole_change_or_none(workspace, 
         elif moment == "append":
             patch.setattr(Ledger, "append", dying)
         elif moment == "entered":
-            patch.setattr(Ledger, "append", lambda *given: dying(real(*given)))
+            patch.setattr(Ledger, "append", lambda *given, **more: dying(real(*given, **more)))
         else:
             patch.setattr(key_changes, "_write",
                           lambda workspace, after: dying(write_atomically(workspace.keyring, after)))
