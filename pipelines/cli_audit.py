@@ -40,15 +40,31 @@ def audit_verify(
     as_json: AsJson = False,
 ) -> None:
     """Check every statement, record and released file against the ledger; exit 40 if anything differs."""
+    from expunge.evidence import copies
     from expunge.evidence.verify import verify_workspace
     from pipelines.tables import show_findings
 
-    findings = verify_workspace(Workspace.locate().require(), [file.read_bytes() for file in checkpoint or ()])
+    workspace = Workspace.locate().require()
+    outside = list(copies.kept(workspace))
+    findings = verify_workspace(workspace, [*(file.read_bytes() for file in checkpoint or ()),
+                                            *(note for _, note, _ in outside if note is not None)])
     wrong = [finding for finding in findings if not finding.ok]
     finish({"verified": not wrong, "checked": len(findings),
             "wrong": [finding.model_dump(mode="json") for finding in wrong],
-            "notes": [finding.message for finding in findings if finding.ok and finding.message]}, as_json,
+            "notes": [*(finding.message for finding in findings if finding.ok and finding.message),
+                      *(f"{place}: {problem}" for place, _, problem in outside if problem)]}, as_json,
            lambda out: show_findings(out, findings), 40 if wrong else 0)
+
+
+@audit_app.command("copy")
+def audit_copy(as_json: AsJson = False) -> None:
+    """Copy the newest checkpoint to the places of config.yaml; exit 40 if a copy is not how this ledger began."""
+    from expunge.evidence.copies import send
+
+    sent = send(Workspace.locate().require())
+    finish([place.model_dump(mode="json") for place in sent], as_json, lambda out: print_lines(
+        out, [f"{place.place}: {place.problem or f'the checkpoint over {place.size} entries'}" for place in sent]
+        or ["config.yaml names no place"]), 1 if any(place.problem for place in sent) else 0)
 
 
 @audit_app.command("live")

@@ -5,11 +5,13 @@ checkpoint and the change of a run's state that it records become durable togeth
 updates and deletions by triggers; somebody who can write it can lift those, which is what the checkpoints are for.
 """
 
+import logging
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from expunge.configuration import Configuration
 from expunge.digests import sha256_bytes
 from expunge.errors import BadInput, DoesNotVerify
 from expunge.evidence.checkpoints import Checkpoint, open_checkpoint, sign_checkpoint
@@ -31,6 +33,7 @@ from expunge.settings import Workspace
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
+_LOG = logging.getLogger(__name__)
 _NOT_SIGNED = ("ledger: its tree is not what its last checkpoint signs", "run 'expunge audit verify'")
 
 
@@ -84,14 +87,24 @@ class Ledger:
         `head_signer` signs the new head in the operator's place: the key that this very entry makes the operator's.
 
         Raises:
-            DoesNotVerify: the tree is not what its last checkpoint signs; nothing is signed on top of that.
+            DoesNotVerify: the tree is not what its last checkpoint signs; nothing is signed on top of that. Or it was
+                appended, and a checkpoint that is kept outside shows that the ledger is not what it was.
             WorkspaceBusy: somebody else holds the ledger.
         """
         with self._database.writing() as connection:
             position = self._append(envelope, connection, head_signer)
             if with_change is not None:
                 with_change(connection)
+        self._copy_out()
         return position
+
+    def _copy_out(self) -> None:
+        if Configuration.load(self._workspace).checkpoints:
+            from expunge.evidence import copies
+
+            for sent in copies.send(self._workspace):
+                if sent.problem:
+                    _LOG.warning("the checkpoint was not copied to %s: %s", sent.place, sent.problem)
 
     def _append(self, envelope: bytes, connection: "Connection", head_signer: SigningKey | None) -> int:
         from sqlalchemy import text

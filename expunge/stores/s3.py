@@ -36,9 +36,7 @@ def fetch(uri: str, folder: Path, workspace: Workspace) -> Path:
         BadInput: the URI is none, there is no such object, or the credentials are missing or do not suffice.
         ExpungeError: the server cannot be reached, or answers with something else.
     """
-    found = _ADDRESS.fullmatch(uri)
-    if found is None:
-        raise BadInput(f"{shorten(shown(uri))}: names no object", "write s3://bucket/key")
+    found = _object(uri)
     return _download(found["bucket"], found["key"], folder / "object", uri)
 
 
@@ -60,6 +58,39 @@ def fetched(bucket: str, key: str) -> Iterator[Path]:
     """An object as a file that only this user can read and that is gone afterwards; raises as `fetch`."""
     with tempfile.TemporaryDirectory(prefix="expunge-") as folder:
         yield _download(bucket, key, Path(folder, "object"), f"s3://{bucket}/{key}")
+
+
+def read_with_tag(uri: str) -> tuple[bytes, str] | None:
+    """The bytes of a small object and the tag of this very version of it; None if there is none. Raises as `fetch`."""
+    found = _object(uri)
+    with _explaining(uri):
+        from botocore.exceptions import ClientError
+
+        try:
+            answer = _client().get_object(Bucket=found["bucket"], Key=found["key"])
+        except ClientError as error:
+            if error.response.get("Error", {}).get("Code") in ("NoSuchKey", "404"):
+                return None
+            raise
+        return answer["Body"].read(), answer["ETag"]
+
+
+def write_over(uri: str, data: bytes, tag: str | None) -> None:
+    """Writes an object in the place of the version of that tag, or where there was none; raises as `fetch`.
+
+    Whoever else has written it meanwhile is not overwritten: that is an ExpungeError too.
+    """
+    found = _object(uri)
+    with _explaining(uri):
+        condition = {"IfNoneMatch": "*"} if tag is None else {"IfMatch": tag}
+        _client().put_object(Bucket=found["bucket"], Key=found["key"], Body=data, **condition)
+
+
+def _object(uri: str) -> "re.Match[str]":
+    found = _ADDRESS.fullmatch(uri)
+    if found is None:
+        raise BadInput(f"{shorten(shown(uri))}: names no object", "write s3://bucket/key")
+    return found
 
 
 def _download(bucket: str, key: str, file: Path, uri: str) -> Path:
