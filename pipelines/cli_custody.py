@@ -21,6 +21,8 @@ def dispose(
                                                         "be given several times.")] = None,
     leave_found: Annotated[bool, typer.Option("--leave-found", help="Go on although copies remain that you could "
                                                                     "remove; the receipt names them.")] = False,
+    key_lost: Annotated[bool, typer.Option("--key-is-lost", help="The request's key is gone: remove what it sealed, by "
+                                                                 "its records; nothing can be looked for.")] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Only look: what would go, what would remain. Changes "
                                                       "nothing.")] = False,
     as_json: AsJson = False,
@@ -32,7 +34,7 @@ def dispose(
 
     workspace = Workspace.locate().require()
     wish = Wish(by=person, reason=reason, parent=parent, parent_reason=parent_reason, also=tuple(also or ()),
-                leave_found=leave_found)
+                leave_found=leave_found, key_lost=key_lost)
     with Counter(out(as_json)) as counter:
         if plan:
             outlook = disposing.look(workspace, request, wish, counter.count)

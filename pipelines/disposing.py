@@ -50,7 +50,7 @@ from expunge.errors import BadInput, DoesNotVerify, ExpungeError, Refused
 from expunge.evidence.keys import OPERATOR, SigningKey
 from expunge.evidence.ledger import Ledger
 from expunge.evidence.statements import DisposalPredicate, ReceiptPredicate, Statement, sign_statement
-from expunge.room import exclusive
+from expunge.room import RESUME_SUFFIX, exclusive
 from expunge.samples.encryption import RequestKey
 from expunge.samples.imported import importing_alone
 from expunge.samples.sample_sets import read_table
@@ -71,6 +71,7 @@ _OWN_SAMPLES = ("negative", "positive")
 _REASONS = {"copies": "it was a copy of what was to be forgotten",
             "parent": "it was the model that had learned what was to be forgotten",
             "sealed": "it was sealed for what was to be forgotten"}
+_LOST = "lost before, so nothing could be looked for"
 _KEY = "overwritten once with random bytes, flushed to disk, removed"
 # While one of these is the state of a run of the request, somebody may still need the samples.
 _STILL_NEEDED: dict[State, str] = {
@@ -161,6 +162,7 @@ class _Disposal:
         SigningKey.load(workspace, self._by)
         self._searchers: tuple[Searcher, ...] = ()
         self._sets = _Sets()
+        self._by_record: set[str] = set()  # what the lost key sealed
 
     def _wish_so_far(self, asked: Wish) -> Wish:
         file = receipts.wish_file(self.workspace, self.request_id)
@@ -248,7 +250,7 @@ class _Disposal:
             found=tuple(_summed(listing.files)),
             destroyed={what: sum(one.files for one in said if one.reason == reason)
                        for what, reason in _REASONS.items()},
-            statements=tuple(one.sha256 for one in said), key=_KEY,
+            statements=tuple(one.sha256 for one in said), key=_LOST if self.wish.key_lost else _KEY,
             listing_sha256=sha256_file(receipts.listing_file(self.workspace, self.request_id)),
             parent=ParentFate(
                 sha256=request.checkpoint.sha256 or "", fate=fate, reason=self.wish.parent_reason or "nobody said why",
@@ -259,12 +261,11 @@ class _Disposal:
     def _remove_sealed(self) -> None:
         """Removes what is sealed under the request's key, wherever in the workspace; without the key it is done."""
         key = self._key()
-        if key is None:
+        if key is None and not self.wish.key_lost:
             return
-        known = (SealedFiles(key),)
         for _ in range(_ROUNDS):
-            swept = sweep([self._workspace_place()], Wanted(), known, self._watch)
-            going = [file.path for file in swept.found if file.sealed]
+            swept = sweep([self._workspace_place()], Wanted(), [SealedFiles(key)], self._watch) if key else Sweep()
+            going = [*(file.path for file in swept.found if file.sealed), *self._digests(self._sealed_by_record())]
             if not going:
                 return
             self._remove(self._digests(going), "sealed")
@@ -288,9 +289,10 @@ class _Disposal:
     def swept(self) -> Sweep:
         """A look through every place, for all that the request's sets hold."""
         key = self._key()
-        if key is None:
-            raise BadInput(f"the key of request '{self.request_id}' is not in {self.workspace.keys}",
-                           "restore it: without it nobody knows what to look for")
+        if (key is None) != self.wish.key_lost:
+            raise BadInput("--key-is-lost: the key is here", "leave that out") if key else BadInput(
+                f"the key of request '{self.request_id}' is not in {self.workspace.keys}",
+                "restore it, for without it nobody knows what to look for; or give --key-is-lost: what it sealed goes")
         self._sets = self._open_sets(key)
         others = [other for other in _all_keys(self.workspace) if other.request_id != self.request_id]
         self._searchers = searchers(key, others)
@@ -301,6 +303,7 @@ class _Disposal:
         """What was found, each file with its fate."""
         signed = {name for _, statement in told_by(self.workspace).recorded.values() for name in statement.subjects}
         named = {place.name for place in self._sources()}
+        self._by_record = self._sealed_by_record() if self.wish.key_lost else set()
         return Outlook(
             self.request_id, tuple(self._judged(found, signed, named) for found in swept.found),
             tuple(PlaceSearched(place=one.place, files=one.files, bytes=one.bytes, pictures=one.pictures,
@@ -310,6 +313,9 @@ class _Disposal:
             len(self._sets.wanted), self._not_searched())
 
     def _judged(self, found: Found, signed: set[str], named: set[str]) -> Listed:
+        if self.wish.key_lost and found.place == WORKSPACE and found.path in self._by_record:
+            found.sealed = True
+            found.unread.clear()
         removed, why, blocks = self._fate(found, signed, named)
         return Listed(
             place=found.place, path=found.path, copies=found.copies, parts=found.parts, looks_like=found.looks_like,
@@ -394,7 +400,20 @@ class _Disposal:
         file = RequestKey.file(self.workspace, self.request_id)
         return RequestKey.load(self.workspace, self.request_id) if file.exists() else None
 
-    def _open_sets(self, key: RequestKey) -> _Sets:
+    def _sealed_by_record(self) -> set[str]:
+        """What was sealed for the request, by its records: of sample sets, of adaptations, and where state is kept."""
+        root, found = self.workspace.root, set[str]()
+        for record in _records(self.workspace, "curate_forget_set-*/*", SampleSet):
+            for shard in record.shards if record.request_id == self.request_id else ():
+                stored = f"files/md5/{shard.md5[:2]}/{shard.md5[2:]}"
+                found |= {f"{record.remote}/{stored}", f"samples/.dvc/cache/{stored}", f"samples/{shard.path}"}
+        for run in self.runs:
+            found |= {file.relative_to(root).as_posix() for file in run.folder.glob(f"*{RESUME_SUFFIX}")}
+            if "adapt" in run.state().rooms:
+                found.add(f"{run.state().rooms['adapt'].result}/adaptation/tensors.sealed")
+        return found
+
+    def _open_sets(self, key: RequestKey | None) -> _Sets:
         """Every set ever made for the request, each once; the images of those that were to be forgotten."""
         sets, seen = _Sets(), set[str]()
         for record in _records(self.workspace, "curate_forget_set-*/*", SampleSet):
@@ -402,11 +421,13 @@ class _Disposal:
                 continue
             seen.add(record.set_id)
             searched = record.role in (*_TO_BE_FORGOTTEN, "members")
-            missing = self._take_in(key, record, sets.wanted) if searched else ""
+            missing = "" if not searched else "the key is lost" if key is None else self._take_in(
+                key, record, sets.wanted)
             sets.described.append(DisposedSet(
                 role=record.role, set_id=record.set_id, request_sha256=record.request_sha256, count=record.count,
                 looked_for=searched and not missing, missing=missing))
-        sets.wanted.tensors |= self._adapted(key)
+        if key is not None:
+            sets.wanted.tensors |= self._adapted(key)
         return sets
 
     def _take_in(self, key: RequestKey, record: SampleSet, wanted: Wanted) -> str:

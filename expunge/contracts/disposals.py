@@ -26,6 +26,7 @@ class Wish(Record):
     parent_reason: str | None = None
     also: tuple[str, ...] = ()  # further places to look in: folders, files, s3://bucket/prefix
     leave_found: bool = False  # go on although copies remain that a person could remove
+    key_lost: bool = False  # the request's key is gone: what it sealed goes by its record, and nothing is looked for
     began_at: str | None = None
 
     def after(self, earlier: Self) -> Self:
@@ -35,11 +36,11 @@ class Wish(Record):
             if None not in (said, says) and said != says:
                 raise BadInput(f"{name.replace('_', '-')}: this disposal began with '{said}'",
                                "say the same, or nothing")
-        said_first = {name: value for name, value in earlier.model_dump(exclude={"also", "leave_found"}).items()
-                      if value is not None}
+        together = {"also", "leave_found", "key_lost"}
+        said_first = {name: value for name, value in earlier.model_dump(exclude=together).items() if value is not None}
         return self.model_copy(update={
             **said_first, "also": tuple(dict.fromkeys((*earlier.also, *self.also))),
-            "leave_found": self.leave_found or earlier.leave_found})
+            "leave_found": self.leave_found or earlier.leave_found, "key_lost": self.key_lost or earlier.key_lost})
 
 
 class DisposedSet(Frozen):

@@ -311,6 +311,7 @@ class Tracking:
 
         if self._home is not None:
             _lay_tables(self._home / "mlflow.db")
+            _follow(self._home)
         return MlflowClient(self.uri, self.uri)
 
     @cached_property
@@ -318,7 +319,7 @@ class Tracking:
         found = self._client.get_experiment_by_name(EXPERIMENT)
         if found is not None:
             return str(found.experiment_id)
-        place = (self._home / "artifacts").as_uri() if self._home is not None else None
+        place = _artifacts(self._home) if self._home is not None else None
         return str(self._client.create_experiment(EXPERIMENT, artifact_location=place))
 
     def _run_of(self, run: str) -> str | None:
@@ -362,6 +363,27 @@ def _lay_tables(database: Path) -> None:
             os.link(made, database)  # unlike a rename, this never replaces what somebody else made meanwhile
         except FileExistsError:
             return
+
+
+_PLACES = (("experiments", "artifact_location"), ("runs", "artifact_uri"), ("logged_models", "artifact_location"),
+           ("model_versions", "storage_location"), ("model_versions", "source"))
+
+
+def _artifacts(home: Path) -> str:
+    return (home / "artifacts").as_uri()
+
+
+def _follow(home: Path) -> None:
+    """MLflow notes where artifacts lie from / on: in a workspace that was moved, they are told where they lie now."""
+    with closing(sqlite3.connect(home / "mlflow.db", timeout=10)) as connection:
+        found = connection.execute("SELECT artifact_location FROM experiments WHERE name = ?", (EXPERIMENT,)).fetchone()
+        before, now = found and found[0], _artifacts(home)
+        if before is None or before == now:
+            return
+        with connection:
+            for table, column in _PLACES:
+                connection.execute(f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
+                                   f"WHERE substr({column}, 1, ?) = ?", (now, len(before) + 1, len(before), before))
 
 
 @contextmanager

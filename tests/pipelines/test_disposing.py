@@ -252,6 +252,24 @@ def test_a_run_that_is_not_over_is_not_disposed_of(done, state, monkeypatch):
     assert receipts.custody_of(done, REQUEST) == "kept"
 
 
+def test_when_the_key_is_lost_what_it_sealed_goes_by_its_records_and_the_receipt_says_what_that_means(done, tmp_path):
+    before, key = wrong(done), RequestKey.file(done, REQUEST)
+    with pytest.raises(BadInput, match="the key is here"):
+        dispose(done, REQUEST, Wish(key_lost=True))
+    resume = Run.find(done, REQUEST).folder / "unlearn-0123456789abcdef.resume"
+    resume.write_bytes(RequestKey.load(done, REQUEST).seal(b"state"))
+    key.rename(tmp_path / "lost.key")
+    with pytest.raises(BadInput, match="without it nobody knows what to look for"):
+        dispose(done, REQUEST, QUIETLY)
+    receipt = dispose(done, REQUEST, Wish(key_lost=True))
+    assert ciphertext(done) == []
+    assert not resume.exists()
+    assert receipt.destroyed["sealed"] == 9
+    assert (receipt.images, receipt.key) == (0, "lost before, so nothing could be looked for")
+    assert {made.missing for made in receipt.sets if made.role == "negative"} == {"the key is lost"}
+    assert wrong(done) == before
+
+
 def test_a_stranger_to_the_keyring_a_missing_place_and_an_unknown_request_are_told(done):
     for wish, name, words in ((Wish(by="mallory"), REQUEST, "mallory has no private key"),
                               (Wish(also=("/nowhere/at/all",)), REQUEST, "no such file or folder"),

@@ -17,7 +17,7 @@ from expunge.custody.searchers.texts import Texts
 from expunge.samples.encryption import RequestKey
 
 
-def searchers(own: RequestKey, others: Sequence[RequestKey] = ()) -> tuple[Searcher, ...]:
-    """All of them. The first that knows a content searches it, so what says more of itself comes first."""
+def searchers(own: RequestKey | None, others: Sequence[RequestKey] = ()) -> tuple[Searcher, ...]:
+    """All of them, for one look with these keys. Every one that knows a content looks into it."""
     return (SealedFiles(own, others), ImageFiles(), Arrays(), Columns(), SqliteDatabases(), ZipArchives(),
             TarArchives(), CompressedFiles(), SafetensorsFiles(), IdxFiles(), OpaqueFiles(), Texts())

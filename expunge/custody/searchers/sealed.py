@@ -15,7 +15,7 @@ class SealedFiles:
     name, version = "sealed files", 1
     finds = "sample sets, adapted weights and resume state, by the key that opens them"
 
-    def __init__(self, own: RequestKey, others: Sequence[RequestKey] = ()) -> None:
+    def __init__(self, own: RequestKey | None, others: Sequence[RequestKey] = ()) -> None:
         self._own, self._others = own, others
 
     def knows(self, head: bytes, content: Content) -> bool:
@@ -25,7 +25,7 @@ class SealedFiles:
     def look(self, content: Content) -> Iterator[Piece]:
         """Whose it is; another's is opened."""
         with content.open() as stream:
-            if self._own.opens(stream):
+            if self._own is not None and self._own.opens(stream):
                 yield Sealed(content.name)
                 return
         for other in self._others:

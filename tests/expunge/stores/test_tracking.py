@@ -10,6 +10,7 @@ import textwrap
 import pytest
 
 from expunge.contracts import Interval, Measurement, Release, Report, SampleSet, Shard, StoredFile
+from expunge.settings import Workspace
 from expunge.stores import tracking
 from expunge.stores.tracking import Tracking
 
@@ -156,3 +157,19 @@ def test_tables_that_mlflow_wants_otherwise_are_left_to_mlflow(workspace, monkey
     monkeypatch.setattr(own, "_get_latest_schema_revision", lambda: "another")
     tracking._lay_tables(workspace.tracking / "mlflow.db")
     assert list(workspace.tracking.iterdir()) == []
+
+
+def test_in_a_workspace_that_was_moved_artifacts_are_found_where_they_lie_now(workspace, tmp_path):
+    told = Tracking.for_workspace(workspace)
+    run = told.start_run("forget-8.1", {}, {}).value
+    (tmp_path / "report.html").write_text("<h1>report</h1>")
+    told.log_report(run, REPORT, tmp_path / "report.html")
+    told.register_release(release())
+    moved = Workspace(tmp_path / "elsewhere" / ".expunge")
+    moved.root.parent.mkdir()
+    workspace.root.rename(moved.root)
+    again = Tracking.for_workspace(moved)
+    assert again.start_run("forget-8.1", {}, {}).value == run
+    assert client(again).get_run(run).info.artifact_uri.startswith((moved.tracking / "artifacts").as_uri())
+    assert [artifact.path for artifact in client(again).list_artifacts(run)] == ["report.html"]
+    assert again.versions().versions[0].sha256 == "c" * 64
