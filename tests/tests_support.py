@@ -94,3 +94,14 @@ def put(run, **changes):
         connection.execute(
             text("UPDATE runs SET state = :state, record = :record, revision = revision + 1 WHERE run = :run"),
             {"run": run.name, "state": state.state, "record": state.record})
+
+
+def without_triggers(workspace, *commands):
+    """Does to a workspace's ledger what its triggers would refuse."""
+    import sqlite3
+
+    with sqlite3.connect(workspace.ledger) as database:
+        for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
+            database.execute(f"DROP TRIGGER {name}")
+        for command in commands:
+            database.execute(command)

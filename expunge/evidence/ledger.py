@@ -173,6 +173,28 @@ class Ledger:
         for row in self._database.rows("nodes", "level", "position"):
             yield row["level"], row["position"], row["hash"]
 
+    def leaves(self) -> Iterator[tuple[Entry, bytes]]:
+        """Every entry in order, with its leaf hash as it is stored."""
+        for row in self._database.rows("entries", "position"):
+            yield Entry(row["position"], row["envelope"]), row["leaf"]
+
+    def digests(self) -> Iterator[tuple[int, bytes]]:
+        """Every entry's position and the digest that is noted for it."""
+        for row in self._database.rows("digests", "position"):
+            yield row["position"], row["sha256"]
+
+    def level(self, level: int) -> Iterator[tuple[int, bytes]]:
+        """The stored subtrees of a level, as (position, hash)."""
+        for row in self._database.rows("nodes", "level", "position", start=(level, 0)):
+            if row["level"] != level:
+                return
+            yield row["position"], row["hash"]
+
+    @property
+    def keyring(self) -> Keyring:
+        """Of its workspace."""
+        return Keyring.load(self._workspace)
+
     def inclusion(self, position: int, size: int | None = None) -> Proof:
         """What shows that an entry is in the tree of `size` entries, by default of the newest checkpoint.
 

@@ -74,6 +74,27 @@ def grown(size: int, edge: Sequence[bytes], leaf: bytes) -> Iterator[tuple[int, 
         yield level, position, found
 
 
+class Growing:
+    """A tree to which leaves come one by one, kept as its right edge: as much memory as it is high."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._edge: list[bytes] = []
+
+    def add(self, leaf: bytes) -> list[tuple[int, int, bytes]]:
+        """Takes in a leaf's hash; the subtrees that it completes, as (level, position, hash)."""
+        completed = list(grown(self.size, self._edge, leaf))
+        del self._edge[len(self._edge) - len(completed) + 1:]
+        self._edge.append(completed[-1][2])
+        self.size += 1
+        return completed
+
+    @property
+    def root(self) -> bytes:
+        """The root over the leaves so far."""
+        return root_of_edge(self._edge)
+
+
 def root_of_edge(edge: Sequence[bytes]) -> bytes:
     """The root of the tree whose `edge_of` hashes are given."""
     if not edge:

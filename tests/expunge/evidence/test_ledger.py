@@ -9,6 +9,7 @@ import textwrap
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests_support import without_triggers
 
 from expunge.errors import BadInput, DoesNotVerify, WorkspaceBusy
 from expunge.evidence import database as databases
@@ -91,14 +92,6 @@ def test_the_database_refuses_to_change_or_remove(workspace, command):
     Ledger.open(workspace).append(b"a")
     with sqlite3.connect(workspace.ledger) as database, pytest.raises(sqlite3.Error, match="append only"):
         database.execute(command)
-
-
-def without_triggers(workspace, *commands):
-    with sqlite3.connect(workspace.ledger) as database:
-        for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
-            database.execute(f"DROP TRIGGER {name}")
-        for command in commands:
-            database.execute(command)
 
 
 @pytest.mark.parametrize("command", [
