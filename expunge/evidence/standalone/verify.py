@@ -61,7 +61,7 @@ class Bundle:
 
     def __init__(self, path: Path) -> None:
         self.zip = None if path.is_dir() else zipfile.ZipFile(path)
-        self.folder = path
+        self.folder, self.at = path, path.name  # where one is: what is named if it cannot be understood
         listed = self.zip.namelist() if self.zip else [
             file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
         self.names = sorted(listed)
@@ -74,6 +74,7 @@ class Bundle:
         return self.zip.open(name) if self.zip else (self.folder / name).open("rb")
 
     def read(self, name: str) -> bytes:
+        self.at = name
         with self.open(name) as file:
             return file.read()
 
@@ -281,7 +282,8 @@ class Checkpoint:
             raise Wrong(name, "the checkpoint is not in its one valid encoding")
         for entry in keyring.entries.values():
             named = hashlib.sha256(signer.encode() + b"\n\x01" + bytes.fromhex(entry["public_key"])).digest()[:4]
-            if "operator" in entry["roles"] and named == signed[:4] and is_signed(entry, signed[4:], body.encode()):
+            if ("operator" in entry["roles"] and named == signed[:4] and is_signed(entry, signed[4:], body.encode())
+                    and (counts_at(entry, self.size) or counts_at(entry, self.size - 1))):
                 self.key_id = entry["key_id"]
                 return
         raise Wrong(name, "no operator of this keyring signed this checkpoint")
@@ -591,6 +593,7 @@ class Check:
     def __init__(self, bundle: Bundle, served: list[Path], outside: list[Path], operator: str | None) -> None:
         self.bundle, self.served, self.outside, self.operator = bundle, served, outside, operator
         self.said: list[tuple[str, str]] = []
+        self.given: dict[str, Path] = {}
         self.release_name = bundle.only(r"releases/[^/]+/[^/]+/release\.json")
         self.release = bundle.record(self.release_name)
         self.home = self.release_name.rpartition("/")[0]
@@ -612,52 +615,50 @@ class Check:
     # -------------------------------------------------------------------------------------- 1, 2: the bytes
 
     def serving(self) -> None:
-        weights = self.release["weights"]
-        expected = {weights["sha256"]: weights["name"],
-                    **{file["sha256"]: file["name"] for file in self.release["beside"]}}
-        given = {}
         for file in self.served:
             with file.open("rb") as opened:
-                given[digest_of(opened)] = file
-        for digest, file in given.items():
-            if digest not in expected:
-                raise Wrong(str(file), f"its bytes ({digest[:12]}) are not those of the release, which are "
-                                       f"{weights['sha256'][:12]}")
-        if weights["sha256"] in given:
-            self.proved(f"{given[weights['sha256']]} is the released {weights['name']}, {weights['sha256']}")
-        else:
-            self.not_shown("which bytes are served: give the file, fetched from where it is served, with --served")
+                self.given[digest_of(opened)] = file
 
     def digests(self) -> None:
-        manifest = parse(base64.b64decode(self.bundle.record(MANIFEST)["payload"]), MANIFEST)
-        listed = {one["name"]: one["digest"]["sha256"] for one in manifest["subject"]}
-        for name in sorted({*listed, *self.bundle.names} - {MANIFEST}):
+        bundle = self.bundle
+        self.keyring = Keyring(bundle.record("keyring.json"))
+        self.head = Checkpoint(CHECKPOINT, bundle.read(CHECKPOINT), self.keyring)
+        self.manifest = Envelope(MANIFEST, bundle.read(MANIFEST), self.keyring, self.head.size)
+        listed = self.manifest.subjects
+        for name in sorted({*listed, *bundle.names} - {MANIFEST}):
             if name not in listed:
                 raise Wrong(name, "it is not listed in the bundle's manifest")
-            if self.bundle.digest(name) != listed[name]:
+            if bundle.digest(name) != listed[name]:
                 raise Wrong(name, "its bytes are not those that the bundle's manifest lists")
-        for file in (self.release["weights"], *self.release["beside"]):
-            name = f"{self.home}/{file['name']}"
-            if name in self.bundle.names and self.bundle.digest(name) != file["sha256"]:
-                raise Wrong(name, "its bytes are not those of the release")
-        self.has_weights = f"{self.home}/{self.release['weights']['name']}" in self.bundle.names
-        self.proved(f"{len(listed)} files are those of the manifest" + (
-            ", among them the released weights" if self.has_weights else ""))
-        if not self.has_weights and not self.served:
-            self.not_shown("the released weights: they are not in the bundle, only their digest is")
+        self.proved(f"{len(listed)} files are those of the manifest")
+
+    def released(self) -> None:
+        """The served bytes, and the bundle's own, are those of the release: asked once its record is known to be."""
+        files = {file["sha256"]: file["name"] for file in (self.release["weights"], *self.release["beside"])}
+        weights = self.release["weights"]
+        for digest, file in self.given.items():
+            if digest not in files:
+                raise Wrong(str(file), f"its bytes ({digest[:12]}) are not those of the release, which are "
+                                       f"{weights['sha256'][:12]}")
+        for digest, name in files.items():
+            here = f"{self.home}/{name}"
+            if here in self.bundle.names and self.bundle.digest(here) != digest:
+                raise Wrong(here, "its bytes are not those of the release")
+        if weights["sha256"] in self.given:
+            self.proved(f"{self.given[weights['sha256']]} is the released {weights['name']}, {weights['sha256']}")
+        else:
+            self.not_shown("which bytes are served: give the file, fetched from where it is served, with --served")
+            if f"{self.home}/{weights['name']}" not in self.bundle.names:
+                self.not_shown("the released weights: they are not in the bundle, only their digest is")
 
     # ------------------------------------------------------------------------------------ 3, 4, 5: the ledger
 
     def signatures(self) -> None:
         bundle = self.bundle
-        self.keyring = Keyring(bundle.record("keyring.json"))
-        self.head = Checkpoint(CHECKPOINT, bundle.read(CHECKPOINT), self.keyring)
-        manifest = Envelope(MANIFEST, bundle.read(MANIFEST), self.keyring, self.head.size)
-        manifest.need("operator")
-        self.manifest = manifest.predicate
+        self.manifest.need("operator")
         for name, actual in (("run", self.release["run"]), ("model", self.release["model"]),
                              ("ledger_size", self.head.size), ("ledger_root", self.head.root.hex())):
-            if self.manifest[name] != actual:
+            if self.manifest.predicate[name] != actual:
                 raise Wrong(MANIFEST, f"it is of another {name.replace('_', ' ')} than the bundle")
         self.entries = [Envelope(name, bundle.read(name), self.keyring, int(Path(name).stem))
                         for name in bundle.names if name.startswith("ledger/entries/")]
@@ -667,7 +668,7 @@ class Check:
                 self.subjects_of(entry)
             elif entry.kind not in (APPROVAL, POLICY_SIGNATURE):
                 raise Wrong(entry.name, f"it holds {entry.kind}, unknown here")
-        self.run = self.run_itself()
+        self.run_itself()
         self.proved(f"{len(self.entries)} ledger entries, the checkpoint and the manifest are signed by keys of the "
                     "keyring that counted where they were used")
         self.keyring_history()
@@ -682,8 +683,8 @@ class Check:
             if entry.about in ("room", "run") and name in self.bundle.names and self.bundle.digest(name) != digest:
                 raise Wrong(name, f"not what ledger entry {entry.position} was signed over")
 
-    def run_itself(self) -> dict[str, Any]:
-        """What the run's last statement says, and the rooms' statements that it names."""
+    def run_itself(self) -> None:
+        """What the run's last statement says, the rooms' statements that it names, and the records these are about."""
         about = [entry for entry in self.entries if entry.kind == STATEMENT and entry.about == "run"
                  and entry.predicate["run"] == self.release["run"]]
         if not about:
@@ -731,7 +732,7 @@ class Check:
         for name, what, found, expected in chain:
             if found != expected:
                 raise Wrong(name, f"not {what}: {found[:12]}, not {expected[:12]}")
-        return last
+        self.released()
 
     def name_of(self, room: str, output: str) -> str:
         found = [name for name in self.rooms[room].subjects if name.endswith(f"/{output}/record.json")]
@@ -931,17 +932,17 @@ class Check:
             raise Wrong(self.release_name, f"{len(approved)} people approved, {needed:g} are needed")
         people = " and ".join(entry.person for entry in approved.values())
         self.proved(f"{people} approved exactly these bytes, and none of them made the request")
-        near = self.manifest.get("keys_on_this_machine") or []
+        near = self.manifest.predicate.get("keys_on_this_machine") or []
         self.not_shown("that these people are different ones: a signature shows a key, not who used it" + (
             f". The private keys of {' and '.join(near)} lay on one machine when this was written" if near else ""))
 
     def taint(self) -> None:
         released, parent = self.release["weights"]["sha256"], self.release["parent_sha256"]
         marks = [(name, self.bundle.record(name)) for name in self.bundle.names if name.startswith("taint/")]
-        own = [mark for _, mark in marks if mark["request_sha256"] == self.release["request_sha256"]
-               and mark["approved_sha256"] == released]
-        if len(own) != 1 or own[0]["parent_sha256"] != parent or own[0]["pending"]:
-            raise Wrong("taint", "the release left no mark on its parent, or another one")
+        due = {"request_id": self.release["request_id"], "request_sha256": self.release["request_sha256"],
+               "parent_sha256": parent, "approved_sha256": released, "pending": False}
+        if not any(all(mark[name] == value for name, value in due.items()) for _, mark in marks):
+            raise Wrong(marks[0][0] if marks else "taint", "not the mark that the release left on its parent")
         for name, mark in marks:
             cleansed = [one["approved_sha256"] for _, one in marks if one["request_sha256"] == mark["request_sha256"]]
             if released == mark["parent_sha256"] or (parent == mark["parent_sha256"] and released not in cleansed):
@@ -971,18 +972,19 @@ def folded(person: str) -> str:
 def check(bundle: Path, served: Iterable[Path] = (), outside: Iterable[Path] = (), operator: str | None = None
           ) -> tuple[list[tuple[str, str]], tuple[str, str] | None]:
     """What was found, each as PROVED, ATTESTED or NOT SHOWN, and what is wrong, if anything: the object, and what."""
-    found = None
+    opened = found = None
+    problem: tuple[str, str] | None = None
     try:
-        found = Check(Bundle(bundle), list(served), list(outside), operator)
+        opened = Bundle(bundle)
+        found = Check(opened, list(served), list(outside), operator)
         found.all()
     except Wrong as wrong:
-        return (found.said if found else []), (str(wrong.args[0]), str(wrong.args[1]))
+        problem = str(wrong.args[0]), str(wrong.args[1])
     except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError) as error:
-        return (found.said if found else []), (bundle.name, f"it cannot be read: {error}")
+        problem = opened.at if opened else bundle.name, f"it cannot be read: {error}"
     except (KeyError, ValueError, TypeError, AttributeError, IndexError, ArithmeticError, RecursionError) as error:
-        return (found.said if found else []), (
-            bundle.name, f"a record is not what it should be: {type(error).__name__}: {error}")
-    return found.said, None
+        problem = opened.at if opened else bundle.name, f"it is not what it should be: {type(error).__name__} {error}"
+    return found.said if found else [], problem
 
 
 def main(arguments: list[str] | None = None) -> int:
