@@ -11,6 +11,7 @@ from expunge.events import Event, events_file
 from expunge.evidence.decisions import decisions_of
 from expunge.evidence.ledger import Ledger
 from expunge.stores.tracking import Tracking
+from pipelines.deciding import deadline_of
 from pipelines.display import TITLES
 from pipelines.runs import Run, State, is_held
 
@@ -76,6 +77,7 @@ def summarise(run: Run) -> dict[str, Any]:
     request = run.request()
     ledger = Ledger.open(run.workspace)
     stands = standing(run, Run.all(run.workspace))
+    deadline = deadline_of(run, state)
     work = sum(done.seconds for done in state.rooms.values() if not done.reused)
     found: dict[str, Any] = {
         "run": run.name, "request_id": request.id, "attempt": state.attempt, "state": state.state,
@@ -90,7 +92,8 @@ def summarise(run: Run) -> dict[str, Any]:
         "seconds": {room: None if state.rooms[room].reused else state.rooms[room].seconds
                     for room in TITLES if room in state.rooms} | {"total": state.seconds},
         "overhead_seconds": round(state.seconds - work, 3),
-        "approval": None, "release": None, "samples": None,
+        "deadline": deadline and deadline.isoformat(timespec="seconds"),
+        "approval": None, "waived": [], "release": None, "samples": None,
         "mlflow": {"tracking_uri": Tracking.for_workspace(run.workspace).uri, "run_id": state.mlflow_run,
                    "model_version": None},
         "ledger": {"size": ledger.size, "root": ledger.root},
@@ -146,6 +149,7 @@ def _released(run: Run) -> dict[str, Any]:
     agreed = next(found for found in decisions_of(run.workspace, run.name) if found.sha256 in release.approvals)
     version = folder / MLFLOW_VERSION_FILE
     return {
+        "waived": list(release.waived),
         "approval": {"by": agreed.approval.person, "requester": run.request().requester,
                      "key_id": agreed.signer.key_id},
         "model_version": version.read_text() if version.exists() else None,

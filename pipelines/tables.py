@@ -73,6 +73,8 @@ def show_run(out: Console, summary: dict[str, Any]) -> None:
     rows = [("run", f"{summary['run']}  (attempt {summary['attempt']})"), ("state", _state(summary))]
     if summary["due"]:
         rows.append(("due", _due(summary)))
+    if summary["deadline"]:
+        rows.append(("decide until", summary["deadline"]))
     if kept := _custody(summary):
         rows.append(("samples", kept))
     if summary["reason"]:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from tests_support import key_for, write_policy
 
+from expunge.contracts import Release, read_record
 from expunge.errors import BadInput, Refused, Rejected
 from expunge.evidence import decisions
 from expunge.evidence.keys import Keyring
@@ -159,3 +160,20 @@ def test_the_gates_own_clock_is_the_one_that_was_signed(waiting):
     file.write_text(json.dumps(envelope))
     assert deadline_of(waiting, waiting.state()) is None
     assert wrong(waiting.workspace)
+
+
+@pytest.mark.slow
+def test_what_two_people_waived_is_released_and_its_page_names_them_and_the_rule(undecided, capsys):
+    from pipelines import supervisor
+    from pipelines.cli import carry_out
+
+    for person in ("grace", "linus"):
+        assert carry_out(["approve", "forget-8", "--as", person, "--reason", "more are not to be had", "--waive",
+                          "residual_rate", "--json"]) == 0
+        said = json.loads(capsys.readouterr().out)
+    assert (said["state"], said["waives"]) == ("approved", ["residual_rate"])
+    released = supervisor.release(undecided.workspace, undecided, lambda event: None)
+    assert (released.state, released.reason) == ("released", "grace and linus waived residual_rate")
+    assert read_record(Release, undecided.output("deploy", "release")).waived == ("residual_rate",)
+    assert "Waived by grace and linus: Residual rate" in undecided.page.read_text()
+    assert wrong(undecided.workspace) == []
