@@ -163,9 +163,9 @@ class Ledger:
             raise DoesNotVerify(f"ledger entry {found}: not the one that its digest is noted for")
         return None if found is None else int(found)
 
-    def checkpoints(self) -> Iterator[tuple[int, bytes]]:
-        """Every checkpoint ever signed, as (size, note), oldest first."""
-        for row in self._database.rows("checkpoints", "size"):
+    def checkpoints(self, start: int = 0) -> Iterator[tuple[int, bytes]]:
+        """Every checkpoint ever signed, as (size, note), oldest first; from a size on."""
+        for row in self._database.rows("checkpoints", "size", start=(start,)):
             yield row["size"], row["note"]
 
     def nodes(self) -> Iterator[tuple[int, int, bytes]]:
@@ -173,19 +173,24 @@ class Ledger:
         for row in self._database.rows("nodes", "level", "position"):
             yield row["level"], row["position"], row["hash"]
 
-    def leaves(self) -> Iterator[tuple[Entry, bytes]]:
-        """Every entry in order, with its leaf hash as it is stored."""
-        for row in self._database.rows("entries", "position"):
+    def leaves(self, start: int) -> Iterator[tuple[Entry, bytes]]:
+        """Every entry from a position on, with its leaf hash as it is stored."""
+        for row in self._database.rows("entries", "position", start=(start,)):
             yield Entry(row["position"], row["envelope"]), row["leaf"]
 
-    def digests(self) -> Iterator[tuple[int, bytes]]:
-        """Every entry's position and the digest that is noted for it."""
-        for row in self._database.rows("digests", "position"):
+    def digests(self, start: int) -> Iterator[tuple[int, bytes]]:
+        """Every entry's position, from one on, and the digest that is noted for it."""
+        for row in self._database.rows("digests", "position", start=(start,)):
             yield row["position"], row["sha256"]
 
-    def level(self, level: int) -> Iterator[tuple[int, bytes]]:
-        """The stored subtrees of a level, as (position, hash)."""
-        for row in self._database.rows("nodes", "level", "position", start=(level, 0)):
+    def edge(self, size: int) -> tuple[bytes, ...]:
+        """The stored subtrees that make up the tree of `size` entries; DoesNotVerify if one is missing."""
+        with self._database.reading() as connection:
+            return tuple(_edge(connection, size))
+
+    def level(self, level: int, start: int) -> Iterator[tuple[int, bytes]]:
+        """The stored subtrees of a level from a position on, as (position, hash)."""
+        for row in self._database.rows("nodes", "level", "position", start=(level, start)):
             if row["level"] != level:
                 return
             yield row["position"], row["hash"]

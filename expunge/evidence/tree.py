@@ -77,17 +77,22 @@ def grown(size: int, edge: Sequence[bytes], leaf: bytes) -> Iterator[tuple[int, 
 class Growing:
     """A tree to which leaves come one by one, kept as its right edge: as much memory as it is high."""
 
-    def __init__(self) -> None:
-        self.size = 0
-        self._edge: list[bytes] = []
+    def __init__(self, size: int = 0, edge: Sequence[bytes] = ()) -> None:
+        self.size = size
+        self._edge = list(edge)  # the hashes of `edge_of(size)`
 
     def add(self, leaf: bytes) -> list[tuple[int, int, bytes]]:
         """Takes in a leaf's hash; the subtrees that it completes, as (level, position, hash)."""
         completed = list(grown(self.size, self._edge, leaf))
-        del self._edge[len(self._edge) - len(completed) + 1:]
+        del self._edge[len(self._edge) - len(completed) + 1:]  # its last ones are in what is completed
         self._edge.append(completed[-1][2])
         self.size += 1
         return completed
+
+    @property
+    def edge(self) -> tuple[bytes, ...]:
+        """The hashes of `edge_of(size)`."""
+        return tuple(self._edge)
 
     @property
     def root(self) -> bytes:

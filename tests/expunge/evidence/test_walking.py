@@ -1,7 +1,7 @@
 """The walk through a whole ledger: every byte that the database keeps is looked at, in memory that stays flat."""
 
 import sqlite3
-from contextlib import closing, suppress
+from contextlib import closing
 
 import pytest
 from hypothesis import given, settings
@@ -10,39 +10,38 @@ from tests_support import without_triggers
 
 from expunge.errors import DoesNotVerify
 from expunge.evidence import database as databases
+from expunge.evidence import walking
 from expunge.evidence.envelopes import seal
 from expunge.evidence.keys import OPERATOR, SigningKey
 from expunge.evidence.ledger import Ledger
-from expunge.evidence.tree import Growing, leaf_hash, root_of
-from expunge.evidence.walking import walk, wrong_signatures
+from expunge.evidence.tree import Growing, leaf_hash, root_of, root_of_edge
+from expunge.evidence.walking import walk, wrong
 
 ENTRIES = 11
 
 
+@pytest.fixture(params=[100, 3])
+def stretch(request):
+    return request.param
+
+
 @pytest.fixture
-def ledger(workspace, monkeypatch):
+def ledger(workspace, monkeypatch, stretch):
     monkeypatch.setattr(databases, "PAGE", 4)
+    monkeypatch.setattr(walking, "STRETCH", stretch)
     ledger, key = Ledger.open(workspace), SigningKey.load(workspace, OPERATOR)
     for number in range(ENTRIES):
         ledger.append(seal(b"entry %d" % number, "text/plain", key))
     return ledger
 
 
-def problems(ledger):
-    found = {}
-    with suppress(DoesNotVerify):  # one entry fewer than the newest checkpoint is over: said at the end
-        for step in walk(ledger):
-            found |= {step.position: step.problem} if step.problem else {}
-    return found
-
-
-def test_a_whole_ledger_has_nothing_wrong_and_its_root(ledger):
+def test_a_whole_ledger_has_nothing_wrong_and_its_root(workspace, ledger):
+    assert list(wrong(workspace, processes=2)) == []
     steps = list(walk(ledger))
     assert [step.position for step in steps] == list(range(ENTRIES))
-    assert steps[-1].root.hex() == ledger.root
+    assert root_of_edge(steps[-1].edge).hex() == ledger.root
     assert steps[-1].note == ledger.checkpoint
     assert not any(step.problem for step in steps)
-    assert list(wrong_signatures(steps, ledger.keyring, 2)) == []
 
 
 @settings(max_examples=50, deadline=None)
@@ -69,14 +68,14 @@ def test_a_growing_tree_has_the_root_of_its_leaves(entries):
 ])
 def test_what_is_stored_beside_the_entries_has_to_be_what_they_give(workspace, ledger, command, position, said):
     without_triggers(workspace, command)
-    found = problems(ledger)
+    found = dict(reversed(list(wrong(workspace, signatures=False, processes=2))))
     assert said in found[position]
     assert min(found) == position
 
 
 def test_entries_that_are_missing_at_the_end_are_said(workspace, ledger):
     without_triggers(workspace, f"DELETE FROM entries WHERE position = {ENTRIES - 1}")
-    with pytest.raises(DoesNotVerify, match=f"over {ENTRIES} entries, and there are {ENTRIES - 1}"):
+    with pytest.raises(DoesNotVerify, match=f"fewer entries than the {ENTRIES}"):
         list(walk(ledger))
 
 
@@ -91,7 +90,8 @@ def test_a_signature_that_does_not_verify_is_named_by_its_position(workspace, le
         database.execute("UPDATE checkpoints SET note = ? WHERE size = 3", (other,))
         database.execute("UPDATE entries SET envelope = ? WHERE position = 7", (envelope.replace(b"sig", b"gis"),))
         database.commit()
-    assert [position for position, _ in wrong_signatures(walk(ledger), ledger.keyring, 2)] == [2, 7]
+    assert [position for position, _ in wrong(workspace, processes=2)][:2] == [2, 7]
+    assert next(wrong(workspace, signatures=False, processes=2))[0] == 7
 
 
 def test_what_is_appended_meanwhile_waits_for_the_next_walk(ledger):
@@ -99,3 +99,13 @@ def test_what_is_appended_meanwhile_waits_for_the_next_walk(ledger):
     next(steps)
     ledger.append(b"meanwhile")
     assert len(list(steps)) == ENTRIES - 1
+
+
+def test_subtrees_that_were_changed_together_are_found_where_a_stretch_begins(workspace, ledger, stretch):
+    """What a stretch begins with is only what was stored: the one before it has to come to the same."""
+    without_triggers(workspace, "UPDATE nodes SET hash = zeroblob(32) WHERE level = 1 AND position = 0",
+                     "UPDATE checkpoints SET note = CAST('x' AS BLOB) WHERE size BETWEEN 4 AND 6")
+    found = dict(reversed(list(wrong(workspace, signatures=False, processes=2))))
+    assert min(found) == 1
+    assert "level 1, position 0" in found[1]
+    assert ("the subtrees stored over all before it" in found[3]) == (stretch == 3)
