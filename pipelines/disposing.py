@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from expunge.contracts import (
     RECORD_FILE,
@@ -83,6 +84,7 @@ _STILL_NEEDED: dict[State, str] = {
 }
 _TRAIL = frozenset({".json", ".jsonl", ".log", ".html", ".yaml", ".lock", ".sig", ".txt"})  # what a run leaves
 _OF_THE_TRAIL = frozenset({"runs", "approvals", "taint", "policies", "disposals"})
+_LISTS = (".csv", ".jsonl")
 _ROUNDS = 3  # of removing and looking again, before somebody is asked who keeps putting it back
 
 
@@ -377,10 +379,13 @@ class _Disposal:
             for name in DATA_SETS:
                 source = getattr(request, name)
                 kind = scheme(source.uri) if source is not None else "samples"
-                if kind in ("", "file", "s3"):
-                    given = source.uri.removeprefix("file://")
-                    with suppress(BadInput):  # it is no longer there: then nothing is in it
-                        found[given] = place_of(given)
+                if kind not in ("", "file", "s3"):
+                    continue
+                given = unquote(urlsplit(source.uri).path) if kind == "file" else source.uri
+                if given.endswith(_LISTS):  # the images that it lists lie beside it
+                    given = str(Path(given).parent)
+                with suppress(BadInput):  # it is no longer there: then nothing is in it
+                    found[given] = place_of(given)
         return list(found.values())
 
     def _not_searched(self) -> tuple[str, ...]:

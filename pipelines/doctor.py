@@ -25,6 +25,7 @@ from rich.filesize import decimal as in_bytes
 
 from expunge import __version__
 from expunge.contracts import Frozen
+from expunge.custody import receipts
 from expunge.digests import files_below
 from expunge.errors import DoesNotVerify, ExpungeError
 from expunge.evidence.coherence import read_policy
@@ -237,8 +238,9 @@ def _private(workspace: Workspace) -> Checks:
 
 
 def _request_keys(workspace: Workspace) -> Checks:
-    """A request has a key as soon as samples were drawn for it."""
-    drawn = sorted({run.state().request_id for run in Run.all(workspace) if "curate_forget_set" in run.state().rooms})
+    """A request has a key as soon as samples were drawn for it, until they are disposed of."""
+    drawn = sorted({run.state().request_id for run in Run.all(workspace) if "curate_forget_set" in run.state().rooms
+                    and receipts.custody_of(workspace, run.state().request_id) != "disposed"})
     lost = [request for request in drawn if not RequestKey.file(workspace, request).is_file()]
     for request in lost:
         yield Check(name="request keys", level="warn", found=f"the key of request '{request}' is not there",

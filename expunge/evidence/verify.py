@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from expunge.contracts import RECORD_FILE, Frozen, Release, Request, Verdict, read_record
+from expunge.contracts import RECORD_FILE, Frozen, Receipt, Release, Request, Verdict, read_record
+from expunge.custody import receipts
 from expunge.digests import sha256_bytes, sha256_file
 from expunge.errors import ExpungeError
 from expunge.evidence import decisions, policies
@@ -25,6 +26,7 @@ from expunge.evidence.ledger import Entry, Ledger
 from expunge.evidence.statements import (
     DisposalPredicate,
     KeyringPredicate,
+    ReceiptPredicate,
     RollbackPredicate,
     RoomPredicate,
     RunPredicate,
@@ -33,6 +35,7 @@ from expunge.evidence.statements import (
     open_statement,
 )
 from expunge.evidence.tree import edge_of, leaf_hash, levels_of, root_of, root_of_edge
+from expunge.samples.encryption import RequestKey
 from expunge.settings import Workspace
 
 STATEMENT_FILE = "statement.json"
@@ -90,6 +93,7 @@ def _verify(workspace: Workspace, outside: tuple[bytes, ...]) -> Iterator[Findin
     yield from _decisions(workspace, keyring, trail)
     yield from _runs(workspace, keyring, trail)
     yield from _releases(workspace, trail)
+    yield from _disposals(workspace, trail)
 
 
 # ----------------------------------------------------------------------------------------------- ledger
@@ -390,6 +394,31 @@ def _live_and_tainted(workspace: Workspace) -> Iterator[Finding]:
                               message=f"serves what request {mark.request_id} had removed")
     except ExpungeError as error:
         yield Finding(object="taint", ok=False, message=error.problem)
+
+
+# --------------------------------------------------------------------------------------------- disposals
+
+
+def _disposals(workspace: Workspace, trail: _Trail) -> Iterator[Finding]:
+    """Receipts are what was signed, keys that were destroyed are gone, and so is what no room's statement speaks of."""
+    of_rooms = {item for _, _, said in trail.of(RoomPredicate) for item in said.subjects.items()}
+    for _, _, said in trail.of(DisposalPredicate):
+        for name, digest in said.subjects.items() - of_rooms:
+            file = workspace.root / name
+            if file.is_file() and sha256_file(file) == digest:
+                yield Finding(object=name, ok=False,
+                              message=f"said to be destroyed ({said.predicate.reason}), and still there")
+    signed: set[str] = set()
+    for _, _, said in trail.of(ReceiptPredicate):
+        receipt: Receipt = said.predicate.receipt
+        signed.add(receipt.request_id)
+        name = receipts.receipt_file(workspace, receipt.request_id).relative_to(workspace.root).as_posix()
+        yield _same_file(workspace, name, sha256_bytes(receipt.to_bytes()))
+        if RequestKey.file(workspace, receipt.request_id).exists():
+            yield Finding(object=name, ok=False, message="the key of its request is said to be destroyed, and is there")
+    for file in sorted((workspace.root / "disposals").glob("*/receipt.json")):
+        if file.parent.name not in signed:
+            yield Finding(object=file.relative_to(workspace.root).as_posix(), ok=False, message="not in the ledger")
 
 
 def _same_file(workspace: Workspace, name: str, digest: str, wrong: str = "not what was signed") -> Finding:

@@ -88,6 +88,43 @@ def test_all_that_is_sealed_for_a_request_goes_and_a_receipt_says_so(done):
     assert receipts.custody_of(done, REQUEST) == "disposed"
 
 
+def test_verification_names_a_changed_receipt_and_whatever_was_put_back(done, expunge):
+    before, key = wrong(done), RequestKey.file(done, REQUEST)
+    secret, sealed = key.read_bytes(), ciphertext(done)[0]
+    data = sealed.read_bytes()
+    dispose(done, REQUEST, QUIETLY)
+    doctor = {check["name"]: check["level"] for check in expunge(done.root.parent, "doctor", "--json").json["checks"]}
+    assert doctor["request keys"] == "ok"
+    sealed.parent.mkdir(parents=True, exist_ok=True)
+    sealed.write_bytes(data)
+    key.write_bytes(secret)
+    file = receipts.receipt_file(done, REQUEST)
+    file.write_bytes(file.read_bytes().replace(b'"kept"', b'"gone"'))
+    (done.root / "disposals" / "other").mkdir()
+    shutil.copyfile(file, done.root / "disposals" / "other" / "receipt.json")
+    found = dict(item for item in wrong(done) if item not in before)
+    assert "said to be destroyed" in found[sealed.relative_to(done.root).as_posix()]
+    assert found["disposals/other/receipt.json"] == "not in the ledger"
+    assert [message for name, message in wrong(done) if name == "disposals/forget-8/receipt.json"] == [
+        "not what was signed", "the key of its request is said to be destroyed, and is there"]
+
+
+def test_what_the_request_names_as_its_source_is_named_and_does_not_stop_it(done, pixels, tmp_path):
+    from expunge.contracts import DataSource
+
+    folder = tmp_path / "my faces"
+    plant(folder, pixels)
+    (folder / "list.csv").write_text("file,label\none.png,1\n")
+    run = Run.find(done, REQUEST)
+    asked = run.request().model_copy(update={
+        "training": DataSource(uri=(folder / "some.parquet").as_uri()), "proxy": DataSource(uri=str(folder / "list.csv"))})
+    run.request_file.write_bytes(asked.to_bytes())
+    receipt = dispose(done, REQUEST, QUIETLY)
+    left = {found.place: (found.files, found.why) for found in receipt.found if found.kind == "copies"}
+    assert left == {str(folder / "some.parquet"): (1, why := "the request names it as a source: yours to keep or remove"),
+                    str(folder): (len(PLANTS), why)}
+
+
 def test_status_and_the_trail_say_that_it_is_gone_and_the_rest_still_works(done, expunge):
     run = Run.find(done, REQUEST)
     before = summarise(run)
