@@ -29,4 +29,7 @@ def change(workspace: Workspace, action: Literal["rollback", "withdraw"], model:
 
 def _mark(workspace: Workspace, name: str, state: State, reason: str) -> None:
     run = Run.find(workspace, name)
-    run.write(run.state().model_copy(update={"state": state, "reason": reason}))
+    known = run.state()
+    if state == "released" and known.state not in ("released", "rolled_back", "withdrawn"):
+        return  # its release was cut before it could say so: 'expunge release' ends it
+    run.write(known.model_copy(update={"state": state, "reason": reason}))

@@ -29,20 +29,21 @@ State = Literal[
     "running", "failed", "cancelled", "invalid", "inconclusive", "refused", "awaiting_approval", "rejected",
     "expired", "approved", "releasing", "released", "rolled_back", "withdrawn", "not_needed",
 ]
+# A stretch of work may have put a release into service and been cut before it could say so: it can be taken out again.
+_OUT: frozenset[State] = frozenset({"rolled_back", "withdrawn"})
 NEXT: dict[State, frozenset[State]] = {
-    "running": frozenset({"failed", "cancelled", "not_needed", "invalid", "inconclusive", "refused",
-                          "awaiting_approval"}),
-    "failed": frozenset({"running", "cancelled"}),
-    "cancelled": frozenset({"running"}),
+    "running": _OUT | {"failed", "cancelled", "not_needed", "invalid", "inconclusive", "refused", "awaiting_approval"},
+    "failed": _OUT | {"running", "cancelled"},
+    "cancelled": _OUT | {"running"},
     "not_needed": frozenset(), "invalid": frozenset(), "refused": frozenset(),
     "rejected": frozenset(), "expired": frozenset(),
     "inconclusive": frozenset({"approved", "rejected", "expired"}),
-    "awaiting_approval": frozenset({"approved", "rejected", "expired", "failed", "invalid", "inconclusive", "refused"}),
+    "awaiting_approval": _OUT | {"approved", "rejected", "expired", "failed", "invalid", "inconclusive", "refused"},
     "approved": frozenset({"releasing", "rejected", "expired", "awaiting_approval"}),
     # The gate is asked again before anything is deployed: what it says then may be anything that it can say.
-    "releasing": frozenset({"released", "failed", "awaiting_approval", "rejected", "expired", "invalid", "inconclusive",
-                            "refused"}),
-    "released": frozenset({"rolled_back", "withdrawn"}),
+    "releasing": _OUT | {"released", "failed", "awaiting_approval", "rejected", "expired", "invalid", "inconclusive",
+                         "refused"},
+    "released": _OUT,
     "rolled_back": frozenset({"released", "withdrawn"}),
     "withdrawn": frozenset({"released"}),
 }
