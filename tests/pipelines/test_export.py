@@ -368,3 +368,23 @@ def test_a_release_that_was_withdrawn_says_so(copy_of_demo, workspace_of, tmp_pa
     assert "this release is no longer in service" in said(tmp_path / "b.zip")["ATTESTED"]
     assert "was taken out of service, and its bytes are served" in wrong(tmp_path / "b.zip", served=[file])
     assert certificate.of(found).service.startswith("out of service")
+
+
+def test_a_waiver_shows_in_the_certificate_and_in_what_the_verifier_says(begin_run, tmp_path):
+    run = begin_run(residual=0.04).make()  # debug's limit is 0.05, and the interval reaches from 0.02 to 0.08
+    for person in ("grace", "hopper"):
+        run.sign(person, waives=("residual_rate",))
+    assert run.gate() == "open"
+    run.deploy()
+    run.conclude()
+    found = gather(run.workspace, run.name)
+    export(found, tmp_path / "b.zip")
+    proved = said(tmp_path / "b.zip")["PROVED"]
+    assert "the verdict is INCONCLUSIVE" in proved
+    assert "WAIVED: residual_rate" in proved
+    assert "grace and hopper approved" in proved
+    made = certificate.of(found)
+    assert made.waivers == ("residual rate, which was inconclusive",)
+    assert "Waived: residual rate" in certificate.page(made)
+    assert "people took it upon themselves" in certificate.letter(made)
+    assert "Rules waived: 1" in certificate.summary(made)
