@@ -5,6 +5,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
@@ -14,6 +15,7 @@ from sqlalchemy import text
 from expunge.configuration import CONFIG_FILE
 from expunge.errors import BadInput, DoesNotVerify, ExpungeError, WorkspaceBusy
 from expunge.evidence import database as databases
+from expunge.evidence import states
 from expunge.evidence.checkpoints import Checkpoint, open_checkpoint, sign_checkpoint
 from expunge.evidence.database import VERSION, Database
 from expunge.evidence.keys import OPERATOR, Keyring, SigningKey
@@ -215,6 +217,25 @@ def test_a_postgresql_that_somebody_holds_is_said_to_be_busy(on_postgresql, monk
         with pytest.raises(WorkspaceBusy):
             ledger.append(b"a")
     assert ledger.append(b"a") == 0
+
+
+def test_of_eight_who_saw_the_same_run_on_postgresql_one_changes_it(on_postgresql):
+    database = Database(on_postgresql)
+    with database.writing() as connection:
+        states.begin(connection, "forget-8.1", "{}")
+
+    def try_it(number):
+        try:
+            with database.writing() as connection:
+                return states.change(connection, "forget-8.1", 1, ["failed"], f'{{"by": {number}}}')
+        except WorkspaceBusy:
+            return None
+
+    with ThreadPoolExecutor(8) as pool:
+        won = [found for found in pool.map(try_it, range(8)) if found]
+    with database.reading() as connection:
+        assert [states.find(connection, "forget-8.1")] == won
+    assert (won[0].state, won[0].revision) == ("failed", 2)
 
 
 WRITER = """
