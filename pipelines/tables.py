@@ -14,7 +14,7 @@ from rich.text import Text
 
 from expunge import families
 from expunge.contracts import shorten
-from expunge.evidence.verify import Finding
+from expunge.evidence.findings import Finding
 from expunge.measure import words
 from pipelines.display import TITLES
 

@@ -7,19 +7,18 @@ What this cannot show from inside: that nobody shortened or forked the whole led
 the operator's key. For that it takes a checkpoint saved where the operator cannot reach it.
 """
 
-import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from expunge.contracts import RECORD_FILE, Frozen, Receipt, Release, Request, Verdict, read_record
+from expunge.contracts import RECORD_FILE, Receipt, Release, Request, Verdict, read_record
 from expunge.custody import receipts
 from expunge.digests import sha256_bytes, sha256_file
 from expunge.errors import ExpungeError
 from expunge.evidence import decisions, policies
-from expunge.evidence.checkpoints import Checkpoint, open_checkpoint
 from expunge.evidence.envelopes import payload_type_of
+from expunge.evidence.findings import Finding, Findings
 from expunge.evidence.key_changes import History, place_of
 from expunge.evidence.keys import Keyring
 from expunge.evidence.ledger import Entry, Ledger
@@ -34,23 +33,11 @@ from expunge.evidence.statements import (
     WithdrawalPredicate,
     open_statement,
 )
-from expunge.evidence.tree import edge_of, leaf_hash, levels_of, root_of, root_of_edge
+from expunge.evidence.verify_ledger import verify_ledger
 from expunge.samples.encryption import RequestKey
 from expunge.settings import Workspace
 
 STATEMENT_FILE = "statement.json"
-
-
-class Finding(Frozen):
-    """One object that was checked. `message` says what is wrong, or what an honest reader should know."""
-
-    object: str  # path relative to the workspace, or a place in the ledger
-    ok: bool
-    message: str = ""
-
-
-Findings = tuple[Finding, ...]
-Levels = list[list[bytes]]
 
 
 @dataclass
@@ -83,7 +70,8 @@ def _verify(workspace: Workspace, outside: tuple[bytes, ...]) -> Iterator[Findin
     trail = _Trail(history=History(keyring))
     try:
         ledger = Ledger.existing(workspace)
-        yield from _ledger(ledger, keyring, trail, outside)
+        yield from verify_ledger(ledger, keyring, outside,
+                                 lambda entry, place: _read_in(entry, place, keyring, trail))
     except ExpungeError as error:
         yield Finding(object=workspace.ledger.name, ok=False, message=error.problem)
     if keyring.entries:
@@ -97,23 +85,6 @@ def _verify(workspace: Workspace, outside: tuple[bytes, ...]) -> Iterator[Findin
 
 
 # ----------------------------------------------------------------------------------------------- ledger
-
-
-def _ledger(ledger: Ledger, keyring: Keyring, trail: _Trail, outside: tuple[bytes, ...]) -> Iterator[Finding]:
-    damage = ledger.damage()
-    yield Finding(object="ledger.sqlite", ok=not damage, message=damage)
-    leaves: list[bytes] = []
-    for position, entry in enumerate(ledger.entries()):
-        place = f"ledger entry {entry.position}"
-        leaves.append(leaf_hash(entry.envelope))
-        problem = _read_in(entry, place, keyring, trail)
-        if entry.position != position:
-            problem = f"entry {position} is missing"
-        yield Finding(object=place, ok=not problem, message=problem)
-    levels = levels_of(leaves)
-    yield from _nodes(ledger, levels)
-    yield from _checkpoints(ledger, keyring, levels, leaves)
-    yield from _append_only(keyring, levels, outside)
 
 
 def _read_in(entry: Entry, place: str, keyring: Keyring, trail: _Trail) -> str:
@@ -134,63 +105,6 @@ def _read_in(entry: Entry, place: str, keyring: Keyring, trail: _Trail) -> str:
     except ExpungeError as error:
         return error.problem
     return ""
-
-
-def _nodes(ledger: Ledger, levels: Levels) -> Iterator[Finding]:
-    """The stored subtrees are what later appends and proofs build on."""
-    expected = ((level, position, found) for level, hashes in enumerate(levels)
-                for position, found in enumerate(hashes))
-    for stored, computed in itertools.zip_longest(ledger.nodes(), expected):
-        if stored != computed:
-            level, position, _ = computed or stored
-            yield Finding(object=f"ledger tree, level {level}, position {position}", ok=False,
-                          message="not what the entries give")
-            return
-
-
-def _checkpoints(ledger: Ledger, keyring: Keyring, levels: Levels, leaves: list[bytes]) -> Iterator[Finding]:
-    origins: set[str] = set()
-    expected = 0
-    for size, note in ledger.checkpoints():
-        problem, checkpoint = _check_note(note, keyring, levels)
-        if checkpoint is not None:
-            origins.add(checkpoint.origin)
-            if size == len(leaves) and root_of(leaves).hex() != checkpoint.root:
-                problem = "its root is not that of the entries"
-            if not problem and checkpoint.size != size:
-                problem = f"it is signed over {checkpoint.size} entries"
-        if not problem and size != expected:
-            problem = f"checkpoint {expected} is missing"
-        expected = size + 1
-        yield Finding(object=f"ledger checkpoint {size}", ok=not problem, message=problem)
-    if expected != len(leaves) + 1:
-        yield Finding(object="ledger", ok=False,
-                      message=f"{len(leaves)} entries, and the newest checkpoint is over {expected - 1}")
-    if len(origins) > 1:
-        yield Finding(object="ledger", ok=False, message="its checkpoints are of more than one log")
-
-
-def _check_note(note: bytes, keyring: Keyring, levels: Levels) -> tuple[str, Checkpoint | None]:
-    entries = len(levels[0]) if levels else 0
-    try:
-        checkpoint, _ = open_checkpoint(note, keyring)
-    except ExpungeError as error:
-        return error.problem, None
-    if checkpoint.size > entries:
-        return f"it is over {checkpoint.size} entries, there are {entries}", checkpoint
-    edge = [levels[level][position] for level, position in edge_of(checkpoint.size)]
-    if root_of_edge(edge).hex() != checkpoint.root:
-        return "its root is not that of the entries", checkpoint
-    return "", checkpoint
-
-
-def _append_only(keyring: Keyring, levels: Levels, outside: tuple[bytes, ...]) -> Iterator[Finding]:
-    if not outside:
-        yield Finding(object="ledger", ok=True, message="append-only: not shown")
-    for number, note in enumerate(outside):
-        problem, checkpoint = _check_note(note, keyring, levels)
-        shown = f"append-only: shown since entry {checkpoint.size}" if checkpoint else ""
-        yield Finding(object=f"outside checkpoint {number}", ok=not problem, message=problem or shown)
 
 
 # ---------------------------------------------------------------------------------------- rooms' results
