@@ -33,6 +33,7 @@ _GREY = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as Pillow's
 _MIXED = np.array([3, 5, 7], np.int64)  # one number per pixel that differs where a channel does
 _ROWS = 256  # of a picture whose windows are summed at once
 _MANY = 8192  # signatures that are compared at once
+_VALUES = 2**22  # of images whose areas are averaged at once
 _ENLARGED = range(2, 9)
 _TELLING = 64  # values that a tensor must have at least, to be known by them
 
@@ -81,13 +82,13 @@ class Wanted:
     def parts(self, picture: Pixels) -> int:
         """How many of the wanted images stand inside a larger picture [H, W, C], each counted once."""
         found: set[bytes] = set()
-        plane = _plane(picture)
+        rows, columns = picture.shape[:2]
         for (height, width), windows in self._windows.items():
-            if plane.shape[0] < height or plane.shape[1] < width or plane.shape == (height, width):
+            if rows < height or columns < width or (rows, columns) == (height, width):
                 continue
             wanted = np.fromiter(windows, np.int64, len(windows))
-            for top in range(0, plane.shape[0] - height + 1, _ROWS):
-                band = plane[top : top + _ROWS + height - 1]
+            for top in range(0, rows - height + 1, _ROWS):
+                band = _plane(picture[top : top + _ROWS + height - 1])
                 for row, column in zip(*np.isin(_window_sums(band, height, width), wanted).nonzero(), strict=True):
                     at = digest(picture[top + row : top + row + height, column : column + width])
                     if at in self.images:
@@ -120,14 +121,22 @@ def is_telling(count: int, data: bytes) -> bool:
 
 def signatures(images: NDArray[np.generic]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Signatures [N, 64] of images [N, H, W, C], and which of them tell anything."""
-    grey = images[..., 0].astype(np.float32) if images.shape[3] == 1 else images.astype(np.float32) @ _GREY
+    number, rows, columns, channels = images.shape
+    across, down = _areas(rows), _areas(columns)
+    at_once = max(1, _VALUES // max(1, number * columns * channels))
+    areas = np.zeros((number, _AREAS, columns), np.float32)
+    lowest, highest = np.full(number, np.inf, np.float32), np.full(number, -np.inf, np.float32)
     with np.errstate(over="ignore", invalid="ignore"):  # what was never an image may hold any number
-        areas = _areas(grey.shape[1]) @ grey @ _areas(grey.shape[2]).T
-        flat = areas.reshape(len(areas), _AREAS * _AREAS)
+        for first in range(0, rows, at_once):
+            band = images[:, first : first + at_once].astype(np.float32)
+            grey = band[..., 0] if channels == 1 else band @ _GREY
+            areas += across[:, first : first + at_once] @ grey
+            lowest, highest = np.minimum(lowest, grey.min(axis=(1, 2))), np.maximum(highest, grey.max(axis=(1, 2)))
+        flat = (areas @ down.T).reshape(number, _AREAS * _AREAS)
         flat = flat - flat.mean(axis=1, keepdims=True)
         length = np.linalg.norm(flat, axis=1, keepdims=True)
         # Values need not be levels: then an image's own range stands for all 255.
-        span = 255 if images.dtype == np.uint8 else np.ptp(grey, axis=(1, 2))
+        span = 255 if images.dtype == np.uint8 else highest - lowest
     telling = np.isfinite(length[:, 0]) & (length[:, 0] > _FLAT / 255 * span * _AREAS)
     safe = np.where(telling[:, None], length, 1)
     return np.where(telling[:, None], flat / safe, 0).astype(np.float32), telling
@@ -137,8 +146,9 @@ def reduced(picture: Pixels) -> Iterator[Pixels]:
     """The picture before its pixels were repeated, for every whole number of times that they may have been."""
     for times in _ENLARGED:
         small = picture[::times, ::times]
-        if picture.shape[0] % times == 0 and picture.shape[1] % times == 0 and np.array_equal(
-                small.repeat(times, axis=0).repeat(times, axis=1), picture):
+        if picture.shape[0] % times == 0 and picture.shape[1] % times == 0 and all(
+                np.array_equal(picture[row::times, column::times], small)
+                for row in range(times) for column in range(times)):
             yield small
 
 

@@ -225,6 +225,18 @@ def test_a_large_array_is_looked_at_in_pieces(tmp_path, pixels, wanted):
     assert peak < 160 * 2**20, "of files of 64 MiB each, some MiB at a time"
 
 
+def test_a_large_picture_is_looked_at_in_bands(tmp_path, pixels, wanted):
+    large = np.zeros((4000, 3000, 3), np.uint8)
+    large[3777:3793, 2222:2238] = pixels[3, 0][..., None]
+    Image.fromarray(large).save(tmp_path / "large.png")
+    tracemalloc.start()
+    found = look(tmp_path, wanted)["large.png"]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (found.parts, found.copies) == (1, 0)
+    assert peak < 3 * large.nbytes, "the picture, and what is summed of it at once"
+
+
 @settings(max_examples=30, deadline=None)
 @given(channels=st.sampled_from([1, 3]), last=st.booleans(), flat=st.booleans(), how=st.sampled_from(
     ["uint8", "int64", "float32 ±1", "float64 0..1", "float32 0..255", "float16 ±1"]), seed=st.integers(0, 2**16))
