@@ -14,7 +14,7 @@ from expunge.evidence.keys import OPERATOR, Keyring, SigningKey, change_file, cr
 from expunge.evidence.ledger import Ledger
 from expunge.evidence.statements import DisposalPredicate, KeyringPredicate, Statement, open_statement, sign_statement
 from expunge.evidence.verify import verify_workspace
-from expunge.room import exclusive
+from expunge.room import exclusive, verify_result
 
 
 def said(key, reason="done"):
@@ -249,6 +249,20 @@ def test_rotation_enters_what_the_old_key_signed_and_the_ledger_did_not_hold(beg
     assert wrong(workspace) == {}
 
 
+def test_a_result_that_the_operators_earlier_key_signs_now_is_not_used_again(begin_run):
+    run = begin_run().make()
+    workspace, old = run.workspace, SigningKey.load(run.workspace, OPERATOR)
+    folder = workspace.root / run.results["unlearn"]
+    said_then = open_statement((folder / "statement.json").read_bytes(), Keyring.load(workspace))[0]
+    rotate(workspace, OPERATOR)
+    verify_result(workspace, folder)
+    moved = said_then.predicate.model_copy(update={"seconds": 1.0})
+    (folder / "statement.json").unlink()
+    (folder / "statement.json").write_bytes(sign_statement(Statement.over(said_then.subjects, moved), old))
+    with pytest.raises(DoesNotVerify, match=r"operator's key [0-9a-f]+ was rotated and does not count"):
+        verify_result(workspace, folder)
+
+
 # ------------------------------------------------------------------------------------------ what is noticed
 
 
@@ -294,13 +308,16 @@ def test_a_change_by_somebody_who_could_not_is_named(workspace):
     assert wrong(workspace) == {f"ledger entry {place}": "operator is operator, not admin"}
 
 
-def test_a_change_that_tells_another_than_was_made_is_named(workspace):
+@pytest.mark.parametrize("told", [
+    {"person": "grace"}, {"roles": ("admin",)}, {"change": "revoked"}, {"change": "rotated", "replaces": "f" * 64},
+    {"key_id": "f" * 64}])
+def test_a_change_that_tells_another_than_was_made_is_named(workspace, told):
     keyring = Keyring.load(workspace)
     key = key_changes.make_private(workspace, "mallory", keyring)
     after = Keyring(entries=(*keyring.entries, key_changes._entry(key, "mallory", ("reviewer",), 0))).to_bytes()
-    enter(workspace, sign_statement(Statement.over({"keyring.json": sha256_bytes(after)}, KeyringPredicate(
-        change="entered", person="grace", roles=("reviewer",), key_id=key.key_id, position=0, by="operator",
-        reason="", at="now")), SigningKey.load(workspace, OPERATOR)))
+    enter(workspace, sign_statement(Statement.over({"keyring.json": sha256_bytes(after)}, KeyringPredicate(**{
+        "change": "entered", "person": "mallory", "roles": ("reviewer",), "key_id": key.key_id, "position": 0,
+        "by": "operator", "reason": "", "at": "now", **told})), SigningKey.load(workspace, OPERATOR)))
     workspace.keyring.write_bytes(after)
     assert wrong(workspace) == {"ledger entry 0": "it tells another change than was made"}
 
