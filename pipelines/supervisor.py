@@ -240,9 +240,10 @@ class _Supervision:
             rooms={room: RoomUse(statement_sha256=sha256_file(self._workspace.root / done.result / STATEMENT_FILE),
                                  reused=done.reused) for room, done in state.rooms.items()}))
         self._ledger.append(sign_statement(said, self._key), with_change=self._run.writing(state))
+        self._state = self._run.state()
         sweep_resume_state(self._workspace)
         self.dispose_of_adaptation()
-        return self._run.state()
+        return self._state
 
     def _failed(self) -> dict[str, object]:
         """What a room's failure makes of the run. That there is nothing to do is no failure."""
