@@ -105,3 +105,26 @@ def without_triggers(workspace, *commands):
             database.execute(f"DROP TRIGGER {name}")
         for command in commands:
             database.execute(command)
+
+
+def counted_again(folder: Path) -> set[str]:
+    """The names of a report's numbers that the program for strangers counts again from its answers, and gets the same."""
+    import csv
+
+    import pytest
+
+    from expunge.contracts import Report, read_record
+    from expunge.evidence.standalone import verify
+
+    report = read_record(Report, folder)
+    tables = {file.stem: list(csv.DictReader(file.read_text().splitlines())) for file in folder.glob("*.csv")}
+    measured = {one.name: one for one in report.measurements}
+    found = set()
+    for name, number in verify.recount(report.family, report.model_dump(mode="json"), tables, False):
+        one = measured.get(name)
+        if one is None or one.interval is None:
+            continue
+        expected = (one.estimate, one.interval.lower, one.interval.upper)
+        assert number(1 - one.interval.confidence) == pytest.approx(expected, abs=1e-9), name
+        found.add(name)
+    return found

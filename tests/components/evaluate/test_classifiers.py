@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
+from tests_support import counted_again
 
 from components.evaluate.page import render_page
 from expunge.assets import digits
@@ -272,6 +273,8 @@ def test_what_was_forgotten_before_stays_forgotten_and_the_chain_is_held_against
     assert verdict.controls["origin"] == AS_EXPECTED
     assert rules["forget_accuracy_earlier", "at most"].outcome == "PASS"
     assert ("retained_accuracy_drift", "at least") in rules
+    assert counted_again(classroom.folder) >= {"forget_accuracy", "forget_accuracy_earlier",
+                                               "retained_accuracy_difference", "retained_accuracy_drift"}
     page = (classroom.folder / "page.html").read_text()
     for words in ("Does what was forgotten before stay forgotten?", "images of what earlier requests were about", "Drift"):
         assert words in page

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from small_image_to_image import CONFIGS, digits, fresh
+from tests_support import counted_again
 
 from components.evaluate import relearning_completions
 from components.evaluate.completing import noise, of_model
@@ -212,6 +213,7 @@ def test_a_model_that_forgot_is_told_from_its_parent(honest):
         came for came in verdict.controls.values() if came.startswith("not asked")}
     assert report.measurement("recognised_excess_before").interval.lower > 0.2
     assert report.measurement("forget_hidden_error_change").interval.lower > 0.5
+    assert counted_again(honest.folder) >= {"recognised_excess", "retained_recognised_difference"}
     verdict, rules = judged(report)
     assert verdict.outcome == "FAIL"  # seconds of training cost the rest
     assert rules["hidden_error_change", "at most"].outcome == "FAIL"
