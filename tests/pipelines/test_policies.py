@@ -22,9 +22,11 @@ from expunge.contracts import (
     Rule,
     parse_record,
 )
+from expunge.digests import canonical_json
 from expunge.errors import BadInput, DoesNotVerify, Refused, by_name
 from expunge.evidence import policies
 from expunge.evidence.envelopes import seal
+from expunge.evidence.key_changes import revoke
 from expunge.evidence.keys import OPERATOR, Keyring, SigningKey, create_key
 from expunge.evidence.verify import verify_workspace
 from expunge.measure import words
@@ -119,6 +121,19 @@ def test_a_signature_by_somebody_who_is_no_admin_or_by_a_stranger_does_not_verif
     forged = seal(json.dumps(own).encode(), policies.PAYLOAD_TYPE, SigningKey.load(workspace, "grace"))
     with pytest.raises(DoesNotVerify, match="signed by grace, who is not admin"):
         policies.require_standing("mild", MILD, forged, Keyring.load(workspace), "ada")
+
+
+def test_what_an_admin_signed_counts_after_their_key_ended_and_what_it_signs_then_does_not(workspace):
+    file = write_policy(workspace, "mild", MILD)
+    old = SigningKey.load(workspace, "olga")
+    create_key(workspace, "peter", ["admin"], by="olga")
+    revoke(workspace, "olga", by="peter", reason="left")
+    assert begin(workspace).policy_file.exists()
+    signed = json.loads(base64.b64decode(json.loads(policies.signature_beside(file))["payload"]))
+    again = {**signed, "signed_at": "2026-01-01T00:00:00+00:00"}
+    policies.signature_file(file).write_bytes(seal(canonical_json(again), policies.PAYLOAD_TYPE, old))
+    with pytest.raises(DoesNotVerify, match=r"olga's key [0-9a-f]+ was revoked \(left\) and does not count"):
+        begin(workspace)
 
 
 def test_only_an_admin_signs_and_only_what_can_be_read_under_its_own_name(workspace):
