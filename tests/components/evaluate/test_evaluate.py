@@ -6,6 +6,7 @@ import pytest
 from safetensors.numpy import load_file
 from scipy.linalg import sqrtm
 from scipy.stats import binomtest
+from tests_support import counted_again
 
 from components.evaluate.step import show
 from expunge.contracts import Report, read_record
@@ -280,6 +281,8 @@ def test_each_of_several_unwanted_classes_has_its_own_rate(house):
         assert found.interval is not None
     together = report.measurement("residual_rate").estimate
     assert together == pytest.approx(sum(report.measurement(f"residual_rate[{label}]").estimate for label in (3, DIGIT)))
+    assert counted_again(house.root / "several") >= {
+        "residual_rate", "residual_rate[3]", "residual_rate[8]", "residual_rate_before", "pul"}
     page = (house.root / "several" / "page.html").read_text()
     assert "Class 3" in page
     assert "Forgetting class 3 and 8" in page

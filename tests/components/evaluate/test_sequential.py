@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file
 from scipy.optimize import brentq
+from tests_support import counted_again
 
 from components.evaluate.generators import FIXED_SHARE
 from expunge import models
@@ -98,6 +99,7 @@ def test_the_interval_is_the_sequence_and_follows_from_the_scores(planted, early
     from expunge.measure import sequential as ours  # its constants; the arithmetic is done once more here
 
     for folder, report in (planted, early):
+        assert counted_again(folder) >= {"residual_rate", "residual_rate_before", "pul"}
         table = columns(folder)
         for name, side in (("residual_rate", "after"), ("residual_rate_before", "before")):
             found = report.measurement(name)
