@@ -6,8 +6,7 @@ The ledger is filled past its own append, in large transactions; every envelope 
 Then: inclusion and consistency proofs at random places; a walk through all of it (entries, digests, subtrees, text of
 the checkpoints), alone and with both signatures of every entry verified, by as many processes as there are cores; and
 appends one by one with ``synchronous=FULL``. On a busy machine what a processor spends on each entry is the figure to
-compare, not the rate. Memory is that of all processes together. `--work` is kept and used
-again.
+compare, not the rate. Memory is that of all processes together. `--work` is kept and used again.
 """
 
 import argparse
