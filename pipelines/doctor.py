@@ -31,7 +31,7 @@ from expunge.errors import DoesNotVerify, ExpungeError
 from expunge.evidence.coherence import read_policy
 from expunge.evidence.keys import OPERATOR, Keyring, SigningKey, private_key_file
 from expunge.evidence.ledger import Ledger
-from expunge.evidence.policies import is_shipped, keyring_for, signature_beside, signer_of
+from expunge.evidence.policies import has_shipped, is_shipped, keyring_for, signature_beside, signer_of
 from expunge.samples.encryption import RequestKey
 from expunge.settings import IMAGE_VARIABLE, ROOTS_VARIABLE, Workspace, allowed_roots, image_digest
 from expunge.stores.addresses import shown
@@ -287,7 +287,8 @@ def _not_standing(workspace: Workspace, policy: Path) -> str:
     if is_shipped(data):
         return ""
     if signature is None:
-        return "does not ship with expunge, and no admin has signed it"
+        return ("shipped with an earlier expunge ('expunge init' brings today's)" if has_shipped(data) else
+                "does not ship with expunge, and no admin has signed it")
     try:
         signer_of(data, signature, keyring_for(workspace, signature))
     except DoesNotVerify as error:

@@ -1,9 +1,10 @@
 """Whose rules these are: policies that ship with expunge, and policies that an admin has signed.
 
 A workspace's policy is a file, `policies/NAME.yaml`. It counts if its bytes are those of a shipped preset, which
-are part of the code, or if `NAME.signature.json` beside it is an admin's signature over its digest: a DSSE envelope
-(see `envelopes`), which is entered in the ledger, so that it goes on counting when the admin's key ends. A requester
-cannot bring rules of their own, so their signature does not count for a run of theirs.
+are part of the code (of a run's own copy: of one that ever shipped), or if `NAME.signature.json` beside it is an
+admin's signature over its digest: a DSSE envelope (see `envelopes`), which is entered in the ledger, so that it goes on
+counting when the admin's key ends. A requester cannot bring rules of their own, so their signature does not count for
+a run of theirs.
 """
 
 from datetime import UTC, datetime
@@ -70,6 +71,13 @@ def is_shipped(policy: bytes) -> bool:
     return any(policy == preset_bytes(name) for name in preset_names())
 
 
+def has_shipped(policy: bytes) -> bool:
+    """Whether these are the bytes of a policy that ships with this expunge, or once shipped with an earlier one."""
+    from expunge.measure.policy import ever_shipped
+
+    return sha256_bytes(policy) in ever_shipped()
+
+
 def sign(workspace: Workspace, name: str, person: str, now: datetime | None = None) -> Path:
     """Signs a workspace's policy with a person's key. Returns the signature's file.
 
@@ -134,17 +142,23 @@ def signer_of(policy: bytes, envelope: bytes, keyring: Keyring) -> str:
     return signed.person
 
 
-def require_standing(name: str, policy: bytes, signature: bytes | None, keyring: Keyring, requester: str) -> str | None:
+def require_standing(name: str, policy: bytes, signature: bytes | None, keyring: Keyring, requester: str, *,
+                     begun: bool = False) -> str | None:
     """Who signed a policy's bytes; None if they ship with expunge and need nobody's signature.
+
+    For a run that has `begun`, what shipped then is as good: its evidence outlives the expunge that made it.
 
     Raises:
         BadInput: they do not ship, and nobody has signed them.
         DoesNotVerify: the signature does not.
         Refused: only the requester vouches for them.
     """
-    if is_shipped(policy):
+    if is_shipped(policy) or (begun and has_shipped(policy)):
         return None
     remedy = f"an admin other than {requester} must sign it: expunge policies sign {name} --as ADMIN"
+    if signature is None and has_shipped(policy):
+        raise BadInput(f"policy: '{name}' shipped with an earlier expunge, and not with this one",
+                       f"run 'expunge init' for today's; or {remedy}")
     if signature is None:
         raise BadInput(f"policy: '{name}' does not ship with expunge and is not signed", remedy)
     try:
@@ -167,6 +181,6 @@ def require_for_run(workspace: Workspace, run: str, name: str, policy: bytes, re
     """
     signature = signature_beside(workspace.runs / run / POLICY_FILE)
     try:
-        require_standing(name, policy, signature, keyring_for(workspace, signature), requester)
+        require_standing(name, policy, signature, keyring_for(workspace, signature), requester, begun=True)
     except BadInput as error:
         raise DoesNotVerify(error.problem, "run the request again") from None

@@ -211,7 +211,7 @@ def _rules_of(workspace: Workspace, run: str) -> Iterator[Finding]:
         asked = read_record(Request, request)
         signature = policies.signature_beside(policy)
         signer = policies.require_standing(asked.policy, policy.read_bytes(), signature,
-                                           policies.keyring_for(workspace, signature), asked.requester)
+                                           policies.keyring_for(workspace, signature), asked.requester, begun=True)
     except ExpungeError as error:
         yield Finding(object=name, ok=False, message=error.problem.removeprefix("policy: "))
         return

@@ -100,6 +100,12 @@ def preset_names() -> tuple[str, ...]:
     return tuple(sorted(file.removesuffix(".yaml") for file in names if file.endswith(".yaml")))
 
 
+def ever_shipped() -> frozenset[str]:
+    """Digests of all policies that ship with this expunge or shipped with an earlier one."""
+    listed = (files("expunge.measure") / "policies" / "shipped.txt").read_text()
+    return frozenset(line.split()[0] for line in listed.splitlines())
+
+
 def worst(outcomes: Iterable[Outcome]) -> Outcome:
     """The outcome that decides among several; PASS if there is none."""
     found = set(outcomes)

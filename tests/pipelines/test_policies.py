@@ -22,7 +22,7 @@ from expunge.contracts import (
     Rule,
     parse_record,
 )
-from expunge.digests import canonical_json
+from expunge.digests import canonical_json, sha256_bytes
 from expunge.errors import BadInput, DoesNotVerify, Refused, by_name
 from expunge.evidence import policies
 from expunge.evidence.envelopes import seal
@@ -30,9 +30,10 @@ from expunge.evidence.key_changes import revoke
 from expunge.evidence.keys import OPERATOR, Keyring, SigningKey, create_key
 from expunge.evidence.verify import verify_workspace
 from expunge.measure import words
-from expunge.measure.policy import preset, preset_bytes, preset_names, rules_for
+from expunge.measure.policy import ever_shipped, preset, preset_bytes, preset_names, rules_for
 from expunge.settings import Workspace
 from pipelines.runs import Run
+from pipelines.workspace import initialise
 
 MILD = preset_bytes("debug").replace(b"name: debug", b"name: mild").replace(b"limit: 0.05", b"limit: 0.2")
 
@@ -70,6 +71,39 @@ def test_an_unsigned_policy_is_refused_with_the_way_to_sign_it(workspace):
                                        r"expunge policies sign mild --as ADMIN"):
         begin(workspace)
     assert not Run.all(workspace)
+
+
+EARLIER = (Path(__file__).parent / "debug-of-an-earlier-expunge.yaml").read_bytes()
+
+
+def test_whatever_ships_today_is_on_the_list_of_what_ever_shipped():
+    assert {sha256_bytes(preset_bytes(name)) for name in preset_names()} <= ever_shipped()
+
+
+def test_what_an_earlier_expunge_shipped_judges_no_new_run_and_init_brings_todays(workspace):
+    file = workspace.policies / "debug.yaml"
+    file.write_bytes(EARLIER)
+    with pytest.raises(BadInput, match=r"'debug' shipped with an earlier expunge.* 'expunge init' for today's"):
+        begin(workspace, "debug")
+    initialise(workspace)
+    assert file.read_bytes() == preset_bytes("debug")
+    begin(workspace, "debug")
+
+
+def test_init_leaves_alone_what_an_admin_signed_and_what_is_ones_own(workspace):
+    signed, own = write_policy(workspace, "debug", EARLIER), workspace.policies / "standard.yaml"
+    own.write_bytes(MILD)
+    initialise(workspace)
+    assert (signed.read_bytes(), own.read_bytes()) == (EARLIER, MILD)
+
+
+def test_a_run_that_was_begun_under_an_earlier_expunge_is_judged_and_verified_by_its_policy(workspace):
+    run = begin(workspace, "debug")
+    run.policy_file.write_bytes(EARLIER)
+    policies.require_for_run(workspace, run.name, "debug", EARLIER, "ada")
+    run.policy_file.write_bytes(EARLIER + b"# more\n")
+    with pytest.raises(DoesNotVerify, match="does not ship"):
+        policies.require_for_run(workspace, run.name, "debug", EARLIER + b"# more\n", "ada")
 
 
 def test_a_shipped_policy_that_was_changed_needs_a_signature(workspace):
