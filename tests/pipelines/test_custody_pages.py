@@ -38,7 +38,7 @@ def test_the_page_on_disposal_can_be_followed(copy_of_demo):
     assert not (copy_of_demo / ".expunge-keys" / "requests" / "forget-8.key").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_workspace_is_backed_up_moved_and_released_elsewhere(waiting):
     folder, said = follow("backup.md", waiting)
     assert folder.name == "elsewhere"

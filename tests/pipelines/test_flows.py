@@ -173,7 +173,7 @@ def test_a_flow_is_made_to_find_a_class_unlikely_and_comes_home(released, worksp
     assert "lowest z of the forgotten" in told
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_what_was_released_is_made_to_forget_single_images_and_the_class_stays_forgotten(released, workspace_of):
     folder, _ = released
     sevens = [int(number) for number in np.flatnonzero(assets.digits("train")[1] == 7)[:3]]

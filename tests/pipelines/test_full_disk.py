@@ -9,7 +9,7 @@ import subprocess
 from itertools import count
 
 import pytest
-from tests_support import call, key_for
+from tests_support import call
 
 from expunge.errors import BadInput, NoSpace, out_of_space, says_out_of_space
 from expunge.events import Event, Follower, emit, events_file
@@ -195,20 +195,3 @@ def test_other_errors_are_no_full_disk():
     assert says_out_of_space("fatal: write error: No space left on device")
     assert not says_out_of_space("the room is full of people")
     assert not out_of_space(OSError(errno.EACCES, "x"))
-
-
-def test_a_decision_that_the_ledger_had_no_space_for_is_entered_before_the_release(begin_run, workspace):
-    from pipelines.deciding import enter_decisions
-    from pipelines.runs import Run
-
-    run = begin_run().make()
-    key_for(workspace, "grace", "reviewer")
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(Ledger, "append", lambda *_: None)  # what a full disk came to, seen from outside
-        signed = run.sign()
-    ledger = Ledger.open(workspace)
-    before = ledger.size
-    enter_decisions(Run(workspace, run.name))
-    enter_decisions(Run(workspace, run.name))
-    assert ledger.size == before + 1
-    assert list(ledger.entries())[-1].envelope == signed.read_bytes()

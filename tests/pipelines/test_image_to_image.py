@@ -453,7 +453,8 @@ def states_of(kind, *folders):
     return [LIBRARY[kind].from_pretrained(folder).state_dict() for folder in folders]
 
 
-@pytest.mark.parametrize("kind", [pytest.param(KINDS[0], marks=pytest.mark.slow), *(pytest.param(kind, marks=pytest.mark.thorough) for kind in KINDS[1:2])])
+@pytest.mark.thorough
+@pytest.mark.parametrize("kind", KINDS[:2])
 def test_a_folder_goes_all_the_way_and_its_library_opens_what_is_released(kind, tmp_path):
     served, before = released(kind, tmp_path)
     weights = files.LAYOUTS[LIBRARY[kind].__name__].weights

@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 from typing import get_args
 
+import pytest
 import yaml
 from tests_support import EXPUNGE, bare_environment
 
@@ -21,6 +22,7 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
 
 
+@pytest.mark.thorough
 def test_the_page_can_be_followed_line_by_line(tmp_path):
     environment = bare_environment()
     environment["PATH"] = f"{EXPUNGE.parent}:{environment['PATH']}"

@@ -139,7 +139,7 @@ def test_an_import_that_is_killed_leaves_no_set_and_the_same_command_does_it_aga
     assert done.code == 0, done.err
     takes = time.monotonic() - began
     shutil.rmtree(tmp_path / ".expunge" / "imports")
-    for share in (0.3, 0.5, 0.7, 0.8, 0.9, random.uniform(0.3, 1)):
+    for share in (0.5, 0.8, random.uniform(0.3, 1)):
         killed = subprocess.Popen([str(EXPUNGE), "samples", "import", "x", str(file)], cwd=tmp_path,
                                   env=bare_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                                   start_new_session=True)
@@ -148,7 +148,7 @@ def test_an_import_that_is_killed_leaves_no_set_and_the_same_command_does_it_aga
         killed.wait()
         for listed in call(tmp_path, "samples", "list", "--json").json:  # it may have come to its end
             assert listed["images"] == 3000
-    (tmp_path / ".expunge" / "imports" / "x").mkdir(exist_ok=True)
+    (tmp_path / ".expunge" / "imports" / "x").mkdir(parents=True, exist_ok=True)
     (tmp_path / ".expunge" / "imports" / "x" / ".skipped.jsonl.killed.half").write_bytes(b"{")  # whatever the moment was
     done = call(tmp_path, "samples", "import", "x", file, "--json")
     assert done.code == 0, done.err
