@@ -244,6 +244,23 @@ def status(
 
 
 @app.command()
+def metrics(
+    file: Annotated[Path | None, typer.Argument(help="Where to write them, in one step; without it they are "
+                                                     "printed.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Give what waits, what is late and what must not be served as numbers for Prometheus."""
+    from expunge.digests import write_atomically
+    from pipelines.metrics import in_text
+
+    text = in_text(Workspace.locate().require())
+    if file is not None:
+        write_atomically(file, text.encode())
+    _finish({"text": text, "file": str(file) if file else None}, as_json,
+            lambda out: _print(out, [str(file)] if file else text.splitlines()))
+
+
+@app.command()
 def approve(
     run: RunName, person: Person, reason: Reason,
     waive: Annotated[list[str] | None, typer.Option(metavar="RULE", help=(

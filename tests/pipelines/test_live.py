@@ -9,6 +9,7 @@ from expunge.stores import releases, taint
 from expunge.stores.taint import Mark
 from expunge.stores.tracking import Tracking
 from pipelines.live import lines, live
+from pipelines.metrics import collected
 
 
 @pytest.fixture(autouse=True)
@@ -158,3 +159,18 @@ def test_deploy_refuses_a_candidate_whose_parent_only_mlflow_knows_to_be_tainted
         "candidate_sha256": run.parent_sha256, "parent_sha256": sha256_bytes(b"old")})
     with pytest.raises(Refused, match="is tainted by request forget-9"):
         run.deploy()
+
+
+def test_what_is_served_tainted_or_changed_is_counted_for_prometheus(workspace, publish):
+    def counted():
+        found = collected(workspace)
+        return [found.get_sample_value(f"expunge_models_{what}") for what in ("served", "tainted", "changed")]
+
+    assert counted() == [0, 0, 0]
+    publish(b"child", parent=b"old")
+    publish(b"face", model="faces")
+    assert counted() == [2, 0, 0]
+    forbid(workspace, b"old", b"new")
+    assert counted() == [2, 1, 0]
+    (workspace.releases / "faces" / "current" / "model.safetensors").write_bytes(b"other")
+    assert counted() == [2, 1, 1]
