@@ -128,3 +128,26 @@ def counted_again(folder: Path) -> set[str]:
         assert number(1 - one.interval.confidence) == pytest.approx(expected, abs=1e-9), name
         found.add(name)
     return found
+
+
+def exported_and_disposed_of(released: Path, request: str, scratch: Path) -> tuple[str, Any]:
+    """What the stranger's program says of a release, and the receipt of its request's disposal; in a copy of a folder."""
+    import shutil
+
+    from expunge.evidence.standalone import verify
+
+    folder = scratch / "again"
+    shutil.copytree(released, folder, symlinks=True)
+    for name, gone in (("before", False), ("after", True)):
+        bundle = scratch / f"{name}.zip"
+        if gone:
+            done = call(folder, "dispose", request, "--reason", "it is over", "--json")
+            assert done.code == 0, done.err
+        exported = call(folder, "audit", "export", request, bundle)
+        assert exported.code == 0, exported.out + exported.err
+        said = subprocess.run([sys.executable, "-I", verify.__file__, bundle], capture_output=True, text=True, check=False)
+        assert said.returncode == 0, said.stdout + said.stderr
+    audit = call(folder, "audit", "verify")
+    assert audit.code == 0, audit.out + audit.err
+    assert not list((folder / ".expunge").rglob(f"samples/{request}/*.sealed"))
+    return said.stdout, done.json

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from tests_support import EXPUNGE, bare_environment, call, without
+from tests_support import EXPUNGE, bare_environment, call, exported_and_disposed_of, without
 
 from expunge import assets, models
 from expunge.contracts import (
@@ -100,6 +100,14 @@ def test_a_classifier_is_made_to_forget_and_comes_home(released, workspace_of):
     page = run.page.read_text()
     assert "Accuracy on the forgotten" in page
     assert not [word for word in ("latents", "judge", "None") if word in page.partition("</style>")[2]]
+
+
+@pytest.mark.slow
+def test_what_a_classifier_forgot_is_exported_for_a_stranger_and_disposed_of(released, tmp_path):
+    said, receipt = exported_and_disposed_of(released[0], EXAMPLE["id"], tmp_path)
+    assert "forget_accuracy at most" in said
+    assert receipt["images"] > 0
+    assert receipt["redrawn"] == [], "nobody draws them again from a classifier"
 
 
 @pytest.mark.slow

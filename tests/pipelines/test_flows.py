@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
-from tests_support import EXPUNGE, bare_environment, call, without
+from tests_support import EXPUNGE, bare_environment, call, exported_and_disposed_of, without
 
 from components.adapt.step import adapt
 from components.unlearn.step import unlearn
@@ -171,6 +171,14 @@ def test_a_flow_is_made_to_find_a_class_unlikely_and_comes_home(released, worksp
     assert (report.forget_id, report.retain_id) == (candidate.forget_id, candidate.retain_id)
     told = call(folder, "status", "a-class").out
     assert "lowest z of the forgotten" in told
+
+
+@pytest.mark.slow
+def test_what_a_flow_forgot_is_exported_for_a_stranger_and_disposed_of(released, tmp_path):
+    said, receipt = exported_and_disposed_of(released[0], "a-class", tmp_path)
+    assert "forget_z_lowest at least" in said
+    assert receipt["images"] == int((assets.digits("train")[1] == 4).sum())
+    assert receipt["redrawn"] == [], "a flow's own samples are not what was to be forgotten"
 
 
 @pytest.mark.thorough
