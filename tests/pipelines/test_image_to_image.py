@@ -13,7 +13,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 from small_image_to_image import DIFFUSION, KINDS, MAE, SCHEDULER, VQ_GAN
-from tests_support import EXPUNGE, bare_environment, call, without
+from tests_support import EXPUNGE, bare_environment, call, exported_and_disposed_of, without
 
 from components.adapt.step import adapt
 from components.unlearn.step import unlearn
@@ -455,7 +455,7 @@ def states_of(kind, *folders):
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("kind", KINDS[:2])
-def test_a_folder_goes_all_the_way_and_its_library_opens_what_is_released(kind, tmp_path):
+def test_a_folder_goes_all_the_way_and_its_library_opens_what_is_released(kind, tmp_path, tmp_path_factory):
     served, before = released(kind, tmp_path)
     weights = files.LAYOUTS[LIBRARY[kind].__name__].weights
     assert {file.name for file in served.iterdir()} == {file.name for file in before.iterdir()} | {"release.json"}
@@ -481,6 +481,10 @@ def test_a_folder_goes_all_the_way_and_its_library_opens_what_is_released(kind, 
     planned = call(tmp_path, "run", "next.yaml", "--plan", "--json")
     assert planned.code == 0, planned.err
     assert planned.json["earlier"] == GO["forget"]["classes"]
+
+    said, receipt = exported_and_disposed_of(tmp_path, EXAMPLE["id"], tmp_path_factory.mktemp("again"))
+    assert "recognised_excess at most" in said
+    assert receipt["images"] > 0
 
 
 @pytest.mark.thorough
