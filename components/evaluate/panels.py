@@ -78,17 +78,12 @@ def _neighbours(name: str, highest: float | None) -> Plan:
     rows: tuple[PlannedRow, ...] = (
         ("before", "was", f"{name}_before"), ("after", "now", name),
         ("after, shares held", "held", f"{name}_fixed_shares"))
-    return Plan(capital(words.title(name)), rows, _meaning(name), lowest=0, highest=highest)
+    return Plan(capital(words.title(name)), rows, words.meaning(name), lowest=0, highest=highest)
 
 
 def capital(text: str) -> str:
     """The text as it begins a line."""
     return text[:1].upper() + text[1:]
-
-
-def _meaning(metric: str) -> str:
-    known = words.find(metric)
-    return known.meaning if known else ""
 
 
 PLANS: dict[str, Plan] = {
@@ -261,7 +256,7 @@ def panel(plan: Plan, measurements: Iterable[Measurement], rules: Sequence[RuleO
     asked = [rule for rule in rules if rule.rule.metric in {each.name for _, _, each in found}]
     axis = _axis(plan, [each for _, _, each in found], [outcome.rule.limit for outcome in asked])
     return Panel(
-        title=plan.title, meaning=plan.meaning or _meaning(found[-1][2].name),
+        title=plan.title, meaning=plan.meaning or words.meaning(found[-1][2].name),
         rows=tuple(_row(label, kind, each, axis) for label, kind, each in found),
         labelled=len(plan.rows) > 1,
         made_from=_made_from([(label, each) for label, _, each in found if each.estimate is not None]),

@@ -219,6 +219,12 @@ def title(metric: str) -> str:
     return known.title if known else metric.replace("_", " ")
 
 
+def meaning(metric: str) -> str:
+    """What a metric says, in a few words; empty if its title says it all."""
+    known = find(metric)
+    return known.meaning if known else ""
+
+
 def is_percent(metric: str) -> bool:
     """Whether people read it in percent."""
     known = find(metric)

@@ -281,6 +281,7 @@ def test_the_public_summary_and_the_card_name_nobody(found, bundle):
 def test_the_letter_is_in_plain_words_and_promises_nothing(found):
     text = certificate.letter(certificate.of(found))
     assert "You need not believe this letter" in text
+    assert "That is: samples that the judge still calls unwanted." in text
     assert "grace" not in text
     assert found.release.weights.sha256 in text
     assert "have not been destroyed" in text

@@ -218,5 +218,5 @@ def _render(template: str, made: Certificate) -> str:
                         autoescape=template.endswith(".html.j2"), trim_blocks=True, lstrip_blocks=True,
                         keep_trailing_newline=True)
     more: dict[str, Any] = {"claims": CLAIMS, "title": words.title, "interval": words.interval,
-                            "number": words.number}
+                            "number": words.number, "meaning": words.meaning}
     return found.get_template(template).render(made=made, **more)
