@@ -100,3 +100,13 @@ def write_atomically(target: Path, data: bytes, mode: int = 0o644, replace: bool
     """Writes `data` to `target` in one step: a reader sees the old file or the new one."""
     with atomic_path(target, mode, replace) as scratch:
         scratch.write_bytes(data)
+
+
+def flush(*paths: Path) -> None:
+    """Sees to it that files, or the names in folders, are on the disk."""
+    for path in paths:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -37,7 +37,7 @@ from typing import Any, TypeAlias
 
 from expunge import __version__
 from expunge.contracts import RECORD_FILE, SampleSet, read_record
-from expunge.digests import canonical_json, files_below, sha256_bytes, sha256_file, sha256_tree
+from expunge.digests import canonical_json, files_below, flush, sha256_bytes, sha256_file, sha256_tree
 from expunge.errors import DoesNotVerify, ExpungeError, NoSpace, WorkspaceBusy, out_of_space
 from expunge.events import Event, Progress, emit
 from expunge.evidence.key_changes import place_of
@@ -212,12 +212,7 @@ def verify_result(workspace: Workspace, folder: Path) -> RoomStatement:
 
 def _publish(scratch: Path, folder: Path) -> None:
     """Flushes a finished result to disk, files and folders, and gives it its name in one rename."""
-    for path in (*scratch.rglob("*"), scratch):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    flush(*scratch.rglob("*"), scratch)
     scratch.rename(folder)
 
 

@@ -46,7 +46,7 @@ from expunge.custody.places import Folder, Place, place_of
 from expunge.custody.searchers import SafetensorsFiles, SealedFiles, searchers
 from expunge.custody.sweeping import Found, Sweep, Watch, sweep
 from expunge.custody.wanted import LOOKS_LIKE, Wanted
-from expunge.digests import HALF, sha256_file, write_atomically
+from expunge.digests import HALF, flush, sha256_file, write_atomically
 from expunge.errors import BadInput, DoesNotVerify, ExpungeError, Refused
 from expunge.evidence.keys import OPERATOR, SigningKey
 from expunge.evidence.ledger import Ledger
@@ -185,7 +185,7 @@ class _Disposal:
         Ledger.open(self.workspace).append(sign_statement(statement, SigningKey.load(self.workspace, OPERATOR)))
         after_step("the receipt is in the ledger")
         checked.replace(receipts.receipt_file(self.workspace, self.request_id))
-        _flush(checked.parent)
+        flush(checked.parent)
         after_step("done")
         return receipt
 
@@ -283,7 +283,7 @@ class _Disposal:
             after_step("the key is overwritten")
         file.unlink(missing_ok=True)
         if file.parent.is_dir():
-            _flush(file.parent)
+            flush(file.parent)
         after_step("the key is gone")
 
     # ---------------------------------------------------------------------------------------- looking
@@ -577,15 +577,6 @@ def _readable(kind: type[AnyRecord], path: Path) -> AnyRecord | None:
 
 def _tensors(content: Content) -> set[bytes]:
     return {piece.digest for piece in SafetensorsFiles().look(content) if isinstance(piece, Tensor)}
-
-
-def _flush(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")

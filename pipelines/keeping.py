@@ -6,7 +6,6 @@ removed only after a signed disposal says so; its statement and its records stay
 whoever is cut off in between finds files that should be gone, and the next call removes them.
 """
 
-import os
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from expunge.contracts import RECORD_FILE, Frozen, SampleSet, read_record
-from expunge.digests import HALF, sha256_file, sweep_halves, write_atomically
+from expunge.digests import HALF, flush, sha256_file, sweep_halves, write_atomically
 from expunge.errors import BadInput, ExpungeError
 from expunge.evidence.keys import OPERATOR, Keyring, SigningKey
 from expunge.evidence.ledger import Ledger
@@ -323,7 +322,7 @@ class _Survey:
             file.unlink(missing_ok=True)
         if _bytes(result.folder / STATEMENT_FILE) != envelope:
             write_atomically(result.folder / STATEMENT_FILE, envelope)
-        _flush(result.folder)
+        flush(result.folder)
 
     def _spoiled_records(self, result: _Result, statement: RoomStatement) -> list[Path]:
         """Records that are not what was signed: what they say is worth nothing, and they go with the rest."""
@@ -388,11 +387,3 @@ def _bytes(file: Path) -> bytes | None:
 
 def _size(files: Iterable[Path]) -> int:
     return sum(file.stat().st_size for file in files if file.is_file())
-
-
-def _flush(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from expunge.contracts import Frozen, Release, StoredFile, read_record
-from expunge.digests import sha256_file
+from expunge.digests import flush, sha256_file
 from expunge.errors import BadInput, DoesNotVerify, Refused
 from expunge.evidence.keys import OPERATOR, SigningKey
 from expunge.evidence.ledger import Ledger
@@ -110,9 +110,9 @@ def publish(workspace: Workspace, model: str, weights: Path, sha256: str,
             file.write_bytes(beside[file.name])
         release = describe(generation, stored, tuple(StoredFile.of(file) for file in written))
         (scratch / RELEASE_FILE).write_bytes(release.to_bytes())
-        _flush(*written, scratch / RELEASE_FILE, scratch)
+        flush(*written, scratch / RELEASE_FILE, scratch)
         scratch.rename(folder_of(workspace, release))
-        _flush(home)
+        flush(home)
         _flip(home, folder_of(workspace, release).name)
         return release
 
@@ -196,7 +196,7 @@ def _withdraw(workspace: Workspace, was: Release, blocking: Mark | None, by: str
         at=_now())))
     home = workspace.releases / was.model
     (home / CURRENT).unlink()
-    _flush(home)
+    flush(home)
     why = f": what came before is tainted by request {request}" if request else ""
     return Served(model=was.model, was=was, now=None, request_id=request,
                   text=f"{was.model}: withdrawn, nothing is served{why}")
@@ -222,17 +222,7 @@ def _flip(home: Path, folder: str) -> None:
     link.unlink(missing_ok=True)
     link.symlink_to(folder)
     link.replace(home / CURRENT)
-    _flush(home)
-
-
-def _flush(*paths: Path) -> None:
-    for path in paths:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
+    flush(home)
 
 @contextmanager
 def _locked(home: Path) -> Iterator[None]:

@@ -75,7 +75,7 @@ def test_bytes_that_are_not_the_approved_ones_are_refused(workspace, tmp_path):
     assert releases.current(workspace, "digits") is None
 
 
-@pytest.mark.parametrize("where", ["_copy_hashing", "_flush", "_flip"])
+@pytest.mark.parametrize("where", ["_copy_hashing", "flush", "_flip"])
 def test_a_crash_before_the_flip_leaves_the_old_release_and_the_next_try_finishes(workspace, publish, tmp_path, where):
     old = publish(b"old")
     (tmp_path / "new").write_bytes(b"new")
