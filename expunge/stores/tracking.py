@@ -393,10 +393,12 @@ def _only(uri: str) -> Iterator[None]:
     A client asks the process-wide server about `models:/` sources, whatever server it was made for; unset,
     that is a new database in the current folder.
     """
-    kept = os.environ.get(_URI_VARIABLE)
-    levels = {logger: logger.level for logger in map(logging.getLogger, ("mlflow", "alembic"))}
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
+    import mlflow  # noqa: F401 - it sets its loggers' levels when it is imported: later, it would undo ours
+
+    kept = os.environ.get(_URI_VARIABLE)
+    levels = {logger: logger.level for logger in map(logging.getLogger, ("mlflow", "alembic"))}
     os.environ[_URI_VARIABLE] = uri
     for logger in levels:
         logger.setLevel(logging.CRITICAL)

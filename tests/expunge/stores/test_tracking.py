@@ -173,3 +173,13 @@ def test_in_a_workspace_that_was_moved_artifacts_are_found_where_they_lie_now(wo
     assert client(again).get_run(run).info.artifact_uri.startswith((moved.tracking / "artifacts").as_uri())
     assert [artifact.path for artifact in client(again).list_artifacts(run)] == ["report.html"]
     assert again.versions().versions[0].sha256 == "c" * 64
+
+
+def test_what_mlflow_complains_of_is_told_by_us_and_not_by_its_log(tmp_path):
+    program = ("import logging\n"
+               "from expunge.stores.tracking import _only\n"
+               f"with _only('sqlite:///{tmp_path}/mlflow.db'):\n"
+               "    import mlflow.store.db.utils\n"
+               "    logging.getLogger('mlflow.store.db.utils').error('database or disk is full')\n")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
