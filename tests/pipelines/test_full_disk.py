@@ -104,14 +104,23 @@ def test_a_run_on_a_full_disk_stops_in_one_line_and_goes_on_when_there_is_space(
         for record in folder.glob(".expunge/**/*.json"):
             json.loads(record.read_bytes())
         assert not list(folder.rglob("*.half"))
-    assert {"init", "the command", "fetch_checkpoint", "curate_forget_set"} <= stopped_in
-    # Which of the later rooms meet it hangs on a few hundred KiB of what came before.
-    assert len({"adapt", "unlearn", "evaluate"} & stopped_in) >= 2, stopped_in
+    # Which of the rooms meet it hangs on a few hundred KiB of what came before.
+    assert {"init", "the command"} <= stopped_in
+    assert len({"fetch_checkpoint", "curate_forget_set", "adapt", "unlearn", "evaluate"} & stopped_in) >= 3, stopped_in
     candidate, = folder.glob(".expunge/results/unlearn-*/candidate/model.safetensors")
     undisturbed, = demo[0].glob(".expunge/results/unlearn-*/candidate/model.safetensors")
     assert candidate.read_bytes() == undisturbed.read_bytes()
 
-    assert expunge("keys", "new", "grace", "--role", "reviewer").code == 0
+
+@pytest.mark.thorough
+def test_what_people_do_on_a_full_disk_ends_in_one_line_and_is_done_when_there_is_space(disk, waiting_demo):
+    folder = disk.folder
+    disk.resize(100_000)
+    shutil.copytree(waiting_demo, folder, symlinks=True, dirs_exist_ok=True)
+
+    def expunge(*words):
+        return call(folder, *words)
+
     verbs = [("keys", "new", "hopper", "--role", "reviewer"),
              ("approve", "forget-8", "--as", "grace", "--reason", "fine"), ("release", "forget-8")]
     for words in verbs:
