@@ -6,7 +6,7 @@ from pathlib import Path
 from expunge.contracts import Candidate, Release, StoredFile, Verdict, read_record, write_record
 from expunge.errors import DoesNotVerify, Refused
 from expunge.evidence import policies
-from expunge.evidence.coherence import Case, open_case, record_sha256
+from expunge.evidence.coherence import Case, evidence, open_case, record_sha256
 from expunge.evidence.decisions import Tally, count_valid, decisions_of, inconclusive, token
 from expunge.measure import policy as rules
 from expunge.room import Entered, room
@@ -31,7 +31,9 @@ def deploy(entered: Entered, *, request: Path, candidate: Path, report: Path, po
     workspace = entered.workspace
     case = open_case(request=request, candidate=candidate, report=report, policy=policy)
     policies.require_for_run(workspace, current_run(), case.policy.name, policy.read_bytes(), case.request.requester)
-    tally = _refuse_unless_approved(workspace, case, _refuse_unless_passed(case, read_record(Verdict, verdict)))
+    with evidence():
+        given = read_record(Verdict, verdict)
+    tally = _refuse_unless_approved(workspace, case, _refuse_unless_passed(case, given))
     mark = taint.Mark(request_id=case.request.id, request_sha256=case.subject.request_sha256,
                       parent_sha256=case.candidate.parent_sha256,
                       approved_sha256=case.candidate.weights.sha256, pending=True)

@@ -1,6 +1,7 @@
 """Whether request, candidate, report and policy speak of the same things: gate and deploy both ask this."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from expunge.digests import sha256_bytes, sha256_file
 from expunge.documents import parse_document
 from expunge.errors import BadInput, DoesNotVerify
 from expunge.evidence.decisions import Subject
+
+_REMEDY = "run the request again"
 
 
 @dataclass(frozen=True)
@@ -27,11 +30,12 @@ def open_case(*, request: Path, candidate: Path, report: Path, policy: Path) -> 
     """Reads the evidence; `candidate` and `report` are folders with a record.
 
     Raises:
-        DoesNotVerify: two of them disagree, or a file is not what its record says. Names what differs.
-        BadInput: one of them cannot be read.
+        DoesNotVerify: one of them can no longer be read, two disagree, or a file is not what its record says. Names
+            what differs.
     """
-    asked, judged_by = read_record(Request, request), read_policy(policy)
-    made, found = read_record(Candidate, candidate), read_record(Report, report)
+    with evidence():
+        asked, judged_by = read_record(Request, request), read_policy(policy)
+        made, found = read_record(Candidate, candidate), read_record(Report, report)
     weights = candidate / made.weights.name
     agree = [
         ("report: it measured the candidate", found.candidate_sha256, made.weights.sha256),
@@ -49,9 +53,18 @@ def open_case(*, request: Path, candidate: Path, report: Path, policy: Path) -> 
         *((f"report: {file.name} is", _digest_of(report / file.name), file.sha256) for file in found.files)]
     for what, is_, should_be in agree:
         if is_ != should_be:
-            raise DoesNotVerify(f"{what} {_short(is_)}, not {_short(should_be)}", "run the request again")
+            raise DoesNotVerify(f"{what} {_short(is_)}, not {_short(should_be)}", _REMEDY)
     subject = Subject.of(request=request, candidate=candidate, report=report, policy=policy)
     return Case(asked, made, found, judged_by, weights, subject)
+
+
+@contextmanager
+def evidence() -> Iterator[None]:
+    """What is read in this block was written by rooms and by the supervisor: that it cannot be read is no bad input."""
+    try:
+        yield
+    except BadInput as error:
+        raise DoesNotVerify(error.problem, _REMEDY) from None
 
 
 def read_policy(file: Path) -> Policy:

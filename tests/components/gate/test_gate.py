@@ -7,7 +7,7 @@ from tests_support import write_policy
 
 from expunge.contracts import Verdict, read_record, write_record
 from expunge.digests import canonical_json, sha256_file
-from expunge.errors import BadInput, DoesNotVerify, Refused
+from expunge.errors import DoesNotVerify, Refused
 
 
 def test_the_gate_waits_until_somebody_else_signs_and_then_opens(begin_run):
@@ -130,8 +130,18 @@ def test_a_decision_that_was_tampered_with_stops_the_gate_for_it_may_have_been_a
         run.gate()
 
 
-def test_an_unreadable_policy_is_one_line_that_says_what_to_do(begin_run):
+@pytest.mark.parametrize("spoiled", [b"{", b"[]", None])
+def test_evidence_that_can_no_longer_be_read_does_not_verify_in_one_line(begin_run, spoiled):
     run = begin_run().make()
-    run.policy_file.write_text("rules: [")
-    with pytest.raises(BadInput, match=r"policy: not a readable document .*: check"):
-        run.gate()
+    for file in (run.request_file, run.candidate / "record.json", run.report / "record.json", run.policy_file):
+        data = file.read_bytes()
+        file.unlink()
+        if spoiled is not None:
+            file.write_bytes(spoiled)
+        with pytest.raises(DoesNotVerify, match=f"{file.stem if file.stem != 'record' else file.parent.name}.*: ") as it:
+            run.gate()
+        assert len(str(it.value).splitlines()) == 1
+        assert it.value.remedy
+        file.unlink(missing_ok=True)
+        file.write_bytes(data)
+    assert run.gate() == "waiting"
