@@ -23,7 +23,7 @@ from expunge.settings import Workspace
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine, RowMapping
 
-VERSION = 2  # of the schema, as this code knows it
+VERSION = 3  # of the schema, as this code knows it
 WAIT_SECONDS = 10.0  # a transaction takes milliseconds; longer means that somebody holds the database
 PAGE = 1_000  # rows read at a time
 

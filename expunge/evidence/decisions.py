@@ -143,11 +143,12 @@ def decisions_of(workspace: Workspace, run: str) -> tuple[Decision, ...]:
     """Every decision on a run, oldest first.
 
     Raises:
-        DoesNotVerify: one of them does not. It is not skipped: it may have been a rejection.
+        DoesNotVerify: one of them does not. It is not skipped: it may have been a rejection. Or the keyring is not
+            the one that the ledger's statements made.
     """
-    from expunge.evidence.key_changes import place_of
+    from expunge.evidence.key_changes import as_entered, place_of
 
-    keyring = Keyring.load(workspace)
+    keyring = as_entered(workspace)
     found = [open_decision(file, run, keyring, place_of(workspace, file.read_bytes()))
              for file in sorted((workspace.approvals / run).glob("*.json"))]
     return tuple(sorted(found, key=lambda decision: (decision.approval.decided_at, decision.sha256)))

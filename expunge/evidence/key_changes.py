@@ -32,8 +32,8 @@ from expunge.evidence.keys import (
     check_name_and_roles,
     make_private,
 )
-from expunge.evidence.ledger import Ledger
-from expunge.evidence.statements import KeyringPredicate, Statement, sign_statement
+from expunge.evidence.ledger import Entry, Ledger
+from expunge.evidence.statements import KeyringPredicate, Statement, open_statement, sign_statement
 from expunge.settings import Workspace
 
 _TRIES = 20  # at landing on the position that a change was signed for, with others appending
@@ -217,6 +217,39 @@ class History:
         return True, f"{len(first)} of its keys: {NOT_RECORDED}" if first else ""
 
 
+def as_entered(workspace: Workspace) -> Keyring:
+    """The workspace's keyring, if it is what the ledger's statements made of it.
+
+    Only entries about keys are read, however many others there are.
+
+    Raises:
+        DoesNotVerify: it is another.
+    """
+    keyring, changes = _keyring_and_its_changes(workspace)
+    history, problems = History(keyring), []
+    for entry in changes:
+        try:
+            statement, signer = open_statement(entry.envelope, keyring.at(entry.position), KeyringPredicate)
+            problems.append(history.take(entry.position, statement, signer))
+        except DoesNotVerify as error:
+            problems.append(error.problem)
+    good, problem = history.end(keyring.to_bytes())
+    if wrong := next(filter(None, ["" if good else problem, *problems]), ""):
+        raise DoesNotVerify(f"{workspace.keyring.name}: {wrong}",
+                            "put back the last one that was signed; 'expunge audit verify' says more")
+    return keyring
+
+
+def _keyring_and_its_changes(workspace: Workspace) -> tuple[Keyring, tuple[Entry, ...]]:
+    """Both of one moment: others may be changing the keyring."""
+    ledger = Ledger.open(workspace)
+    while True:
+        changes = ledger.keyring_changes()
+        keyring = Keyring.load(workspace)
+        if ledger.keyring_changes() == changes:
+            return keyring, changes
+
+
 # ------------------------------------------------------------------------------------------ how it is done
 
 
@@ -225,7 +258,7 @@ def _carry_out(workspace: Workspace, signer: SigningKey, make: Callable[[Keyring
     ledger = Ledger.open(workspace)
     for _ in range(_TRIES):
         position = ledger.size
-        made = make(Keyring.load(workspace), position)
+        made = make(as_entered(workspace), position)  # nothing is signed on top of one that nobody made
         after = made.after.to_bytes()
         envelope = sign_statement(Statement.over({workspace.keyring.name: sha256_bytes(after)}, made.said), signer)
         write_atomically(change_file(workspace), _Change(

@@ -17,6 +17,7 @@ from expunge.errors import BadInput, DoesNotVerify
 from expunge.evidence.checkpoints import Checkpoint, open_checkpoint, sign_checkpoint
 from expunge.evidence.database import Database
 from expunge.evidence.keys import OPERATOR, Keyring, SigningKey
+from expunge.evidence.statements import KeyringPredicate, predicate_type_of
 from expunge.evidence.tree import (
     EMPTY_ROOT,
     Lookup,
@@ -124,6 +125,9 @@ class Ledger:
                             for level, position, found in grown(last.size, edge, leaf)])
         connection.execute(text("INSERT INTO digests (sha256, position) VALUES (:sha256, :position)"),
                            {"sha256": bytes.fromhex(sha256_bytes(envelope)), "position": last.size})
+        if predicate_type_of(envelope) == KeyringPredicate.TYPE:
+            connection.execute(text("INSERT INTO keyring_changes (position) VALUES (:position)"),
+                               {"position": last.size})
         size = last.size + 1
         head = Checkpoint(origin=last.origin, size=size, root=root_of_edge(_edge(connection, size)).hex())
         _keep(connection, size, sign_checkpoint(head, head_signer or SigningKey.load(self._workspace, OPERATOR)))
@@ -162,6 +166,15 @@ class Ledger:
         if found is not None and self.entry(found).sha256 != sha256:
             raise DoesNotVerify(f"ledger entry {found}: not the one that its digest is noted for")
         return None if found is None else int(found)
+
+    def keyring_changes(self) -> tuple[Entry, ...]:
+        """Every entry that changes the keyring, or was meant to, in order."""
+        from sqlalchemy import text
+
+        query = text("SELECT entries.position, envelope FROM keyring_changes "
+                     "JOIN entries ON entries.position = keyring_changes.position ORDER BY entries.position")
+        with self._database.reading() as connection:
+            return tuple(Entry(position, bytes(envelope)) for position, envelope in connection.execute(query))
 
     def checkpoints(self, start: int = 0) -> Iterator[tuple[int, bytes]]:
         """Every checkpoint ever signed, as (size, note), oldest first; from a size on."""

@@ -5,6 +5,7 @@ files by their path relative to the workspace, with the SHA-256 of their stored 
 happened to them. Law: ``open_statement(sign_statement(s, key), keyring) == (s, key's entry)``.
 """
 
+import base64
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from expunge.contracts import Digest, Frozen, Person, Receipt, describe
 from expunge.digests import canonical_json
 from expunge.errors import DoesNotVerify
-from expunge.evidence.envelopes import open_envelope, seal
+from expunge.evidence.envelopes import open_envelope, payload_type_of, seal
 from expunge.evidence.keys import Keyring, KeyringEntry, Role, SigningKey
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
@@ -179,6 +180,17 @@ class _Document(Frozen):
 def sign_statement(statement: Statement[Any], key: SigningKey) -> bytes:
     """The statement in an envelope signed by `key`."""
     return seal(statement.to_bytes(), PAYLOAD_TYPE, key)
+
+
+def predicate_type_of(envelope: bytes) -> str:
+    """What kind of thing an envelope says of its subjects, before anything is verified; empty if it is no statement."""
+    if payload_type_of(envelope) != PAYLOAD_TYPE:
+        return ""
+    try:
+        found = json.loads(base64.b64decode(json.loads(envelope)["payload"]))["predicateType"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return ""
+    return found if isinstance(found, str) else ""
 
 
 def open_statement(envelope: bytes, keyring: Keyring, kind: type[P] = Predicate,  # type: ignore[assignment]

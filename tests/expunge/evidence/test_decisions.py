@@ -1,19 +1,23 @@
 """Decisions: who may sign, what counts, what it opens."""
 
+import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from tests_support import key_for
 
 from expunge.contracts import Approval, Report, Verdict, read_record
-from expunge.digests import sha256_bytes
+from expunge.digests import canonical_json, sha256_bytes
 from expunge.errors import BadInput, DoesNotVerify, Refused
 from expunge.evidence import decisions
 from expunge.evidence.coherence import read_policy
 from expunge.evidence.decisions import Subject, count_valid, decisions_of, token
 from expunge.evidence.envelopes import seal
 from expunge.evidence.key_changes import revoke, rotate
-from expunge.evidence.keys import Keyring, SigningKey, create_key
+from expunge.evidence.keys import OPERATOR, Keyring, SigningKey, create_key
 from expunge.evidence.ledger import Ledger
+from expunge.evidence.statements import KeyringPredicate, Statement, sign_statement
 from expunge.measure.policy import decide
 
 
@@ -65,11 +69,8 @@ def test_somebody_without_the_reviewers_role_is_refused(run):
 
 def test_a_reviewer_who_lost_the_role_no_longer_counts(run):
     run.sign("grace")
-    keyring = Keyring.load(run.workspace)
-    demoted = tuple(entry.model_copy(update={"roles": ("requester",)}) if entry.person == "grace" else entry
-                    for entry in keyring.entries)
-    run.workspace.keyring.write_bytes(Keyring(entries=demoted).to_bytes())
-    found = tally(run)
+    signed, = decisions_of(run.workspace, run.name)
+    found = tally(run, found=[replace(signed, signer=signed.signer.model_copy(update={"roles": ("requester",)}))])
     assert found.approved_by == ()
     assert found.void[0].reason == "the key is no reviewer's"
 
@@ -363,3 +364,59 @@ def test_what_passed_cannot_be_waived_nor_what_failed_or_cannot_be_trusted(run, 
     broken = verdict_of(failed).model_copy(update={"outcome": "INVALID"})
     assert decisions.inconclusive(broken) == ()
     assert token(broken, tally(failed)) == "closed"
+
+
+# ------------------------------------------------------------------------------------- the keyring's history
+
+
+@pytest.mark.parametrize("spoil", [
+    lambda entries: entries[-1].update(created_at="2020-01-01T00:00:00+00:00"),
+    lambda entries: entries[-1].update(valid_from=entries[-1]["valid_from"] - 1),
+    lambda entries: entries[-1].update(roles=["reviewer", "admin"]),
+    lambda entries: entries[1].update(person="adam"),
+    lambda entries: [entries[1].pop(name) for name in ("valid_until", "ended", "ended_because")],
+    lambda entries: entries.append({**entries[1], "key_id": sha256_bytes(bytes(32)), "public_key": "00" * 32,
+                                    "person": "mallory", "valid_from": 0}),
+], ids=["a date", "a position", "a role", "a name", "an end taken back", "a key slipped in"])
+def test_a_keyring_that_the_ledger_does_not_give_opens_nothing(run, spoil):
+    key_for(run.workspace, "linus", "reviewer")
+    run.sign("grace")
+    revoke(run.workspace, "linus", reason="left")
+    key_for(run.workspace, "barbara", "reviewer")
+    assert run.gate() == "open"
+    good = run.workspace.keyring.read_bytes()
+    data = json.loads(good)
+    spoil(data["entries"])
+    run.workspace.keyring.write_bytes(canonical_json(data))
+    for enters in (run.gate, run.deploy, lambda: decisions_of(run.workspace, run.name)):
+        with pytest.raises(DoesNotVerify, match=r"^keyring\.json: "):
+            enters()
+    run.workspace.keyring.write_bytes(good)
+    run.deploy()
+
+
+def test_a_keyring_put_back_as_it_was_once_opens_nothing(run):
+    run.sign("grace")
+    earlier = run.workspace.keyring.read_bytes()
+    revoke(run.workspace, "grace", reason="it was stolen")
+    run.workspace.keyring.write_bytes(earlier)
+    with pytest.raises(DoesNotVerify, match=r"keyring\.json: not the keyring that its last change made"):
+        run.gate()
+
+
+def test_what_the_operator_enters_in_an_admins_place_opens_nothing(run):
+    """Two statements, of which the second is signed by whom the first made an admin: the first is looked at as well."""
+    key_for(run.workspace, "olga", "admin")
+    run.sign("grace")
+    ledger = Ledger.open(run.workspace)
+    keyring, position = Keyring.load(run.workspace), ledger.size
+    forged = keyring.entries[0].model_copy(update={"person": "mallory", "roles": ("admin", "reviewer"), "public_key": "00" * 32,
+                                                   "key_id": sha256_bytes(bytes(32)), "valid_from": position + 1})
+    after = Keyring(entries=(*keyring.entries, forged)).to_bytes()
+    said = KeyringPredicate(change="entered", person="mallory", roles=forged.roles, key_id=forged.key_id, position=position,
+                            by="operator", reason="", at="2026-01-01T00:00:00+00:00")
+    ledger.append(sign_statement(Statement.over({"keyring.json": sha256_bytes(after)}, said),
+                                 SigningKey.load(run.workspace, OPERATOR)))
+    run.workspace.keyring.write_bytes(after)
+    with pytest.raises(DoesNotVerify, match=r"keyring\.json: operator is operator, not admin"):
+        run.gate()
