@@ -178,6 +178,8 @@ def _inside(folder: Path, file: str) -> Path | None:
 
 def _class_folders(folder: Path) -> Listing:
     """`folder/<class>/**/<image>`: names that begin with a dot are left aside, as file systems mean them."""
+    if os.path.realpath(folder) == folder.absolute().anchor:
+        raise BadInput(f"{_name(folder)}: is the whole disk", "name the folder that holds a subfolder for each class")
     visible = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     folders = [path for path in visible if path.is_dir()]
     if not folders:

@@ -227,6 +227,14 @@ def test_a_list_that_leads_out_of_its_folder_is_refused_with_the_line(tmp_path, 
         read_images(inner / f"x.{form}", strict=False)
 
 
+@pytest.mark.parametrize("written", ["/", "/../", "link"])
+def test_the_whole_disk_is_not_searched_for_images(tmp_path, monkeypatch, written):
+    monkeypatch.chdir(tmp_path)
+    Path("link").symlink_to("/")
+    with pytest.raises(BadInput, match="is the whole disk: name the folder that holds a subfolder for each class"):
+        read_images(Path(written), strict=True)
+
+
 def test_a_link_out_of_a_class_folder_is_not_followed(tmp_path):
     save(tmp_path / "out.png")
     save(tmp_path / "set" / "a" / "1.png")
