@@ -39,7 +39,7 @@ EXPERIMENT = "expunge"
 CHAMPION = "champion"
 RUN_TAG = "expunge.run"
 _URI_VARIABLE = "MLFLOW_TRACKING_URI"
-_QUIET = {
+QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "GIT_PYTHON_REFRESH": "quiet",
     # A server that does not answer is given up in seconds, not in MLflow's default of minutes.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
@@ -393,7 +393,7 @@ def _only(uri: str) -> Iterator[None]:
     A client asks the process-wide server about `models:/` sources, whatever server it was made for; unset,
     that is a new database in the current folder.
     """
-    for name, value in _QUIET.items():
+    for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     import mlflow  # noqa: F401 - it sets its loggers' levels when it is imported: later, it would undo ours
 
