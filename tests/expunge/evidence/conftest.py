@@ -33,7 +33,8 @@ def postgresql():
         if os.environ.get("CI"):
             pytest.fail(because)
         pytest.skip(because)
-    folder = Path(tempfile.mkdtemp(prefix="postgresql-"))  # not below the tests' own folders, which are root's alone
+    beside = os.environ.get("PYTEST_DEBUG_TEMPROOT")  # not below the tests' own folders, which are root's alone
+    folder = Path(tempfile.mkdtemp(prefix="postgresql-", dir=beside))
     as_nobody = []
     if os.geteuid() == 0:  # the server refuses to run as root
         shutil.chown(folder, "postgres")
