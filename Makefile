@@ -27,7 +27,7 @@ demo: .venv/.ready  ## forget a handwritten digit end to end (DIGIT=8)
 test: .venv/.ready  ## all tests but the thorough ones
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder -m 'not thorough'
 
-test-thorough: .venv/.ready  ## what takes minutes: ten thousand odd requests, full disks, whole documents
+test-thorough: .venv/.ready  ## what takes minutes: thousands of odd requests, full disks, whole documents
 	$(BIN)/python -m pytest --numprocesses auto --dist load -m thorough
 
 check: .venv/.ready  ## style, types, and the direction of imports

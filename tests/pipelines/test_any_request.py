@@ -5,7 +5,7 @@ import json
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from pipelines.demo import request_for
@@ -118,10 +118,15 @@ def test_requests_end_in_a_plan_or_in_one_line(ask, capsys, data, name):
 
 
 @pytest.mark.thorough
-@ANY
-@examples(10_000)
-def test_ten_thousand_requests_end_in_a_plan_or_in_one_line(ask, capsys, data, name):
-    check(ask, capsys, data, name)
+@pytest.mark.parametrize("lot", range(5))
+def test_thousands_of_requests_end_in_a_plan_or_in_one_line(ask, capsys, lot):
+    @seed(lot)
+    @ANY
+    @examples(1_000)
+    def of_this_lot(data, name):
+        check(ask, capsys, data, name)
+
+    of_this_lot()
 
 
 def test_the_sound_request_is_planned(ask, capsys):
