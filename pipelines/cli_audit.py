@@ -41,6 +41,7 @@ def audit_verify(
 ) -> None:
     """Check every statement, record and released file against the ledger; exit 40 if anything differs."""
     from expunge.evidence import copies
+    from expunge.evidence.findings import checked
     from expunge.evidence.verify import verify_workspace
     from pipelines.tables import show_findings
 
@@ -49,7 +50,7 @@ def audit_verify(
     findings = verify_workspace(workspace, [*(file.read_bytes() for file in checkpoint or ()),
                                             *(note for _, note, _ in outside if note is not None)])
     wrong = [finding for finding in findings if not finding.ok]
-    finish({"verified": not wrong, "checked": len(findings),
+    finish({"verified": not wrong, "checked": checked(findings),
             "wrong": [finding.model_dump(mode="json") for finding in wrong],
             "notes": [*(finding.message for finding in findings if finding.ok and finding.message),
                       *(f"{place}: {problem}" for place, _, problem in outside if problem)]}, as_json,
@@ -88,6 +89,8 @@ def audit_export(
         "more than once.")] = None,
     sign_model: Annotated[bool, typer.Option(
         "--sign-model", help="Sign the released model in the form of OpenSSF Model Signing.")] = False,
+    deep: Annotated[bool, typer.Option(
+        "--deep", help="The features that distances were computed from go along, for 'verify.py --deep'.")] = False,
     summary: Annotated[Path | None, typer.Option(
         dir_okay=False, help="Write a summary for the public here: Markdown that names nobody.")] = None,
     letter: Annotated[Path | None, typer.Option(
@@ -98,7 +101,7 @@ def audit_export(
     from pipelines.exporting import export
 
     done = export(Workspace.locate().require(), run, bundle, weights=not without_weights, reasons=reasons,
-                  checkpoints=checkpoint or (), sign_model=sign_model, summary=summary, letter=letter)
+                  checkpoints=checkpoint or (), sign_model=sign_model, deep=deep, summary=summary, letter=letter)
     finish(done, as_json, lambda out: print_lines(out, [
         *(f"{kind.lower():9}  {text}" for kind, text in done["says"]),
         *(f"{what:9}  {file}" for what, file in done["written"].items()), f"sha256     {done['sha256']}"]))

@@ -10,7 +10,7 @@ from pipelines.runs import Run
 
 
 def export(workspace: Workspace, name: str, bundle: Path, *, weights: bool = True, reasons: bool = False,
-           checkpoints: Iterable[Path] = (), sign_model: bool = False, summary: Path | None = None,
+           checkpoints: Iterable[Path] = (), sign_model: bool = False, deep: bool = False, summary: Path | None = None,
            letter: Path | None = None) -> dict[str, Any]:
     """Writes a release's bundle and whatever else is asked for; see `expunge.evidence.bundle.writing.export`.
 
@@ -21,8 +21,8 @@ def export(workspace: Workspace, name: str, bundle: Path, *, weights: bool = Tru
 
     found = gather(workspace, Run.find(workspace, name).name)
     done = writing.export(found, bundle, weights=weights, reasons=reasons, checkpoints=checkpoints,
-                          sign_model=sign_model)
-    made, written = certificate.of(found), {"bundle": str(bundle)}
+                          sign_model=sign_model, deep=deep)
+    made, written = certificate.of(found, deep=deep), {"bundle": str(bundle)}
     for what, file, text in (("summary", summary, certificate.summary), ("letter", letter, certificate.letter)):
         if file is not None:
             write_atomically(file, text(made).encode())

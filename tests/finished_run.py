@@ -22,7 +22,16 @@ class FinishedRun:
             forget=Forget(classes=classes))
         write_record(self.request_file, self.request)
         self.statements, self.results = {}, {}
-        self.outputs = workspace.root.parent / f"outputs-{name}"
+        self.outputs, self.shares = workspace.root.parent / f"outputs-{name}", {}
+
+    def write_tables(self, folder):
+        """The report's files."""
+        (folder / "scores.csv").write_text("1,2,3\n")
+        (folder / "features.safetensors").write_bytes(b"of nobody")
+
+    def measurements(self, made_up):
+        """What the report says was measured."""
+        return made_up
 
     def enter(self, step, **given):
         """Enters a room as a step of this run, and its statement in the ledger."""
@@ -71,18 +80,18 @@ class FinishedRun:
 
         @room(outputs=("report",))
         def evaluate(entered, *, request, candidate, report):
-            (report / "scores.csv").write_text("1,2,3\n")
+            run.write_tables(report)
             weights, asked = sha256_file(candidate / "model.safetensors"), sha256_file(request)
             write_record(report, Report(
                 request_sha256=asked, parent_sha256=run.parent_sha256, candidate_sha256=weights,
                 judge_sha256="4" * 64, holdout_id="5" * 64, unwanted=run.request.forget.classes,
                 latent_seed=sha256_bytes(bytes.fromhex(weights) + bytes.fromhex(asked)),
-                measurements=measured(run.residual, 0.98), shares={}, controls=(
+                measurements=run.measurements(measured(run.residual, 0.98)), shares=run.shares, controls=(
                     Control(name="the parent", must="FAIL", measurements=measured(0.5, 0.01),
                             covers=("residual_rate", "pul")),
                     Control(name="real images", must="not FAIL", measurements=measured(0.001, 0.98),
                             covers=("residual_rate",))),
-                files=(StoredFile.of(report / "scores.csv"),)))
+                files=tuple(StoredFile.of(file) for file in sorted(report.iterdir()))))
 
         self.candidate, self.report = self.outputs / "candidate", self.outputs / "report"
         self.enter(unlearn, request=self.request_file, candidate=self.candidate)

@@ -18,9 +18,10 @@ from components.evaluate.evidence_of_flows import FlowEvidence, Likely
 from components.evaluate.probes.is_it_still_told_apart import nearest
 from expunge.errors import BadInput
 
-SCORES, REAL, SEARCH, RELEARNING, MEMBERSHIP, FEATURES, PREDICTIONS, LIKELIHOODS, COMPLETIONS = (
+SCORES, REAL, SEARCH, RELEARNING, MEMBERSHIP, FEATURES, FEATURES_FORGET, PREDICTIONS, LIKELIHOODS, COMPLETIONS = (
     "scores.parquet", "real.parquet", "search.parquet", "relearning.parquet", "membership.parquet",
-    "features.safetensors", "predictions.parquet", "likelihoods.parquet", "completions.parquet")
+    "features.safetensors", "features_forget.safetensors", "predictions.parquet", "likelihoods.parquet",
+    "completions.parquet")  # only the first of the features may leave the house: of what is to stay, and of samples
 ANSWERS = ".csv"  # how the name of a table ends that holds what was answered, and no more
 
 
@@ -120,8 +121,8 @@ def write_completion_tables(folder: Path, evidence: CompletionEvidence) -> None:
     `completions.parquet` says of each which set it is of, its number there and its class, and, of the image as it is,
     of what was shown with noise in the hole, and of each completion, what the judge took it for (-1: it was no
     numbers), its hidden error and its spread. Columns of controls are of the sets that they are about; -1 and NaN
-    elsewhere. Features and the judge's probabilities, of the images to forget and of the rest, are in a file of their
-    own.
+    elsewhere. Features and the judge's probabilities are in files of their own: those of the rest, and those of the
+    images to forget.
     """
     from safetensors.numpy import save_file
 
@@ -145,11 +146,12 @@ def write_completion_tables(folder: Path, evidence: CompletionEvidence) -> None:
         classes[rows], errors[rows] = some.classes, some.errors
         columns |= {f"class_{name}": classes, f"error_{name}": errors}
     _write_answered(folder / COMPLETIONS, columns)
-    arrays = {f"{role}.{name}{ending}": getattr(_filled_so(sets[role], name), attribute)
-              for role in ("forget", "rest") for name in ("image", "shown", "before", "after")
-              for ending, attribute in (("", "features"), (".probabilities", "probabilities"))
-              if name in ("before", "after") or attribute == "features"}
-    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / FEATURES)
+    for role, file in (("rest", FEATURES), ("forget", FEATURES_FORGET)):
+        arrays = {f"{role}.{name}{ending}": getattr(_filled_so(sets[role], name), attribute)
+                  for name in ("image", "shown", "before", "after")
+                  for ending, attribute in (("", "features"), (".probabilities", "probabilities"))
+                  if name in ("before", "after") or attribute == "features"}
+        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / file)
     if evidence.membership is not None:
         _write(folder / MEMBERSHIP, _membership(evidence.membership))
     if evidence.relearnings:

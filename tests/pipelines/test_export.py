@@ -78,12 +78,13 @@ def test_a_stranger_checks_the_bundle_with_the_published_program_alone(bundle, s
         assert "append-only: not shown" in done.stdout
 
 
-def test_the_program_needs_nothing_but_python_3_9_and_cryptography():
+def test_the_program_needs_nothing_but_python_3_9_and_cryptography_and_numpy_to_go_deep():
     tree = ast.parse(PROGRAM.read_text(), feature_version=(3, 9))
     imported = {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names} | {
         node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     others = {name.split(".")[0] for name in imported} - set(sys.stdlib_module_names)
-    assert others == {"cryptography"}
+    assert others == {"cryptography", "numpy"}
+    assert not [node for node in tree.body if isinstance(node, ast.Import) and node.names[0].name == "numpy"]
     assert imported.isdisjoint({"socket", "urllib", "http", "subprocess", "pickle", "ssl"})
 
 
@@ -106,6 +107,11 @@ def test_the_verb_writes_the_bundle_the_summary_and_the_letter(demo, expunge, tm
     assert done.json["claim"] == "output suppression"
     assert set(done.json["written"]) == {"bundle", "summary", "letter"}
     assert said(tmp_path / "b.zip")
+    done = expunge(demo[0], "audit", "export", "forget-8", tmp_path / "deep.zip", "--deep", "--json")
+    assert done.code == 0, done.err
+    with zipfile.ZipFile(tmp_path / "deep.zip") as archive:
+        assert len([name for name in archive.namelist() if name.endswith("/features.safetensors")]) == 1
+    assert "the features themselves" in said(tmp_path / "deep.zip", deep=True)["ATTESTED"]
 
 
 def test_what_was_not_released_has_no_bundle(waiting_demo, expunge, tmp_path):

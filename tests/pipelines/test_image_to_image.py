@@ -482,8 +482,9 @@ def test_a_folder_goes_all_the_way_and_its_library_opens_what_is_released(kind, 
     assert planned.code == 0, planned.err
     assert planned.json["earlier"] == GO["forget"]["classes"]
 
-    said, receipt = exported_and_disposed_of(tmp_path, EXAMPLE["id"], tmp_path_factory.mktemp("again"))
+    said, receipt = exported_and_disposed_of(tmp_path, EXAMPLE["id"], tmp_path_factory.mktemp("again"), "--deep")
     assert "recognised_excess at most" in said
+    assert "the features themselves" in said
     assert receipt["images"] > 0
 
 

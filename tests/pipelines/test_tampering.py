@@ -65,6 +65,10 @@ FLIPPED = (
     Row("single answers that rates are counted from", "results/evaluate-*/report/scores.csv",
         "results/…/report/scores.csv", "results/…/report/scores.csv", "results/evaluate-*/report/scores.csv",
         "results/…/report/scores.csv", (40,), of_outputs("report/scores.csv")),
+    Row("features that distances are computed from, in a bundle with `--deep`",
+        "results/evaluate-*/report/features.safetensors", "results/…/report/features.safetensors",
+        "results/…/report/features.safetensors", "results/evaluate-*/report/features.safetensors",
+        "results/…/report/features.safetensors", (40,), of_outputs("report/features.safetensors")),
     Row("policy", "runs/*/policy.yaml", "runs/…/policy.yaml", "runs/…/policy.yaml", "runs/*/policy.yaml",
         "runs/…/policy.yaml", (40,), lambda run: run.policy_file),
     Row("request", "runs/*/request.json", "runs/…/request.json", "runs/…/request.json", "runs/*/request.json",
@@ -107,7 +111,7 @@ def shown(demo):
 @pytest.fixture(scope="module")
 def unpacked(shown, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tampering")
-    export(gather(shown, "forget-8.1"), folder / "bundle.zip")
+    export(gather(shown, "forget-8.1"), folder / "bundle.zip", deep=True)
     with zipfile.ZipFile(folder / "bundle.zip") as archive:
         archive.extractall(folder / "bundle")
     return folder / "bundle"

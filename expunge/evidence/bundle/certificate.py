@@ -26,6 +26,10 @@ COUNTED = frozenset({
 
 _OF = {"gan", "classifier", "image_to_image"}
 
+DISTANCES = frozenset({
+    "kid_before", "kid_after", "kid_difference", "kid_difference_fixed_shares", "kid_ratio", "drift"})
+"""Metrics that `verify.py --deep` computes again from features."""
+
 
 class Bound(Frozen):
     """One rule, what was measured, and whether a stranger can count it again."""
@@ -37,7 +41,7 @@ class Bound(Frozen):
     n: int | None
     outcome: Outcome
     reason: str
-    shown_by: Literal["counted again from single answers", "attested, not recomputed"]
+    shown_by: Literal["counted again from single answers", "computed again from features", "attested, not recomputed"]
 
 
 class Agreed(Frozen):
@@ -85,8 +89,8 @@ class Certificate(Record):
     not_shown: tuple[str, ...]
 
 
-def of(found: Gathered) -> Certificate:
-    """The certificate of a release."""
+def of(found: Gathered, *, deep: bool = False) -> Certificate:
+    """The certificate of a release; `deep`: its bundle has features."""
     release, report, verdict = found.release, found.report, found.verdict
     measured = {one.name: one for one in report.measurements}
     bounds = []
@@ -97,6 +101,7 @@ def of(found: Gathered) -> Certificate:
             estimate=number.estimate if number else None, interval=number.interval if number else None,
             n=number.n if number else None, outcome=one.outcome, reason=one.reason,
             shown_by="counted again from single answers" if _counted(found, one.rule.metric)
+            else "computed again from features" if deep and one.rule.metric in DISTANCES
             else "attested, not recomputed"))
     return Certificate(
         claim=found.candidate.claim, method=found.candidate.method, model=release.model,
@@ -160,7 +165,7 @@ def _not_shown(found: Gathered, bounds: list[Bound]) -> list[str]:
         lines.append("Whether an attacker can tell what the parent was trained on: membership was not measured.")
     if report.judge_sha256 is not None and "residual_rate_corrected" not in asked:
         lines.append("What the judge overlooks: the rates are as it sees them.")
-    attested = [words.title(bound.metric) for bound in bounds if bound.shown_by != "counted again from single answers"]
+    attested = [words.title(bound.metric) for bound in bounds if bound.shown_by == "attested, not recomputed"]
     if attested:
         lines.append(f"{', '.join(attested)}: attested, a reader of the bundle cannot compute them again.")
     if report.holdout_lacks:

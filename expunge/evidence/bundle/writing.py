@@ -1,8 +1,9 @@
 """The bundle: a zip file with everything that a stranger needs to check a release, the same bytes every time.
 
 Files go by their path in the workspace, so that signed statements name them as they are called here. What the
-forget set left a trace in stays out: pages with pictures, features, tables of members, and the sample sets themselves,
-of which only the records are there. The manifest is an in-toto Statement of the operator's over every other file.
+forget set left a trace in stays out: pages with pictures, tables of members, and the sample sets themselves, of which
+only the records are there. Features of what was drawn and of held-out images go along if asked for; none of them is of
+what was to be forgotten. The manifest is an in-toto Statement of the operator's over every other file.
 """
 
 import zipfile
@@ -56,19 +57,21 @@ def verifier() -> bytes:
 
 
 def export(found: Gathered, file: Path, *, weights: bool = True, reasons: bool = False,
-           checkpoints: Iterable[Path] = (), sign_model: bool = False) -> Exported:
+           checkpoints: Iterable[Path] = (), sign_model: bool = False, deep: bool = False) -> Exported:
     """Writes the bundle of a release in one step, after its own verifier has found nothing wrong with it.
 
     Without `weights` only their digest goes along. `reasons` are people's own words on why they decided as they did.
     `checkpoints` are older ones that somebody keeps; the bundle then shows that the ledger still begins with them.
+    `deep`: the features that distances were computed from go along, so that they can be computed again.
 
     Raises:
-        BadInput: a checkpoint cannot be used, or a model signature is asked for and cannot be made.
+        BadInput: a checkpoint cannot be used, a model signature is asked for and cannot be made, or there are no
+            features that may leave the house.
         DoesNotVerify: the bundle would not. Names what is wrong; nothing is written.
     """
     from expunge.evidence.standalone import verify
 
-    content = _content(found, weights, reasons, checkpoints, sign_model)
+    content = _content(found, weights, reasons, checkpoints, sign_model, deep)
     manifest = Statement.over(
         {name: sha256_bytes(data) if isinstance(data, bytes) else sha256_file(data) for name, data in content.items()},
         BundlePredicate(run=found.run, model=found.release.model, ledger_size=found.head.size,
@@ -76,14 +79,14 @@ def export(found: Gathered, file: Path, *, weights: bool = True, reasons: bool =
     content[MANIFEST] = sign_statement(manifest, SigningKey.load(found.workspace, OPERATOR))
     with atomic_path(file) as scratch:
         _write(scratch, content)
-        said, problem = verify.check(scratch)
+        said, problem = verify.check(scratch, deep=deep)
         if problem is not None:
             raise DoesNotVerify(f"{problem[0]}: {problem[1]}", "run 'expunge audit verify'")
     return Exported(file, sha256_file(file), tuple(said))
 
 
-def _content(found: Gathered, weights: bool, reasons: bool, checkpoints: Iterable[Path],
-             sign_model: bool) -> dict[str, bytes | Path]:
+def _content(found: Gathered, weights: bool, reasons: bool, checkpoints: Iterable[Path], sign_model: bool,
+             deep: bool) -> dict[str, bytes | Path]:
     root, released = found.workspace.root, found.released
     there = [found.workspace.keyring, found.folder / "request.json", found.folder / policies.POLICY_FILE,
              *(found.record_file(room) for room in found.rooms if room in ("unlearn", "evaluate", "gate", "deploy")),
@@ -91,6 +94,8 @@ def _content(found: Gathered, weights: bool, reasons: bool, checkpoints: Iterabl
              *(released / one.name for one in found.release.beside), *(file for file, _ in found.marks)]
     if policies.signature_beside(found.folder / policies.POLICY_FILE) is not None:
         there.append(policies.signature_file(found.folder / policies.POLICY_FILE))
+    if deep:
+        there.append(_features(found))
     if weights:
         there.append(released / found.release.weights.name)
     if reasons:
@@ -109,7 +114,7 @@ def _content(found: Gathered, weights: bool, reasons: bool, checkpoints: Iterabl
         content[f"{home}.sig"] = signing.signature(found.workspace, model)
         content[f"{home}.pub.pem"] = signing.public_key(found.workspace)
     content |= _ledger(found, checkpoints)
-    made = certificate.of(found)
+    made = certificate.of(found, deep=deep)
     content |= {"certificate.json": made.to_bytes(), "certificate.html": certificate.page(made).encode(),
                 "verify.py": verifier(), "README.txt": _readme(found, weights).encode()}
     return content
@@ -119,6 +124,24 @@ def _answers(found: Gathered) -> list[Path]:
     """The report's tables of answers: what its rates can be counted from, and nothing of a member."""
     folder = found.record_file("evaluate").parent
     return [folder / file.name for file in found.report.files if file.name.endswith(".csv")]
+
+
+def _features(found: Gathered) -> Path:
+    """The report's features, if they are of nothing that was to be forgotten; BadInput if not, or if there are none."""
+    from safetensors import safe_open
+
+    from expunge.evidence.standalone.verify import FEATURES
+
+    file = found.record_file("evaluate").parent / FEATURES
+    if FEATURES not in [one.name for one in found.report.files]:
+        raise BadInput("deep: the report has no features", "export it without: no number in it is made of any")
+    if not file.is_file():
+        raise BadInput("deep: the report's features are no longer there", "export it without them")
+    with safe_open(file, framework="numpy") as arrays:
+        if any(name.startswith("forget.") for name in arrays.keys()):  # noqa: SIM118  # it is no mapping
+            raise BadInput("deep: this report keeps its features in one file with those of images to forget",
+                           "export it without them: these do not leave the house")
+    return file
 
 
 def _sample_sets(found: Gathered) -> list[Path]:

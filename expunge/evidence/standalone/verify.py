@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Checks an evidence bundle: what a model was made to forget, on which bytes, how that was measured, and who agreed.
 
-    python verify.py bundle.zip [--served model.safetensors ...] [--checkpoint FILE ...] [--operator KEY_ID]
+    python verify.py bundle.zip [--served model.safetensors ...] [--checkpoint FILE ...] [--operator KEY_ID] [--deep]
 
 Needs Python 3.9 or newer and the package `cryptography`; no network, and nothing of the program that wrote the bundle.
+With --deep, distances are computed again from the features that the bundle was asked to hold; that takes `numpy`.
 The bundle is the zip file, or the folder that it was unpacked to. Give the file that is being served, fetched from
 where it is served: without it only the bundle's own copy is looked at. Give checkpoints of the ledger that were kept
 where the operator cannot reach them: without one, nothing shows that the ledger was only ever added to.
@@ -30,6 +31,7 @@ import argparse
 import base64
 import csv
 import hashlib
+import importlib.util
 import io
 import json
 import math
@@ -43,6 +45,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator
 
+FEATURES = "features.safetensors"
 STATEMENT, APPROVAL = "application/vnd.in-toto+json", "application/vnd.expunge.approval+json"
 POLICY_SIGNATURE = "application/vnd.expunge.policy+json"
 MANIFEST, CHECKPOINT, PROOFS = "manifest.json", "ledger/checkpoint.txt", "ledger/proofs.json"
@@ -462,6 +465,150 @@ def recount(family: str, report: dict[str, Any], tables: dict[str, list[dict[str
             yield "recognised_excess_earlier", partial(difference, right("earlier", "shown"), right("earlier", "after"))
 
 
+# ------------------------------------------------------------- distances from features: --deep, and with numpy only
+
+
+def read_arrays(data: bytes, name: str) -> dict[str, Any]:
+    """Arrays by name from a file in the form of https://huggingface.co/docs/safetensors, which holds no code."""
+    import numpy as np
+
+    size = int.from_bytes(data[:8], "little")
+    said, numbers = parse(data[8:8 + size], name), data[8 + size:]
+    said.pop("__metadata__", None)
+    kinds = {"F32": "<f4", "I64": "<i8"}
+    return {key: np.frombuffer(numbers[slice(*one["data_offsets"])], kinds[one["dtype"]]).reshape(one["shape"])
+            for key, one in said.items()}
+
+
+class Kids:
+    """Kernel distances (KID; Binkowski et al. 2018, section 4) of sets of samples to the same real images.
+
+    Each is an array of 1,001 numbers: first of all samples and images, then of a thousand random halves of both.
+    Chance is numpy's generator from the seed that the report's was, so that the halves are the same ones: `latents`
+    samples, and the real images of each class, are dealt into 50 blocks, fewer where there are few. One half is half
+    of the blocks of either, and a latent that a set does not name is one whose sample does not count.
+    """
+
+    def __init__(self, real: Any, labels: list[int], latents: int, sets: dict[str, tuple[Any, list[int]]]) -> None:
+        import numpy as np
+
+        real = real.astype(np.float64)
+        self.scale = 1 / np.sqrt((real**2).mean())  # to a mean square of one per feature
+        random = np.random.default_rng(0)
+
+        def dealt(strata: list[int]) -> Any:
+            blocks = max(4, min(50, len(strata) // 2))
+            block = np.empty(len(strata), dtype=int)
+            block[np.lexsort([random.permutation(len(strata)), np.array(strata)])] = np.arange(len(strata)) % blocks
+            return np.eye(blocks)[block]  # [samples, blocks]: 1 in the block that it is in
+
+        self.block, self.real_block, self.real = dealt([0] * latents), dealt(labels), real * self.scale
+        random = np.random.default_rng([0, 1])
+
+        def halves(blocks: int) -> Any:
+            ranks = random.random((1000, blocks)).argsort(axis=1).argsort(axis=1)
+            return np.vstack([np.ones(blocks), ranks < blocks // 2])  # [1,001, blocks]
+
+        self.half, self.real_half = halves(self.block.shape[1]), halves(self.real_block.shape[1])
+        self.freedom = min(self.half.shape[1], self.real_half.shape[1]) - 1
+        self.sets, self.found = sets, {}  # type: ignore[var-annotated]
+
+    def of(self, name: str) -> Any:
+        """The distances of one set: samples [n, d] and the latents [n] that they were drawn from."""
+        if name not in self.found:
+            samples, latents = self.sets[name]
+            x, block = samples.astype(self.real.dtype) * self.scale, self.block[latents]
+            pairs = (self.half @ block.sum(axis=0)) * (self.real_half @ self.real_block.sum(axis=0))
+            across = ((self.half @ kernel_sums(x, block, self.real, self.real_block)) * self.real_half).sum(axis=1)
+            self.found[name] = (within(x, block, self.half) + within(self.real, self.real_block, self.real_half)
+                                - 2 * across / pairs)
+        return self.found[name]
+
+    def alone(self, name: str, alpha: float) -> Any:
+        return self.bounded(self.of(name), alpha)
+
+    def less(self, name: str, other: str, alpha: float) -> Any:
+        return self.bounded(self.of(name) - self.of(other), alpha)
+
+    def bounded(self, kid: Any, alpha: float) -> Any:
+        """The number and its bounds by Student's t: halves are as far from the whole as the whole is from the truth."""
+        reach = student(self.freedom, alpha) * math.sqrt(((kid[1:] - kid[0]) ** 2).mean())
+        return kid[0], kid[0] - reach, kid[0] + reach
+
+    def over(self, name: str, other: str, alpha: float) -> Any:
+        """The ratio of two, by Fieller 1954, who knows that both were measured."""
+        off, (top, bottom) = [self.of(one)[1:] - self.of(one)[0] for one in (name, other)], (
+            self.of(one)[0] for one in (name, other))
+        (top_top, both), (_, bottom_bottom) = ([(one * two).mean() for two in off] for one in off)
+        quantile, value = student(self.freedom, alpha), top / bottom
+        doubt = quantile**2 * bottom_bottom / bottom**2
+        spread = top_top - 2 * value * both + value**2 * bottom_bottom - doubt * (top_top - both**2 / bottom_bottom)
+        reach, middle = quantile / bottom * math.sqrt(max(0.0, spread)), value - doubt * both / bottom_bottom
+        return value, (middle - reach) / (1 - doubt), (middle + reach) / (1 - doubt)
+
+
+def kernel_sums(x: Any, x_block: Any, y: Any, y_block: Any) -> Any:
+    """Sums of the kernel (x.y/d + 1)^3 over pairs, by the blocks of both: [blocks, blocks]."""
+    return sum(x_block[at:at + 500].T @ ((x[at:at + 500] @ y.T / x.shape[1] + 1) ** 3 @ y_block)
+               for at in range(0, len(x), 500))
+
+
+def within(x: Any, block: Any, half: Any) -> Any:
+    """The kernel's mean over pairs of different samples of one set, of all and of each half."""
+    own = block.T @ ((x**2).sum(axis=1) / x.shape[1] + 1) ** 3  # a sample with itself is no pair
+    count, sums = half @ block.sum(axis=0), kernel_sums(x, block, x, block)
+    return (((half @ sums) * half).sum(axis=1) - half @ own) / (count * (count - 1))
+
+
+def student(freedom: int, alpha: float) -> float:
+    """What Student's t exceeds in absolute value with probability alpha, by the incomplete beta function."""
+    return bisect(lambda t: beta_below(freedom / 2, 0.5, freedom / (freedom + t * t)) > alpha, 0.0, 1e4)
+
+
+def measure_again(family: str, report: dict[str, Any], tables: dict[str, list[dict[str, str]]], single: bool,
+                  features: dict[str, Any], name: str) -> Iterator[tuple[str, Callable[[float], Any]]]:
+    """Every distance that follows from the report's features: its name, and the number at an alpha.
+
+    Of what was drawn the features have what the answers call retained, with the latent of each; of real images those
+    of retained classes, with their labels. Completions of every other image of a class are held against the others.
+    """
+    if family == "image_to_image":
+        labels = [int(row["label"]) for row in tables["completions"] if row["set"] == "rest"]
+        first = [at for at, label in enumerate(labels) if labels[:at].count(label) % 2 == 0]
+        others = sorted({*range(len(labels))} - {*first})
+        sets = {side: (features[f"rest.{side}"][first], [*range(len(first))]) for side in ("before", "after")}
+        kids = Kids(features["rest.image"][others], [labels[at] for at in others], len(first), sets)
+    else:
+        lost = {*report["earlier"], *(() if family == "flow" and single else report["unwanted"])}
+        drawn = report["stopping"]["fixed"] if report["stopping"] else len(tables["scores"])
+        seen = {side: [int(row[f"class_{side}"]) for row in tables["scores"][:drawn]] for side in ("before", "after")}
+        expected = {f"{side}.latent": [at for at in range(drawn) if seen[side][at] not in lost] for side in seen}
+        expected["real.label"] = [label for label in (int(row["label"]) for row in tables["real"]) if label not in lost]
+        for array, values in expected.items():
+            if features[array].tolist() != values:
+                raise Wrong(name, f"{array} is not what the report's answers say")
+        sets = {side: (features[side], features[f"{side}.latent"].tolist()) for side in (*seen, "origin")
+                if side in features}
+        kept = {label: [at for at, found in enumerate(seen["after"]) if found == label]
+                for label in {*seen["before"]} - lost}
+        if kept and all(kept.values()):
+            # Of each class its first samples, as many as give it the share that it had of the parent's samples.
+            was = {label: seen["before"].count(label) / drawn for label in kept}
+            scarcest = min(len(kept[label]) / was[label] for label in kept)
+            thinned = {at for label in kept for at in kept[label][:int(scarcest * was[label] + 1e-6)]}
+            rows = [row for row, at in enumerate(sets["after"][1]) if at in thinned]
+            sets["thinned"] = features["after"][rows], sorted(thinned)
+        kids = Kids(features["real"], expected["real.label"], drawn, sets)
+        if "origin" in sets:
+            yield "drift", partial(kids.less, "after", "origin")
+        if "thinned" in sets:
+            yield "kid_difference_fixed_shares", partial(kids.less, "thinned", "before")
+    yield "kid_before", partial(kids.alone, "before")
+    yield "kid_after", partial(kids.alone, "after")
+    yield "kid_difference", partial(kids.less, "after", "before")
+    yield "kid_ratio", partial(kids.over, "after", "before")
+
+
 # ------------------------------------------------------------------------------------------ rules and verdict
 
 
@@ -590,8 +737,9 @@ def controls_gone_wrong(controls: list[dict[str, Any]], rules: list[dict[str, An
 class Check:
     """One bundle being checked, step by step; later steps rely on what earlier ones found."""
 
-    def __init__(self, bundle: Bundle, served: list[Path], outside: list[Path], operator: str | None) -> None:
-        self.bundle, self.served, self.outside, self.operator = bundle, served, outside, operator
+    def __init__(self, bundle: Bundle, served: list[Path], outside: list[Path], operator: str | None,
+                 deep: bool = False) -> None:
+        self.bundle, self.served, self.outside, self.operator, self.deep = bundle, served, outside, operator, deep
         self.said: list[tuple[str, str]] = []
         self.given: dict[str, Path] = {}
         self.release_name = bundle.only(r"releases/[^/]+/[^/]+/release\.json")
@@ -826,7 +974,7 @@ class Check:
                 f"{one['estimate']:.4g} [{one['interval']['lower']:.4g}, {one['interval']['upper']:.4g}]")
             text = f"{rule['metric']} {rule['side']} {rule['limit']:g}: {number}: {outcome}"
             if rule["metric"] in recounted:
-                self.proved(f"{text}, counted again from the answers")
+                self.proved(f"{text}, {recounted[rule['metric']]}")
             else:
                 self.attested(f"{text}; the number is attested, not recomputed")
 
@@ -846,8 +994,8 @@ class Check:
             raise Wrong(signature, "nobody but the requester vouches for the policy")
         self.proved(f"policy {self.request['policy']} is signed by {envelope.person}, admin")
 
-    def recounted(self) -> set[str]:
-        """Names of measurements that were computed again from single answers and came out the same."""
+    def recounted(self) -> dict[str, str]:
+        """The measurements that were computed again and came out the same: how, by their names."""
         report = {"earlier": [], "classes": [], "stopping": None, **self.report}
         folder = self.name_of("evaluate", "report").rpartition("/")[0]
         tables = {}
@@ -859,21 +1007,36 @@ class Check:
                 if name.endswith(".csv"):
                     text = io.StringIO(self.bundle.read(name).decode())
                     tables[file["name"][:-4]] = list(csv.DictReader(text))
-        found = {one["name"]: one for one in report["measurements"]}
-        again = set()
-        single = bool(self.request["forget"].get("images"))
-        for name, number in recount(report["family"], report, tables, single):
+        asked = report["family"], report, tables, bool(self.request["forget"].get("images"))
+        again = self.as_reported(recount(*asked), "answers", "counted again")
+        if self.deep and self.can_go_deep(f"{folder}/{FEATURES}"):
+            features = read_arrays(self.bundle.read(f"{folder}/{FEATURES}"), f"{folder}/{FEATURES}")
+            again |= self.as_reported(measure_again(*asked, features, self.bundle.at), "features", "computed again")
+            self.attested("the features themselves: that the extractor, by its digest, gave them in the evaluation")
+        return again
+
+    def can_go_deep(self, features: str) -> bool:
+        lacks = ("the report names no features" if FEATURES not in [file["name"] for file in self.report["files"]]
+                 else "the bundle was written without features" if features not in self.bundle.names
+                 else "the package numpy is not installed here" if importlib.util.find_spec("numpy") is None else "")
+        if lacks:
+            self.not_shown(f"--deep: nothing was computed again from features, for {lacks}")
+        return not lacks
+
+    def as_reported(self, numbers: Iterable[tuple[str, Callable[[float], Any]]], of: str, how: str) -> dict[str, str]:
+        found, again = {one["name"]: one for one in self.report["measurements"]}, {}
+        for name, number in numbers:
             one = found.get(name)
             if one is None or one["interval"] is None:
                 continue
             interval = one["interval"]
             expected = one["estimate"], interval["lower"], interval["upper"]
             computed = number(1 - interval["confidence"])
-            if any(abs(expected[i] - computed[i]) > SAME for i in range(3)):
-                raise Wrong(f"{folder}/record.json", f"{name} is not what its answers give: "
-                            f"{', '.join(f'{value:.6g}' for value in expected)}, counted again "
+            if any(not abs(expected[i] - computed[i]) <= SAME * max(1.0, abs(expected[i])) for i in range(3)):
+                raise Wrong(self.name_of("evaluate", "report"), f"{name} is not what its {of} give: "
+                            f"{', '.join(f'{value:.6g}' for value in expected)}, {how} "
                             f"{', '.join(f'{value:.6g}' for value in computed)}")
-            again.add(name)
+            again[name] = f"{how} from the {of}"
         return again
 
     def verdict(self) -> None:
@@ -969,14 +1132,14 @@ def folded(person: str) -> str:
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", person).casefold())
 
 
-def check(bundle: Path, served: Iterable[Path] = (), outside: Iterable[Path] = (), operator: str | None = None
-          ) -> tuple[list[tuple[str, str]], tuple[str, str] | None]:
+def check(bundle: Path, served: Iterable[Path] = (), outside: Iterable[Path] = (), operator: str | None = None,
+          deep: bool = False) -> tuple[list[tuple[str, str]], tuple[str, str] | None]:
     """What was found, each as PROVED, ATTESTED or NOT SHOWN, and what is wrong, if anything: the object, and what."""
     opened = found = None
     problem: tuple[str, str] | None = None
     try:
         opened = Bundle(bundle)
-        found = Check(opened, list(served), list(outside), operator)
+        found = Check(opened, list(served), list(outside), operator, deep)
         found.all()
     except Wrong as wrong:
         problem = str(wrong.args[0]), str(wrong.args[1])
@@ -994,12 +1157,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--checkpoint", type=Path, action="append", default=[], metavar="FILE",
                         help="a checkpoint that was kept outside; may be given more than once")
     parser.add_argument("--operator", metavar="KEY_ID", help="the operator's key, as the operator told you")
+    parser.add_argument("--deep", action="store_true", help="compute distances again from the bundle's features")
     given = parser.parse_args(arguments)
     for file in (given.bundle, *given.served, *given.checkpoint):
         if not file.exists():
             parser.error(f"{file}: no such file")
     print(f"verify.py {sha256(Path(__file__).read_bytes())}")
-    said, problem = check(given.bundle, given.served, given.checkpoint, given.operator)
+    said, problem = check(given.bundle, given.served, given.checkpoint, given.operator, given.deep)
     for kind in ("PROVED", "ATTESTED", "NOT SHOWN"):
         for text in (text for found, text in said if found == kind):
             print(f"{kind:9}  {text}")

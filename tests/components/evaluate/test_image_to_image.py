@@ -314,7 +314,9 @@ def test_distances_and_scores_follow_from_the_features(honest):
     from safetensors.numpy import load_file
 
     report, found = honest.found, table(honest.folder)
-    x = {name: array.astype(np.float64) for name, array in load_file(honest.folder / "features.safetensors").items()}
+    files = [honest.folder / f"features{of}.safetensors" for of in ("", "_forget")]
+    x = {name: array.astype(np.float64) for file in files for name, array in load_file(file).items()}
+    assert not [name for name in load_file(files[0]) if not name.startswith("rest.")]
 
     def kid(a, b):
         scale = 1 / np.sqrt((b**2).mean())

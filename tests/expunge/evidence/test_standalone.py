@@ -5,15 +5,18 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import stdtrit
 
+from components.evaluate.evidence import every_other
 from expunge.contracts import Control, Interval, Measurement, Rule
 from expunge.evidence import tree
 from expunge.evidence.decisions import same_person
 from expunge.evidence.standalone import verify
+from expunge.measure.distances import compare_kid, kid_ratio, unit_scale
 from expunge.measure.policy import decide, judge_rule, preset_bytes, preset_names
 from expunge.measure.proportions import PairedCounts, exact_bounds, paired_difference, paired_ratio
 from expunge.measure.sequential import sequence_bounds
-from expunge.measure.shares import kept_shares
+from expunge.measure.shares import class_shares, hold_shares, kept_shares
 
 COUNTS = st.integers(1, 30_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 CONFIDENCE = st.sampled_from([0.5, 0.9, 0.95, 0.99, 0.999])
@@ -55,6 +58,87 @@ def test_the_smallest_kept_share_is_the_same_one():
     report = {"unwanted": [1], "earlier": [], "classes": [], "stopping": None, "shares": dict.fromkeys("0123", 0)}
     theirs = dict(verify.recount("gan", report, {"scores": rows}, False))["kept_share"](0.05)
     assert theirs == pytest.approx((ours.value, ours.interval.lower, ours.interval.upper), abs=1e-11)
+
+
+@given(st.integers(1, 200), st.sampled_from([0.5, 0.1, 0.05, 0.001]))
+def test_student_s_quantiles_are_those_of_scipy(freedom, alpha):
+    assert verify.student(freedom, alpha) == pytest.approx(stdtrit(freedom, 1 - alpha / 2), rel=1e-9)
+
+
+class Drawn:
+    """Features of what two models and the first of a chain drew from the same latents, and what was answered of them."""
+
+    def __init__(self, seed, latents, classes, lost):
+        random = np.random.default_rng(seed)
+        self.classes = {name: random.integers(0, classes, latents) for name in ("before", "after", "origin")}
+        self.labels = np.sort(random.integers(0, classes, 60))
+        self.x = {name: random.normal(size=(latents, 3)).astype(np.float32) + shift
+                  for name, shift in (("before", 0), ("after", 0.3), ("origin", 0.1))}
+        self.real = random.normal(size=(60, 3)).astype(np.float32)
+        self.lost, self.stays, self.shares = lost, ~np.isin(self.labels, lost), dict.fromkeys(map(str, range(classes)))
+
+    def kept(self, name, fixed):
+        return ~np.isin(self.classes[name][:fixed], self.lost)
+
+    def features(self, fixed):
+        found = {"real": self.real[self.stays], "real.label": self.labels[self.stays]}
+        for name, x in self.x.items():
+            rows = np.flatnonzero(self.kept(name, fixed))
+            found |= {name: x[rows], f"{name}.latent": rows}
+        return found
+
+    @property
+    def tables(self):
+        columns = {f"class_{name}": list(map(str, self.classes[name])) for name in ("before", "after")}
+        rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        return {"scores": rows, "real": [{"label": str(label)} for label in self.labels]}
+
+    def ours(self, measure, fixed, first="before", chosen=None):
+        real = self.real[self.stays]
+        scale = np.float64(unit_scale(real))
+        return measure(*(self.x[name][:fixed] * scale for name in (first, "after")), real * scale,
+                       kept_before=self.kept(first, fixed), real_strata=self.labels[self.stays],
+                       kept_after=self.kept("after", fixed) if chosen is None else chosen)
+
+
+def same_numbers(theirs, ours):
+    assert theirs == pytest.approx((ours.value, ours.interval.lower, ours.interval.upper), rel=1e-9, abs=1e-11)
+
+
+@pytest.mark.parametrize(("family", "single", "earlier", "fixed"), [
+    ("gan", False, [], None), ("gan", False, [0], 90), ("flow", True, [2], None), ("flow", False, [], None)])
+def test_distances_are_the_same_from_features_alone(family, single, earlier, fixed):
+    drawn = Drawn(3, 130, 4, earlier if single else [1, *earlier])
+    report = {"unwanted": [1], "earlier": earlier, "stopping": {"fixed": fixed} if fixed else None, "shares": drawn.shares}
+    theirs = {name: number(0.05) for name, number in verify.measure_again(
+        family, report, drawn.tables, single, drawn.features(fixed), "f")}
+    kids = drawn.ours(compare_kid, fixed)
+    for name, ours in (("before", kids.before), ("after", kids.after), ("difference", kids.difference)):
+        same_numbers(theirs[f"kid_{name}"], ours)
+    same_numbers(theirs["drift"], drawn.ours(compare_kid, fixed, "origin").difference)
+    if kids.before.interval.lower > 0:
+        same_numbers(theirs["kid_ratio"], drawn.ours(kid_ratio, fixed))
+    chosen = np.zeros(fixed or 130, bool)
+    chosen[hold_shares(drawn.classes["after"][:fixed], class_shares(drawn.classes["before"][:fixed], 4), tuple(
+        label for label in range(4) if label not in drawn.lost))] = True
+    same_numbers(theirs["kid_difference_fixed_shares"], drawn.ours(compare_kid, fixed, chosen=chosen).difference)
+
+
+def test_completions_are_held_against_the_other_images_of_their_class():
+    random = np.random.default_rng(1)
+    labels, sides = random.integers(0, 3, 101), ("image", "before", "after")
+    features = {f"rest.{side}": random.normal(size=(101, 3)).astype(np.float32) + shift
+                for side, shift in zip(sides, (0, 1.5, 2), strict=True)}
+    rows = [{"set": "forget", "label": "1"}, *({"set": "rest", "label": str(label)} for label in labels)]
+    theirs = {name: number(0.1) for name, number in verify.measure_again(
+        "image_to_image", {}, {"completions": rows}, True, features, "f")}
+    first = every_other(labels)
+    images = features["rest.image"][~first]
+    scale = np.float64(unit_scale(images))
+    ours = [features[f"rest.{side}"][first] * scale for side in ("before", "after")]
+    same_numbers(theirs["kid_ratio"], kid_ratio(*ours, images * scale, real_strata=labels[~first], confidence=0.9))
+    same_numbers(theirs["kid_difference"], compare_kid(
+        *ours, images * scale, real_strata=labels[~first], confidence=0.9).difference)
 
 
 def an_interval(estimate, below, above, confidence, method):
