@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from expunge.contracts import Policy
-from expunge.digests import sha256_file
+from expunge.digests import sha256_bytes, sha256_file
 from expunge.errors import BadInput, DoesNotVerify, Refused, Rejected
 from expunge.evidence import decisions
 from expunge.evidence.coherence import read_policy
@@ -77,7 +77,7 @@ def settle(run: Run, now: datetime | None = None) -> RunState:
     if after.state == "expired":
         left_out.append(_expiry(run, after))
     if left_out:
-        ledger.append(left_out[-1], with_change=run.writing(after))
+        ledger.append(left_out[-1], with_change=run.writing(after, sha256_bytes(left_out[-1])))
     else:  # it was entered, and a kill came before the state
         run.write(after)
     return run.state()

@@ -203,9 +203,12 @@ class Run:
         with Database(self.workspace).ready().writing() as connection:
             return self.writing(state)(connection)
 
-    def writing(self, state: RunState) -> "Callable[[Connection], RunState]":
-        """The same as part of a transaction: of the append that says so, for one."""
-        way, because = self._way_to(state.state), self._evidence(state)
+    def writing(self, state: RunState, *entries: str) -> "Callable[[Connection], RunState]":
+        """The same as part of a transaction: of the append that says so, for one.
+
+        `entries` are digests of what else in the ledger speaks for it, beside gate, release and decisions.
+        """
+        way, because = self._way_to(state.state), (*self._evidence(state), *entries)
         return lambda connection: RunState.of(
             states.change(connection, self.name, state.revision, way, state.record, because))
 

@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from components.evaluate.page import render_page
+from components.gate.step import TOKEN_FILE
 from expunge.contracts import Adaptation, Request, read_record
 from expunge.custody import receipts
 from expunge.digests import sha256_file, write_atomically
@@ -147,7 +148,7 @@ class _Supervision:
                 ended_well = self._follow(plan, arguments, follower, news)
             except (KeyboardInterrupt, _CancelAsked) as stop:
                 self._take_in(follower, news)
-                if plan == "release":  # it has been decided already: what is left is to put it into service
+                if plan == "release" or self._state.state == "releasing":  # what is left is to put it into service
                     raise Cancelled("the release was stopped",
                                     f"expunge release {self._run.name} continues it") from None
                 return self.give_up(_ON_REQUEST if isinstance(stop, _CancelAsked) else "stopped from outside", news)
@@ -229,7 +230,12 @@ class _Supervision:
         done = RoomState(result=event.result, seconds=event.seconds or 0.0, reused=event.reused)
         if event.room in rooms and rooms[event.room].result == done.result:
             return  # an earlier stretch of this very run did it
-        self._update(rooms={**rooms, event.room: done})
+        opened = event.room == "gate" and self._token_in(event.result) == "open"
+        into_service: dict[str, object] = {"state": "releasing"} if opened else {}
+        self._update(rooms={**rooms, event.room: done}, **into_service)
+
+    def _token_in(self, result: str) -> str:
+        return (self._workspace.root / result / "verdict" / TOKEN_FILE).read_text()
 
     def _end(self, changes: dict[str, object], news: News | None) -> RunState:
         """Tells MLflow, then has the end signed and recorded at once: a crash before that is a cut run."""
@@ -267,7 +273,7 @@ class _Supervision:
     def _decided(self) -> dict[str, object]:
         """What follows from the gate's verdict and token. Leaves the page that people decide by."""
         verdict, report = self._run.verdict(), self._run.output("evaluate", "report")
-        token = (self._run.output("gate", "verdict") / "token.txt").read_text()
+        token = (self._run.output("gate", "verdict") / TOKEN_FILE).read_text()
         people, waived = waiver_of(self._run) if token == "open" else ((), ())
         page = render_page(report, verdict, read_policy(self._run.policy_file), self._run.request().reason,
                            attempt=self._run.state().attempt, waived_by=people, waived=waived,

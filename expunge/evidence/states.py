@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Literal
 from expunge.errors import BadInput, WorkspaceBusy
 from expunge.evidence.decisions import PAYLOAD_TYPE as DECISION
 from expunge.evidence.envelopes import payload_type_of
+from expunge.evidence.statements import RollbackPredicate, RunPredicate, WithdrawalPredicate
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -39,7 +40,7 @@ NEXT: dict[State, frozenset[State]] = {
     "rejected": frozenset(), "expired": frozenset(),
     "inconclusive": frozenset({"approved", "rejected", "expired"}),
     "awaiting_approval": _OUT | {"approved", "rejected", "expired", "failed", "invalid", "inconclusive", "refused"},
-    "approved": frozenset({"releasing", "rejected", "expired", "awaiting_approval"}),
+    "approved": _OUT | {"releasing", "rejected", "expired", "awaiting_approval"},
     # The gate is asked again before anything is deployed: what it says then may be anything that it can say.
     "releasing": _OUT | {"released", "failed", "awaiting_approval", "rejected", "expired", "invalid", "inconclusive",
                          "refused"},
@@ -50,7 +51,9 @@ NEXT: dict[State, frozenset[State]] = {
 # What the ledger has to hold before a run is in a state: one of these, as `_kind_of` names entries.
 GUARDS: dict[State, tuple[str, ...]] = {
     "invalid": ("gate",), "inconclusive": ("gate",), "refused": ("gate",), "awaiting_approval": ("gate",),
-    "approved": ("decision",), "releasing": ("decision",), "rejected": ("decision",), "released": ("deploy",)}
+    "approved": ("decision",), "releasing": ("decision",), "rejected": ("decision",), "released": ("deploy",),
+    "expired": ("expiry",), "rolled_back": ("rollback",), "withdrawn": ("withdrawal",)}
+_TAKEN_OUT = {RollbackPredicate.TYPE: "rollback", WithdrawalPredicate.TYPE: "withdrawal"}
 
 
 @dataclass(frozen=True)
@@ -142,14 +145,18 @@ def _kinds(connection: "Connection", run: str, because: Iterable[str]) -> Iterat
 
 
 def _kind_of(envelope: bytes, run: str) -> str:
-    """`decision`, if it is on this run, or the room that a statement is of; empty for all else.
+    """`decision` or `expiry`, if it is of this run; `rollback`, `withdrawal`, or the room that a statement is of.
 
-    A room's statement may be an earlier run's, whose result is used again. Signatures are looked at by whoever appends.
+    Empty for all else. A room's statement may be an earlier run's, whose result is used again; what is said of a model
+    names its bytes and not their run, which whoever passes it on knows. Signatures are looked at by whoever appends.
     """
     payload = json.loads(base64.b64decode(json.loads(envelope)["payload"]))
     if payload_type_of(envelope) == DECISION:
         return "decision" if payload["run"] == run else ""
-    return str(payload["predicate"].get("room", ""))
+    kind, said = payload.get("predicateType"), payload["predicate"]
+    if kind == RunPredicate.TYPE:
+        return "expiry" if (said["run"], said["state"]) == (run, "expired") else ""
+    return _TAKEN_OUT.get(kind) or str(said.get("room", ""))
 
 
 def _said(state: State) -> str:

@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from expunge.contracts import Frozen, Release, StoredFile, read_record
-from expunge.digests import flush, sha256_file
+from expunge.digests import flush, sha256_bytes, sha256_file
 from expunge.errors import BadInput, DoesNotVerify, Refused
 from expunge.evidence.keys import OPERATOR, SigningKey
 from expunge.evidence.ledger import Ledger
@@ -30,6 +31,9 @@ from expunge.evidence.statements import (
 )
 from expunge.settings import Workspace
 from expunge.stores.taint import Mark, descent, marks, tainting
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
 
 WEIGHTS = "model.safetensors"  # unless a library calls it otherwise
 RELEASE_FILE = "release.json"
@@ -44,6 +48,10 @@ class Served(Frozen):
     now: Release | None  # None: the model is withdrawn
     request_id: str | None = None  # the request by which there was nothing to go back to
     text: str  # one line for a person
+
+
+# From what is done and the digest of the entry that says so: the change that is made with that entry, or not at all.
+Recording = Callable[[Served, str], "Callable[[Connection], object]"]
 
 
 def models(workspace: Workspace) -> tuple[str, ...]:
@@ -126,8 +134,11 @@ def _is_unfinished(workspace: Workspace, last: Release, served: Release | None, 
     return again == last and sha256_file(folder_of(workspace, last) / last.weights.name) == sha256
 
 
-def rollback(workspace: Workspace, model: str, *, by: str = OPERATOR, reason: str = "") -> Served:
+def rollback(workspace: Workspace, model: str, *, by: str = OPERATOR, reason: str = "",
+             recording: Recording | None = None) -> Served:
     """Serves the newest earlier release that no request taints; if there is none, withdraws the model.
+
+    `recording` gives the change that becomes durable together with the ledger's entry, before anything is done.
 
     Raises:
         BadInput: the model is not served.
@@ -143,18 +154,19 @@ def rollback(workspace: Workspace, model: str, *, by: str = OPERATOR, reason: st
                 continue
             mark = tainting(release.weights.sha256, placed, known.parents)
             if mark is None:
-                return _serve_again(workspace, was, release, by, reason, known.not_asked)
+                return _serve_again(workspace, was, release, by, reason, known.not_asked, recording)
             blocking = blocking or mark
         if blocking is None:  # there is no earlier release: what came before is the parent itself
             blocking = tainting(was.parent_sha256, placed, known.parents)
-        return _withdraw(workspace, was, blocking, by, reason)
+        return _withdraw(workspace, was, blocking, by, reason, recording)
 
 
-def withdraw(workspace: Workspace, model: str, *, by: str = OPERATOR, reason: str = "") -> Served:
-    """Takes a model out of service. BadInput if it is not in service."""
+def withdraw(workspace: Workspace, model: str, *, by: str = OPERATOR, reason: str = "",
+             recording: Recording | None = None) -> Served:
+    """Takes a model out of service, `recording` as for `rollback`. BadInput if it is not in service."""
     _served(workspace, model)
     with _locked(workspace.releases / model):
-        return _withdraw(workspace, _served(workspace, model), None, by, reason)
+        return _withdraw(workspace, _served(workspace, model), None, by, reason, recording)
 
 
 def effective(workspace: Workspace, placed: tuple[Mark, ...]) -> tuple[Mark, ...]:
@@ -172,38 +184,43 @@ def _served(workspace: Workspace, model: str) -> Release:
 
 
 def _serve_again(workspace: Workspace, was: Release, release: Release, by: str, reason: str,
-                 not_asked: str) -> Served:
+                 not_asked: str, recording: Recording | None) -> Served:
     folder = folder_of(workspace, release)
     for file in (release.weights, *release.beside):
         if sha256_file(folder / file.name) != file.sha256:
             name = (folder / file.name).relative_to(workspace.root)
             raise DoesNotVerify(f"{name}: not the bytes that were released")
+    unknown = f"; what MLflow knows of its descent was not looked at: {not_asked}" if not_asked else ""
+    served = Served(model=was.model, was=was, now=release,
+                    text=f"{was.model}: generation {release.generation} is served again{unknown}")
     _sign(workspace, Statement.over(
         {file.relative_to(workspace.root).as_posix(): sha256_file(file)
          for file in (*(folder / file.name for file in (release.weights, *release.beside)), folder / RELEASE_FILE)},
         RollbackPredicate(model=was.model, from_sha256=was.weights.sha256, to_sha256=release.weights.sha256,
-                          to_generation=release.generation, by=by, reason=reason, at=_now())))
+                          to_generation=release.generation, by=by, reason=reason, at=_now())), served, recording)
     _flip(folder.parent, folder.name)
-    unknown = f"; what MLflow knows of its descent was not looked at: {not_asked}" if not_asked else ""
-    return Served(model=was.model, was=was, now=release,
-                  text=f"{was.model}: generation {release.generation} is served again{unknown}")
+    return served
 
 
-def _withdraw(workspace: Workspace, was: Release, blocking: Mark | None, by: str, reason: str) -> Served:
+def _withdraw(workspace: Workspace, was: Release, blocking: Mark | None, by: str, reason: str,
+              recording: Recording | None) -> Served:
     request = blocking.request_id if blocking else None
+    why = f": what came before is tainted by request {request}" if request else ""
+    served = Served(model=was.model, was=was, now=None, request_id=request,
+                    text=f"{was.model}: withdrawn, nothing is served{why}")
     _sign(workspace, Statement.over({}, WithdrawalPredicate(
         model=was.model, from_sha256=was.weights.sha256, request_id=request, by=by, reason=reason,
-        at=_now())))
+        at=_now())), served, recording)
     home = workspace.releases / was.model
     (home / CURRENT).unlink()
     flush(home)
-    why = f": what came before is tainted by request {request}" if request else ""
-    return Served(model=was.model, was=was, now=None, request_id=request,
-                  text=f"{was.model}: withdrawn, nothing is served{why}")
+    return served
 
 
-def _sign(workspace: Workspace, statement: Statement[Predicate]) -> None:
-    Ledger.open(workspace).append(sign_statement(statement, SigningKey.load(workspace, OPERATOR)))
+def _sign(workspace: Workspace, statement: Statement[Predicate], served: Served, recording: Recording | None) -> None:
+    envelope = sign_statement(statement, SigningKey.load(workspace, OPERATOR))
+    Ledger.open(workspace).append(
+        envelope, with_change=recording(served, sha256_bytes(envelope)) if recording else None)
 
 
 def _copy_hashing(source: Path, target: Path) -> StoredFile:

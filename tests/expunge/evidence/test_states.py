@@ -45,16 +45,26 @@ MAY_FOLLOW = {
     "not_needed": "", "invalid": "", "refused": "", "rejected": "", "expired": "",
     "inconclusive": "approved rejected expired",
     "awaiting_approval": "approved rejected expired failed invalid inconclusive refused rolled_back withdrawn",
-    "approved": "releasing rejected expired awaiting_approval",
+    "approved": "releasing rejected expired awaiting_approval rolled_back withdrawn",
     "releasing": "released failed awaiting_approval rejected expired invalid inconclusive refused rolled_back withdrawn",
     "released": "rolled_back withdrawn", "rolled_back": "released withdrawn", "withdrawn": "released"}
 
 
-def evidence(workspace, kind, number=0, run=RUN):
-    """An envelope as a room, or a person who decides, has it signed."""
-    said = {"run": run, "number": number} if kind == "decision" else {"predicate": {"run": run, "room": kind, "n": number}}
+KINDS = tuple(dict.fromkeys(kind for kinds in GUARDS.values() for kind in kinds))
+OF_A_MODEL = {"rollback": "urn:expunge:predicate:rollback:v1", "withdrawal": "urn:expunge:predicate:withdrawal:v1"}
+
+
+def evidence(workspace, kind, number=0, run=RUN, state="expired"):
+    """An envelope as a room, a person who decides, time or a change of service has it signed."""
     key = SigningKey.load(workspace, OPERATOR)
-    return seal(json.dumps(said).encode(), DECISION if kind == "decision" else STATEMENT, key)
+    if kind == "decision":
+        return seal(json.dumps({"run": run, "number": number}).encode(), DECISION, key)
+    said = {"predicateType": "urn:expunge:predicate:room:v1", "predicate": {"run": run, "room": kind, "n": number}}
+    if kind == "expiry":
+        said = {"predicateType": "urn:expunge:predicate:run:v1", "predicate": {"run": run, "state": state, "n": number}}
+    elif kind in OF_A_MODEL:
+        said = {"predicateType": OF_A_MODEL[kind], "predicate": {"model": "digits", "n": number}}
+    return seal(json.dumps(said).encode(), STATEMENT, key)
 
 
 @contextmanager
@@ -93,7 +103,7 @@ def change(workspace, revision, *way, because=()):
 
 @pytest.mark.parametrize("before", STATES)
 def test_only_what_may_follow_follows(workspace, before):
-    envelopes = [evidence(workspace, kind) for kind in ("gate", "decision", "deploy")]
+    envelopes = [evidence(workspace, kind) for kind in KINDS]
     for envelope in envelopes:
         Ledger.open(workspace).append(envelope)
     because = [sha256_bytes(envelope) for envelope in envelopes]
@@ -114,12 +124,13 @@ def test_no_state_that_people_rely_on_without_an_entry_that_says_so(workspace, a
     before = next(before for before, following in MAY_FOLLOW.items() if after in following.split())
     start(workspace, before)
     envelope = evidence(workspace, GUARDS[after][0])
-    other = evidence(workspace, "decision", run="another.1")
-    unrelated = evidence(workspace, "adapt")
+    others = [evidence(workspace, "decision", run="another.1"), evidence(workspace, "expiry", run="another.1"),
+              evidence(workspace, "expiry", state="failed"), evidence(workspace, "adapt"),
+              *(evidence(workspace, kind) for kind in KINDS if kind not in GUARDS[after])]
     ledger = Ledger.open(workspace)
-    ledger.append(other)
-    ledger.append(unrelated)
-    for because in ((), (sha256_bytes(envelope),), (sha256_bytes(other), sha256_bytes(unrelated))):
+    for other in others:
+        ledger.append(other)
+    for because in ((), (sha256_bytes(envelope),), [sha256_bytes(other) for other in others]):
         with pytest.raises(BadInput, match="is in the ledger"):
             change(workspace, 1, after, because=because)
     ledger.append(envelope, with_change=lambda connection: states.change(
@@ -206,7 +217,7 @@ class TwoProcesses(RuleBasedStateMachine):
         self.views[who] = look(self.workspace)
         assert (self.views[who].state, self.views[who].revision) == (self.state, self.revision)
 
-    @rule(kind=st.sampled_from(["gate", "decision", "deploy", "adapt"]), entered=st.booleans(), again=st.booleans(),
+    @rule(kind=st.sampled_from([*KINDS, "adapt"]), entered=st.booleans(), again=st.booleans(),
           kill=st.integers(1, 25))
     def a_room_or_a_person_signs(self, kind, entered, again, kill):
         self.number += not again
@@ -297,6 +308,10 @@ class TwoProcesses(RuleBasedStateMachine):
 def test_whatever_two_processes_do_and_whenever_they_die():
     run_state_machine_as_test(TwoProcesses, settings=settings(
         max_examples=20, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)))
+
+
+def test_every_state_that_people_rely_on_has_a_guard():
+    assert set(STATES) - set(GUARDS) == {"running", "failed", "cancelled", "not_needed"}
 
 
 def test_the_states_are_those_of_the_design():
