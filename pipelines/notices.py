@@ -1,7 +1,9 @@
 """Telling reviewers that a run waits for them, and once more before its deadline, in the way `config.yaml` names.
 
-A notice says which run and model, until when and what is needed: nothing of a person or of what is to be forgotten.
-Each is given once by each way; what could not be delivered is a warning, and is tried again at the next command.
+They are told of a run that ended INCONCLUSIVE as well, for two of them may waive what is open; not if the request has
+been tried again since. A notice says which run and model, until when and what is needed: nothing of a person or of what
+is to be forgotten. Each is given once by each way; what could not be delivered is a warning, and is tried again at the
+next command.
 """
 
 import json
@@ -18,6 +20,7 @@ from expunge.configuration import Configuration
 from expunge.configuration import Notice as Settings
 from expunge.contracts import Frozen, Identifier, Record, read_record, write_record
 from expunge.errors import ExpungeError, WorkspaceBusy
+from expunge.evidence import decisions
 from expunge.evidence.coherence import read_policy
 from expunge.room import exclusive
 from expunge.settings import Workspace
@@ -27,7 +30,7 @@ from pipelines.runs import Run, RunState
 TIMEOUT = 5.0  # seconds that a command or a server may take: whoever looks at a status waits for it
 SENT_FILE = "notices.json"  # in a run's folder
 
-Event = Literal["awaiting_approval", "deadline_near"]
+Event = Literal["awaiting_approval", "deadline_near", "inconclusive"]
 Way = Literal["command", "webhook"]
 
 
@@ -41,7 +44,7 @@ class Notice(Record):
     model: Identifier
     deadline: str | None  # RFC 3339, UTC; null if the policy sets none
     approvals_needed: int  # of people other than who asked, in all
-    command: str  # by which a reviewer approves
+    command: str  # by which a reviewer approves, and waives what is inconclusive
 
 
 class Sent(Record):
@@ -69,12 +72,16 @@ def look(workspace: Workspace, now: datetime | None = None) -> Told:
     notices: list[Notice] = []
     warnings: list[str] = []
     ways = _ways(settings) if settings else {}
-    for run in Run.all(workspace):
+    runs = Run.all(workspace)
+    newest = {run.state().request_id: run.name for run in runs}
+    for run in runs:
         try:
             state = run.state()
             if state.state == "awaiting_approval":
                 state = expire(run, now)
-            if settings and state.state == "awaiting_approval":
+            waits = state.state == "awaiting_approval" or (
+                state.state == "inconclusive" and newest[state.request_id] == run.name)
+            if settings and waits:
                 _tell(run, _due(run, state, settings, now), ways, notices, warnings)
         except WorkspaceBusy:
             continue  # whoever is at it looks as well
@@ -85,13 +92,15 @@ def look(workspace: Workspace, now: datetime | None = None) -> Told:
 
 def _due(run: Run, state: RunState, settings: Settings, now: datetime) -> list[Notice]:
     deadline, request = deadline_of(run, state), run.request()
-    events: list[Event] = ["awaiting_approval"]
+    events: list[Event] = ["inconclusive" if state.state == "inconclusive" else "awaiting_approval"]
     if deadline is not None and now >= deadline - timedelta(hours=settings.before_hours):
         events.append("deadline_near")
+    verdict = run.verdict()
+    waiving = "".join(f" --waive {rule}" for rule in decisions.inconclusive(verdict))
     return [Notice(event=event, run=run.name, model=request.model,
                    deadline=deadline and deadline.isoformat(timespec="seconds"),
-                   approvals_needed=read_policy(run.policy_file).approvals,
-                   command=f"expunge approve {run.name} --as REVIEWER --reason '...'") for event in events]
+                   approvals_needed=decisions.needed(read_policy(run.policy_file), verdict),
+                   command=f"expunge approve {run.name} --as REVIEWER --reason '...'{waiving}") for event in events]
 
 
 def _tell(run: Run, due: list[Notice], ways: dict[Way, Callable[[bytes], str]], notices: list[Notice],

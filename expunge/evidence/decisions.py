@@ -208,10 +208,15 @@ def count_valid(decisions: Iterable[Decision], subject: Subject, policy: Policy,
         else:
             approved[_folded(approval.person)] = decision
     return Tally(
-        needed=max(policy.approvals, WAIVING) if waivable else policy.approvals,
+        needed=needed(policy, verdict),
         approved_by=tuple(found.approval.person for found in approved.values()),
         approvals=tuple(found.sha256 for found in approved.values()), rejected_by=tuple(rejected.values()),
         waived=waivable if approved else (), void=tuple(void))
+
+
+def needed(policy: Policy, verdict: Verdict) -> int:
+    """How many people, other than who asked, have to approve."""
+    return max(policy.approvals, WAIVING) if inconclusive(verdict) else policy.approvals
 
 
 def inconclusive(verdict: Verdict) -> tuple[str, ...]:

@@ -87,6 +87,33 @@ def hours(count):
     return datetime.now(UTC) + timedelta(hours=count)
 
 
+@pytest.fixture
+def undecided(begin_run):
+    """A run of which one rule is INCONCLUSIVE."""
+    made = begin_run(residual=0.04).make()
+    assert made.gate() == "closed"
+    return made.as_run("inconclusive")
+
+
+def test_reviewers_are_told_once_of_what_is_inconclusive_and_two_may_waive(undecided, tmp_path):
+    configure(undecided, command=[hook(tmp_path)])
+    for _ in range(2):
+        look(undecided.workspace)
+    assert told(tmp_path) == [{
+        "schema": "expunge/notice/v1", "event": "inconclusive", "run": "forget-8.1", "model": "digits", "deadline": None,
+        "approvals_needed": 2,
+        "command": "expunge approve forget-8.1 --as REVIEWER --reason '...' --waive residual_rate"}]
+
+
+def test_nobody_is_told_of_what_was_inconclusive_once_it_has_been_tried_again(undecided, begin_run, tmp_path):
+    again = begin_run(name="forget-8.2", weights=b"other weights").make()
+    again.gate()
+    again.as_run("awaiting_approval")
+    configure(undecided, command=[hook(tmp_path)])
+    look(undecided.workspace)
+    assert [(notice["event"], notice["run"]) for notice in told(tmp_path)] == [("awaiting_approval", "forget-8.2")]
+
+
 def test_nobody_is_told_where_nothing_says_how(waiting):
     assert look(waiting.workspace) == notices.Told()
     assert not (waiting.folder / notices.SENT_FILE).exists()
