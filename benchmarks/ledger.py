@@ -3,10 +3,11 @@
     python benchmarks/ledger.py [--entries 1000000] [--signed 100000] [--work FOLDER]
 
 The ledger is filled past its own append, in large transactions; every envelope and every checkpoint is really signed.
-Then: inclusion and consistency proofs at random places; a walk through all of it (entries, digests, subtrees, text of
-the checkpoints), alone and with both signatures of every entry verified, by as many processes as there are cores; and
-appends one by one with ``synchronous=FULL``. On a busy machine what a processor spends on each entry is the figure to
-compare, not the rate. Memory is that of all processes together. `--work` is kept and used again.
+Then: inclusion and consistency proofs at random places; what `expunge audit verify` does with a ledger, by as many
+processes as there are cores, once with every signature, of another ledger of `--signed` entries, and once through all
+of it with the newest checkpoint's alone, which is over every byte; and appends one by one with ``synchronous=FULL``.
+On a busy machine what a processor spends on each entry is the figure to compare, not the rate. Memory is that of all
+processes together. `--work` is kept and used again.
 """
 
 import argparse
@@ -25,14 +26,13 @@ from typing import Any
 import psutil
 from recording import record
 
-from expunge.digests import canonical_json, sha256_bytes
-from expunge.evidence.checkpoints import Checkpoint, sign_checkpoint
-from expunge.evidence.envelopes import seal
-from expunge.evidence.keys import OPERATOR, SigningKey
+from expunge.digests import sha256_bytes
+from expunge.evidence.checkpoints import Checkpoint, open_checkpoint, sign_checkpoint
+from expunge.evidence.keys import OPERATOR, Keyring, SigningKey
 from expunge.evidence.ledger import Ledger
-from expunge.evidence.statements import PAYLOAD_TYPE, STATEMENT_TYPE
+from expunge.evidence.statements import RollbackPredicate, Statement, sign_statement
 from expunge.evidence.tree import Growing, leaf_hash, verify_consistency, verify_inclusion
-from expunge.evidence.walking import wrong
+from expunge.evidence.verify_ledger import verify_ledger
 from expunge.settings import KEYS_VARIABLE, Workspace
 from pipelines.workspace import initialise
 
@@ -40,12 +40,13 @@ PROOFS, APPENDS, BATCH = 500, 500, 10_000
 
 
 def envelope(number: int, key: SigningKey) -> bytes:
-    """A signed statement of the size of a small room's."""
-    return seal(canonical_json({
-        "_type": STATEMENT_TYPE, "predicateType": "urn:expunge:benchmark:v1",
-        "subject": [{"name": f"results/unlearn-{number}/record.json", "digest": {"sha256": f"{number:064x}"}}],
-        "predicate": {"run": f"forget.{number}", "inputs": {name: f"{number:064x}" for name in "abcd"}},
-    }), PAYLOAD_TYPE, key)
+    """A signed statement of the size of a small room's, and of no file that would have to be there."""
+    digest = f"{number:064x}"
+    said = RollbackPredicate(model="benchmark", from_sha256=digest, to_sha256=digest, to_generation=number, by="grace",
+                             reason="to measure with", at="2026-01-02T03:04:05+00:00")
+    return sign_statement(Statement.over({
+        f"releases/benchmark/{number}-{digest[:12]}/{name}": digest for name in ("model.safetensors", "release.json")
+    }, said), key)
 
 
 def fill(workspace: Workspace, entries: int) -> float:
@@ -101,19 +102,13 @@ def proofs(ledger: Ledger, seed: int) -> dict[str, Any]:
     found["consistency"] = timed(begin, (chance.randrange(1, head.size) for _ in range(PROOFS)))
     notes = {size: note for size, note in ledger.checkpoints() if size in made}
     for first, proof in made.items():
-        older = bytes.fromhex(_opened(notes[first], ledger).root)
+        older = bytes.fromhex(open_checkpoint(notes[first], ledger.keyring)[0].root)
         assert verify_consistency(first, head.size, proof, older, root)
     return found
 
 
-def _opened(note: bytes, ledger: Ledger) -> Checkpoint:
-    from expunge.evidence.checkpoints import open_checkpoint
-
-    return open_checkpoint(note, ledger.keyring)[0]
-
-
-def walked(workspace: Workspace, size: int, signatures: bool) -> dict[str, Any]:
-    """One walk through the whole ledger, by all cores: entries per second, and memory on the way."""
+def verified(workspace: Workspace, signatures: bool) -> dict[str, Any]:
+    """A whole ledger as `audit verify` looks at it: entries per second, and memory on the way."""
     memory: list[float] = []
     done = threading.Event()
 
@@ -127,14 +122,16 @@ def walked(workspace: Workspace, size: int, signatures: bool) -> dict[str, Any]:
     watching.start()
     began, spent = time.monotonic(), _processor_seconds()
     try:
-        assert not list(wrong(workspace, size, signatures=signatures))
+        for finding in verify_ledger(workspace, Keyring.load(workspace), signatures=signatures):
+            assert finding.ok, finding
     finally:
         done.set()
         watching.join()
     seconds, processor = time.monotonic() - began, _processor_seconds() - spent
+    entries = Ledger.existing(workspace).size
     tenth = memory[len(memory) // 10:len(memory) // 5 + 1]
-    return {"entries": size, "seconds": round(seconds, 1), "entries_per_second": round(size / seconds),
-            "processor_microseconds_per_entry": round(processor / size * 1e6, 1),
+    return {"entries": entries, "seconds": round(seconds, 1), "entries_per_second": round(entries / seconds),
+            "processor_microseconds_per_entry": round(processor / entries * 1e6, 1),
             "memory_mib_early": round(max(tenth), 1), "memory_mib_at_most": round(max(memory), 1)}
 
 
@@ -155,7 +152,7 @@ def appends(ledger: Ledger, workspace: Workspace) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--entries", type=int, default=1_000_000)
-    parser.add_argument("--signed", type=int, default=100_000, help="how many entries with both of their signatures")
+    parser.add_argument("--signed", type=int, default=100_000, help="how many are verified with every signature")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path)
     given = parser.parse_args()
@@ -164,21 +161,24 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         os.environ[KEYS_VARIABLE] = str(folder / "keys")
         workspace = initialise(Workspace(folder / ".expunge"))
-        filled = fill(workspace, given.entries)
+        filled, signed = fill(workspace, given.entries), workspace
+        if given.signed < given.entries:
+            signed = initialise(Workspace(folder / "signed" / ".expunge"))
+            fill(signed, given.signed)
         ledger = Ledger.open(workspace)
         found: dict[str, Any] = {
             "entries": ledger.size, "seed": given.seed, "bytes": workspace.ledger.stat().st_size,
             "filled_in_seconds": round(filled, 1), "load_average": os.getloadavg()[0], **proofs(ledger, given.seed),
-            "walk": walked(workspace, ledger.size, signatures=False),
-            "walk_with_signatures": walked(workspace, min(given.signed, ledger.size), signatures=True),
+            "verified": verified(signed, signatures=True),
+            "verified_by_the_newest_checkpoint": verified(workspace, signatures=False),
             "append": appends(ledger, workspace)}
     lines = [f"{found['entries']:,} entries, {found['bytes'] / 2**20:,.0f} MiB; load average of the machine when it "
              f"began {found['load_average']:.1f}", "", "| what | result |", "|---|---|"]
     for name in ("inclusion", "consistency"):
         lines.append(f"| {name} proof | {found[name]['median_ms']} ms, the longest of {PROOFS} "
                      f"{found[name]['longest_ms']} ms |")
-    for name, what in (("walk", "tree, digests, subtrees, checkpoints' text"),
-                       ("walk_with_signatures", "the same, and two signatures for each entry")):
+    for name, what in (("verified", "verified, with the envelope's and the checkpoint's signature of each entry"),
+                       ("verified_by_the_newest_checkpoint", "the same, with the newest checkpoint's signature alone")):
         one = found[name]
         lines.append(f"| {what}: {one['entries']:,} entries | {one['entries_per_second']:,} entries/s; "
                      f"{one['processor_microseconds_per_entry']} µs of a processor for each; {one['memory_mib_early']} "

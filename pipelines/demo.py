@@ -11,6 +11,7 @@ from rich.console import Console
 from expunge.contracts import Request, parse_record
 from expunge.digests import write_atomically
 from expunge.errors import BadInput, DoesNotVerify, Refused
+from expunge.evidence.findings import checked
 from expunge.evidence.keys import create_key
 from expunge.evidence.verify import verify_workspace
 from expunge.settings import WORKSPACE_VARIABLE, Workspace
@@ -65,7 +66,7 @@ def demonstrate(digit: int, seed: int, folder: Path | None, debug_size: bool,
     for finding in wrong:
         out.print(f"  [red]✗[/] {finding.object}: {finding.message}", highlight=False)
     out.print(f"  [{'red' if wrong else 'green'}]{'✗' if wrong else '✓'}[/] audit trail: "
-              f"{len(findings)} objects checked, {len(wrong)} wrong", highlight=False)
+              f"{checked(findings):,} objects checked, {len(wrong)} wrong", highlight=False)
     return summarise(run), DoesNotVerify.exit_code if wrong else state.exit
 
 

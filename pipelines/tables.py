@@ -14,7 +14,7 @@ from rich.text import Text
 
 from expunge import families
 from expunge.contracts import shorten
-from expunge.evidence.findings import Finding
+from expunge.evidence.findings import Finding, checked
 from expunge.measure import words
 from pipelines.display import TITLES
 
@@ -338,12 +338,12 @@ def show_trail(out: Console, trail: dict[str, Any]) -> None:
 
 def show_findings(out: Console, findings: Iterable[Finding]) -> None:
     """What verification found: everything wrong by name, then what was and was not shown."""
-    checked = list(findings)
-    wrong = [finding for finding in checked if not finding.ok]
+    found = list(findings)
+    wrong = [finding for finding in found if not finding.ok]
     for finding in wrong:
         out.print(f"[red]✗[/] {finding.object}: {finding.message}", highlight=False)
     if not wrong:
-        out.print(f"[green]✓[/] {len(checked)} objects verified", highlight=False)
-    for finding in checked:
+        out.print(f"[green]✓[/] {checked(found):,} objects verified", highlight=False)
+    for finding in found:
         if finding.ok and finding.message:
             out.print(f"[dim]  {finding.object}: {finding.message}[/]", highlight=False)

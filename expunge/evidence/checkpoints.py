@@ -46,11 +46,11 @@ def _encode(checkpoint: Checkpoint, signature: bytes) -> bytes:
     return f"{checkpoint.body()}\n— {checkpoint.origin} {base64.b64encode(signature).decode()}\n".encode()
 
 
-def open_checkpoint(note: bytes, keyring: Keyring) -> tuple[Checkpoint, KeyringEntry]:
-    """The checkpoint in a signed note, and whose key signed it.
+def read_checkpoint(note: bytes) -> tuple[Checkpoint, bytes]:
+    """The checkpoint in a note and what signs it, before anything is verified: the key's hash and its signature.
 
     Raises:
-        DoesNotVerify: not a checkpoint in the form we write, or signed by no operator of this keyring.
+        DoesNotVerify: not a checkpoint in the form we write.
     """
     try:
         form = _FORM.fullmatch(note.decode())
@@ -63,9 +63,19 @@ def open_checkpoint(note: bytes, keyring: Keyring) -> tuple[Checkpoint, KeyringE
     checkpoint = Checkpoint(origin=form["origin"], size=int(form["size"]), root=root.hex())
     if _encode(checkpoint, signed) != note:
         raise DoesNotVerify("the checkpoint is not in its one valid encoding")
+    return checkpoint, signed
+
+
+def open_checkpoint(note: bytes, keyring: Keyring) -> tuple[Checkpoint, KeyringEntry]:
+    """The checkpoint in a signed note, and whose key signed it.
+
+    Raises:
+        DoesNotVerify: not a checkpoint in the form we write, or signed by no operator of this keyring.
+    """
+    checkpoint, signed = read_checkpoint(note)
     operators = [entry for entry in keyring.entries if "operator" in entry.roles]
     for entry in operators:
-        if key_hash(form["name"], bytes.fromhex(entry.public_key)) == signed[:4]:
+        if key_hash(checkpoint.origin, bytes.fromhex(entry.public_key)) == signed[:4]:
             if entry.verifies(signed[4:], checkpoint.body().encode()):
                 # It is signed with its last entry, by the key that counts there; or, where that entry makes another
                 # the operator's because the key is lost, by the one that counts from there on.

@@ -7,50 +7,25 @@ What this cannot show from inside: that nobody shortened or forked the whole led
 the operator's key. For that it takes a checkpoint saved where the operator cannot reach it.
 """
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from expunge.contracts import RECORD_FILE, Receipt, Release, Request, Verdict, read_record
+from expunge.contracts import RECORD_FILE, Release, Request, Verdict, read_record
 from expunge.custody import receipts
 from expunge.digests import sha256_bytes, sha256_file
 from expunge.errors import ExpungeError
 from expunge.evidence import decisions, policies
-from expunge.evidence.envelopes import payload_type_of
 from expunge.evidence.findings import Finding, Findings
-from expunge.evidence.key_changes import History, place_of
+from expunge.evidence.key_changes import History
 from expunge.evidence.keys import Keyring
-from expunge.evidence.ledger import Entry, Ledger
-from expunge.evidence.statements import (
-    DisposalPredicate,
-    KeyringPredicate,
-    ReceiptPredicate,
-    RollbackPredicate,
-    RoomPredicate,
-    RunPredicate,
-    Statement,
-    WithdrawalPredicate,
-    open_statement,
-)
+from expunge.evidence.said import Said, SaidOfRoom, folder_of
+from expunge.evidence.statements import RoomPredicate, open_statement
 from expunge.evidence.verify_ledger import verify_ledger
 from expunge.samples.encryption import RequestKey
 from expunge.settings import Workspace
 
 STATEMENT_FILE = "statement.json"
-
-
-@dataclass
-class _Trail:
-    """What the ledger's envelopes say, in its order, as far as they verified."""
-
-    # Place in the ledger, digest of the envelope, statement.
-    statements: list[tuple[str, str, Statement[Any]]] = field(default_factory=list)
-    history: History = field(default_factory=lambda: History(Keyring()))
-    approvals: dict[str, str] = field(default_factory=dict)  # sha256 of the envelope -> run
-
-    def of(self, kind: type) -> Iterator[tuple[str, str, Statement[Any]]]:
-        return (found for found in self.statements if isinstance(found[2].predicate, kind))
 
 
 def verify_workspace(workspace: Workspace, outside: Iterable[bytes] = ()) -> Findings:
@@ -67,82 +42,83 @@ def _verify(workspace: Workspace, outside: tuple[bytes, ...]) -> Iterator[Findin
         keyring = Keyring.load(workspace)
     except ExpungeError as error:
         yield Finding(object="keyring.json", ok=False, message=error.problem)
-    trail = _Trail(history=History(keyring))
+    said, results, history = Said(), _Results(workspace), History(keyring)
+
+    def take(part: Said) -> Iterator[Finding]:
+        for change in part.keys:
+            if problem := history.take(change.position, change.statement, change.signer):
+                yield Finding(object=f"ledger entry {change.position}", ok=False, message=problem)
+        for room in part.rooms:
+            yield from results.take(room)
+        said.add(part)
+
     try:
-        ledger = Ledger.existing(workspace)
-        yield from verify_ledger(ledger, keyring, outside,
-                                 lambda entry, place: _read_in(entry, place, keyring, trail))
+        yield from verify_ledger(workspace, keyring, outside, take)
     except ExpungeError as error:
         yield Finding(object=workspace.ledger.name, ok=False, message=error.problem)
     if keyring.entries:
-        ok, message = trail.history.end(workspace.keyring.read_bytes())
+        ok, message = history.end(workspace.keyring.read_bytes())
         yield Finding(object="keyring.json", ok=ok, message=message)
-    yield from _results(workspace, keyring, trail)
-    yield from _decisions(workspace, keyring, trail)
-    yield from _runs(workspace, keyring, trail)
-    yield from _releases(workspace, trail)
-    yield from _disposals(workspace, trail)
-
-
-# ----------------------------------------------------------------------------------------------- ledger
-
-
-def _read_in(entry: Entry, place: str, keyring: Keyring, trail: _Trail) -> str:
-    there = keyring.at(entry.position)
-    try:
-        kind = payload_type_of(entry.envelope)
-        if kind == decisions.PAYLOAD_TYPE:  # one by a key that has ended was entered as well, and does not count
-            approval, _ = decisions.open_approval(entry.envelope, keyring)
-            trail.approvals[entry.sha256] = approval.run
-        elif kind == policies.PAYLOAD_TYPE:
-            policies.open_signature(entry.envelope, there)
-        else:
-            statement: Statement[Any]
-            statement, signer = open_statement(entry.envelope, there)
-            trail.statements.append((place, entry.sha256, statement))
-            if isinstance(statement.predicate, KeyringPredicate):
-                return trail.history.take(entry.position, statement, signer)
-    except ExpungeError as error:
-        return error.problem
-    return ""
+    yield from results.end(said, keyring)
+    yield from _decisions(workspace, keyring, said)
+    yield from _runs(workspace, said, results)
+    yield from _releases(workspace, said)
+    yield from _disposals(workspace, said)
 
 
 # ---------------------------------------------------------------------------------------- rooms' results
 
 
-def _results(workspace: Workspace, keyring: Keyring, trail: _Trail) -> Iterator[Finding]:
-    destroyed = {(name, digest): said.predicate.reason
-                 for _, _, said in trail.of(DisposalPredicate) for name, digest in said.subjects.items()}
-    recorded: set[str] = set()
-    for place, sha256, statement in trail.of(RoomPredicate):
-        folders = {"/".join(name.split("/")[:2]) for name in statement.subjects}
-        for folder in sorted(folders):
-            recorded.add(folder)
-            yield _same_file(workspace, f"{folder}/{STATEMENT_FILE}", sha256, f"{place} has other bytes")
-        for name, digest in statement.subjects.items():
-            yield _subject(workspace, name, digest, destroyed)
+class _Results:
+    """What rooms left, beside what their statements say of it: one statement after the other, as they come."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+        self._recorded: set[str] = set()  # folders
+        self._amiss: list[tuple[tuple[str, str], Finding]] = []  # by file and digest: they may be destroyed later on
+        self._statements: set[bytes] = set()  # digests of their envelopes
+
+    def take(self, said: SaidOfRoom) -> Iterator[Finding]:
+        """What a statement is about."""
+        self._statements.add(bytes.fromhex(said.sha256))
+        folders = sorted({"/".join(name.split("/")[:2]) for name in said.subjects})
         for folder in folders:
-            yield from _strays(workspace, folder, statement)
-    for file in sorted(workspace.results.glob(f"*/{STATEMENT_FILE}")):
-        folder = file.parent.relative_to(workspace.root).as_posix()
-        if folder not in recorded and not file.parent.name.startswith("."):
-            yield from _unrecorded(workspace, folder, file, keyring)
+            self._recorded.add(folder)
+            yield _same_file(self._workspace, f"{folder}/{STATEMENT_FILE}", said.sha256,
+                             f"ledger entry {said.position} has other bytes")
+        for name, digest in said.subjects.items():
+            found = _same_file(self._workspace, name, digest)
+            if found.ok:
+                yield found
+            else:
+                self._amiss.append(((name, digest), found))
+        for folder in folders:
+            yield from self._strays(folder, said)
 
+    def holds(self, statement_sha256: str) -> bool:
+        """Whether that was a room's statement."""
+        return bytes.fromhex(statement_sha256) in self._statements
 
-def _subject(workspace: Workspace, name: str, digest: str, destroyed: dict[tuple[str, str], str]) -> Finding:
-    reason = destroyed.get((name, digest))
-    if reason is None:
-        return _same_file(workspace, name, digest)
-    if (workspace.root / name).exists():
-        return Finding(object=name, ok=False, message=f"said to be destroyed ({reason}), and still there")
-    return Finding(object=name, ok=True, message=f"destroyed: {reason}")
+    def end(self, said: Said, keyring: Keyring) -> Iterator[Finding]:
+        """What was destroyed on purpose is not missing; and what lies there that the ledger knows nothing of."""
+        for subject, found in self._amiss:
+            name, reason = subject[0], said.destroyed.get(subject)
+            if reason is None:
+                yield found
+            elif not (self._workspace.root / name).exists():
+                yield Finding(object=name, ok=True, message=f"destroyed: {reason}")
+            else:
+                yield _still_there(name, reason)
+        for file in sorted(self._workspace.results.glob(f"*/{STATEMENT_FILE}")):
+            folder = file.parent.relative_to(self._workspace.root).as_posix()
+            if folder not in self._recorded and not file.parent.name.startswith("."):
+                yield from _unrecorded(self._workspace, folder, file, keyring)
 
-
-def _strays(workspace: Workspace, folder: str, statement: Statement[Any]) -> Iterator[Finding]:
-    for path in sorted((workspace.root / folder).rglob("*")):
-        name = path.relative_to(workspace.root).as_posix()
-        if path.is_file() and name not in statement.subjects and name != f"{folder}/{STATEMENT_FILE}":
-            yield Finding(object=name, ok=False, message="no statement speaks of it")
+    def _strays(self, folder: str, said: SaidOfRoom) -> Iterator[Finding]:
+        for path in sorted((self._workspace.root / folder).rglob("*")):
+            name = path.relative_to(self._workspace.root).as_posix()
+            if path.is_file() and name not in said.subjects and name != f"{folder}/{STATEMENT_FILE}":
+                yield Finding(object=name, ok=False, message="no statement speaks of it")
 
 
 def _unrecorded(workspace: Workspace, folder: str, file: Path, keyring: Keyring) -> Iterator[Finding]:
@@ -161,14 +137,14 @@ def _unrecorded(workspace: Workspace, folder: str, file: Path, keyring: Keyring)
 # ------------------------------------------------------------------------------------ decisions and runs
 
 
-def _decisions(workspace: Workspace, keyring: Keyring, trail: _Trail) -> Iterator[Finding]:
+def _decisions(workspace: Workspace, keyring: Keyring, said: Said) -> Iterator[Finding]:
     found: set[str] = set()
     for file in sorted(workspace.approvals.glob("*/*.json")):
         name = file.relative_to(workspace.root).as_posix()
         found.add(file.stem)
         try:
-            decision = decisions.open_decision(file, file.parent.name, keyring, place_of(workspace, file.read_bytes()))
-            message = "" if decision.sha256 in trail.approvals else "not in the ledger"
+            decision = decisions.open_decision(file, file.parent.name, keyring, 0)  # who counts where is not asked
+            message = "" if decision.sha256 in said.approvals else "not in the ledger"
             yield Finding(object=name, ok=True, message=message)
         except ExpungeError as error:
             yield Finding(object=name, ok=False, message=error.problem.removeprefix(f"{name}: "))
@@ -176,26 +152,24 @@ def _decisions(workspace: Workspace, keyring: Keyring, trail: _Trail) -> Iterato
         reason = decisions.reason_file(file)
         yield _same_file(workspace, reason.relative_to(workspace.root).as_posix(),
                          decision.approval.reason_sha256)
-    for sha256, run in trail.approvals.items():
+    for sha256, run in said.approvals.items():
         if sha256 not in found:
             yield Finding(object=f"approvals/{run}/{sha256}.json", ok=False, message="missing")
 
 
-def _runs(workspace: Workspace, keyring: Keyring, trail: _Trail) -> Iterator[Finding]:
+def _runs(workspace: Workspace, said: Said, results: _Results) -> Iterator[Finding]:
     """The request and the policy of a run are files too; its last statement and its verdict name them.
 
     Whose the rules were is asked as well: a policy that neither ships nor is signed decides nothing.
     """
-    by_digest = {sha256: statement for _, sha256, statement in trail.of(RoomPredicate)}
-    last = {said.predicate.run: said.predicate for _, _, said in trail.of(RunPredicate)}
-    for run, predicate in last.items():
-        yield _same_file(workspace, f"runs/{run}/request.json", predicate.request_sha256)
-        for room, use in predicate.rooms.items():
-            if use.statement_sha256 not in by_digest:
+    gates = {room.sha256: room.subjects for room in said.rooms if room.room == "gate"}
+    for run, last in said.runs.items():
+        yield _same_file(workspace, f"runs/{run}/request.json", last.request_sha256)
+        for room, statement_sha256 in last.rooms.items():
+            if not results.holds(statement_sha256):
                 yield Finding(object=f"run {run}", ok=False,
                               message=f"the statement of its {room} is missing")
-        gate = predicate.rooms.get("gate")
-        verdict, _ = _record_of(workspace, by_digest.get(gate.statement_sha256) if gate else None, Verdict)
+        verdict, _ = _record_of(workspace, gates.get(last.rooms.get("gate", ""), {}), Verdict)
         if verdict is not None:
             yield _same_file(workspace, f"runs/{run}/{policies.POLICY_FILE}", verdict.policy_sha256)
         yield from _rules_of(workspace, run)
@@ -219,9 +193,9 @@ def _rules_of(workspace: Workspace, run: str) -> Iterator[Finding]:
         yield Finding(object=policies.signature_file(policy).relative_to(workspace.root).as_posix(), ok=True)
 
 
-def _record_of(workspace: Workspace, statement: Statement[Any] | None, kind: type[Any]) -> tuple[Any, str]:
+def _record_of(workspace: Workspace, subjects: Mapping[str, str], kind: type[Any]) -> tuple[Any, str]:
     """The record that a room's statement is about, and its digest, if it still is what was signed."""
-    for name, digest in (statement.subjects if statement else {}).items():
+    for name, digest in subjects.items():
         file = workspace.root / name
         if file.name == RECORD_FILE and file.is_file() and sha256_file(file) == digest:
             return read_record(kind, file), digest
@@ -231,31 +205,29 @@ def _record_of(workspace: Workspace, statement: Statement[Any] | None, kind: typ
 # ---------------------------------------------------------------------------------------------- releases
 
 
-def _releases(workspace: Workspace, trail: _Trail) -> Iterator[Finding]:
-    served: dict[str, str | None] = {}  # model -> folder that should be current
+def _releases(workspace: Workspace, said: Said) -> Iterator[Finding]:
+    served = dict(said.served)  # what was said last of each model: where, and the folder that should be current
     known: dict[str, set[str]] = {}  # folder -> the files that its release speaks of
-    for place, _, statement in trail.statements:
-        said = statement.predicate
-        if isinstance(said, RoomPredicate) and said.room == "deploy":
-            release, sha256 = _record_of(workspace, statement, Release)
-            if release is None:
-                yield Finding(object=place, ok=False, message="its release's record is not what was signed")
-                continue
-            folder = f"releases/{release.model}/{release.generation}-{release.weights.sha256[:12]}"
-            served[release.model] = folder
-            if folder not in known:
-                known[folder] = {"release.json", *(file.name for file in (release.weights, *release.beside))}
-                yield _same_file(workspace, f"{folder}/release.json", sha256)
-                for file in (release.weights, *release.beside):
-                    yield _same_file(workspace, f"{folder}/{file.name}", file.sha256)
-                yield from _mark_of(workspace, release)
-        elif isinstance(said, RollbackPredicate):
-            served[said.model] = f"releases/{said.model}/{said.to_generation}-{said.to_sha256[:12]}"
-        elif isinstance(said, WithdrawalPredicate):
-            served[said.model] = None
+    for deployed in said.rooms:
+        if deployed.room != "deploy":
+            continue
+        release, sha256 = _record_of(workspace, deployed.subjects, Release)
+        if release is None:
+            yield Finding(object=f"ledger entry {deployed.position}", ok=False,
+                          message="its release's record is not what was signed")
+            continue
+        folder = folder_of(release.model, release.generation, release.weights.sha256)
+        if served.get(release.model, (-1, None))[0] < deployed.position:
+            served[release.model] = deployed.position, folder
+        if folder not in known:
+            known[folder] = {"release.json", *(file.name for file in (release.weights, *release.beside))}
+            yield _same_file(workspace, f"{folder}/release.json", sha256)
+            for file in (release.weights, *release.beside):
+                yield _same_file(workspace, f"{folder}/{file.name}", file.sha256)
+            yield from _mark_of(workspace, release)
     for home in sorted(workspace.releases.glob("*")):
         if home.is_dir():
-            yield from _served(workspace, home, served.get(home.name), known)
+            yield from _served(workspace, home, served.get(home.name, (-1, None))[1], known)
     yield from _live_and_tainted(workspace)
 
 
@@ -313,26 +285,25 @@ def _live_and_tainted(workspace: Workspace) -> Iterator[Finding]:
 # --------------------------------------------------------------------------------------------- disposals
 
 
-def _disposals(workspace: Workspace, trail: _Trail) -> Iterator[Finding]:
-    """Receipts are what was signed, keys that were destroyed are gone, and so is what no room's statement speaks of."""
-    of_rooms = {item for _, _, said in trail.of(RoomPredicate) for item in said.subjects.items()}
-    for _, _, said in trail.of(DisposalPredicate):
-        for name, digest in said.subjects.items() - of_rooms:
-            file = workspace.root / name
-            if file.is_file() and sha256_file(file) == digest:
-                yield Finding(object=name, ok=False,
-                              message=f"said to be destroyed ({said.predicate.reason}), and still there")
-    signed: set[str] = set()
-    for _, _, said in trail.of(ReceiptPredicate):
-        receipt: Receipt = said.predicate.receipt
-        signed.add(receipt.request_id)
-        name = receipts.receipt_file(workspace, receipt.request_id).relative_to(workspace.root).as_posix()
-        yield _same_file(workspace, name, sha256_bytes(receipt.to_bytes()))
-        if RequestKey.file(workspace, receipt.request_id).exists():
+def _disposals(workspace: Workspace, said: Said) -> Iterator[Finding]:
+    """What was destroyed is gone, receipts are what was signed, and so are keys gone that were destroyed."""
+    for (name, digest), reason in said.destroyed.items():
+        file = workspace.root / name
+        if file.is_file() and sha256_file(file) == digest:
+            yield _still_there(name, reason)
+    for request_id, digest in said.receipts:
+        name = receipts.receipt_file(workspace, request_id).relative_to(workspace.root).as_posix()
+        yield _same_file(workspace, name, digest)
+        if RequestKey.file(workspace, request_id).exists():
             yield Finding(object=name, ok=False, message="the key of its request is said to be destroyed, and is there")
+    signed = {request_id for request_id, _ in said.receipts}
     for file in sorted((workspace.root / "disposals").glob("*/receipt.json")):
         if file.parent.name not in signed:
             yield Finding(object=file.relative_to(workspace.root).as_posix(), ok=False, message="not in the ledger")
+
+
+def _still_there(name: str, reason: str) -> Finding:
+    return Finding(object=name, ok=False, message=f"said to be destroyed ({reason}), and still there")
 
 
 def _same_file(workspace: Workspace, name: str, digest: str, wrong: str = "not what was signed") -> Finding:

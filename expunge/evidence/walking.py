@@ -1,135 +1,132 @@
-"""The whole ledger, looked at from its first entry to its last, in memory that does not grow with it.
+"""A stretch of the ledger, looked at entry by entry: what is stored beside the entries has to be what they give.
 
-Each entry is taken into a tree, and what the database keeps beside it (its leaf, its digest, the subtrees that it
-completes, the checkpoint signed over it) has to be what the tree gives. To use all cores the ledger is walked in
-stretches, each in a process: it begins with the subtrees as they are stored, and what the stretch before comes to has
-to be those.
+A stretch is a subtree of its own, so it needs to know nothing of the others but the edge of the tree before it, and any
+process can look at it. ``verify_ledger`` puts the stretches together.
 """
 
-import os
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 from expunge.digests import sha256_bytes
 from expunge.errors import DoesNotVerify
-from expunge.evidence.checkpoints import Checkpoint, open_checkpoint
-from expunge.evidence.envelopes import open_envelope, payload_type_of
+from expunge.evidence.checkpoints import open_checkpoint, read_checkpoint
+from expunge.evidence.database import Database
+from expunge.evidence.findings import Finding
 from expunge.evidence.keys import Keyring
-from expunge.evidence.ledger import Ledger
-from expunge.evidence.tree import Growing, leaf_hash
+from expunge.evidence.ledger import Entry
+from expunge.evidence.said import Said
+from expunge.evidence.stretches import MISSING, Edge, Stretch, read
+from expunge.evidence.tree import Growing, leaf_hash, root_of_edge
 from expunge.settings import Workspace
 
-STRETCH = 5_000  # entries that a process looks at before it says what it found
+NAMED = 100  # what is wrong in a stretch is named one by one up to here; more is counted
 
-
-Edge = tuple[bytes, ...]  # the complete subtrees that make up a tree
-Wrong = tuple[int, str]  # a position, and what is wrong there
+OTHER_ROOT = "its root is not that of the entries"
 
 
 @dataclass(frozen=True)
-class Step:
-    """An entry on the way through the ledger."""
+class Looked:
+    """What a stretch came to."""
 
-    position: int
-    envelope: bytes
-    note: bytes  # the checkpoint signed over it and all before it; empty if that is missing
-    edge: Edge  # of the tree over the same
-    problem: str  # what beside the entry is not what it gives; empty if all is
+    wrong: list[Finding]
+    right: int  # entries and checkpoints with which nothing is wrong
+    began: Edge  # of the tree before it, as it was taken to be
+    edges: dict[int, Edge]  # of the tree over the stretch's own entries alone: at the end, and where somebody asks
+    subtree: tuple[int, int] | None  # the first that is not what the entries give: level and position
+    origins: set[str]
+    said: Said  # what its statements come to
 
 
-def walk(ledger: Ledger, start: int = 0, end: int | None = None) -> Iterator[Step]:
-    """Every entry of a stretch, by default of all, beside what the tree over the entries so far gives.
+@dataclass
+class _Wrong:
+    start: int
+    end: int
+    named: list[Finding] = field(default_factory=list)
+    more: int = 0
 
-    Signatures are not looked at, nor what is appended after the walk began.
+    def add(self, name: str, message: str) -> None:
+        if len(self.named) < NAMED:
+            self.named.append(Finding(object=name, ok=False, message=message))
+        else:
+            self.more += 1
+
+    def all(self) -> list[Finding]:
+        rest = Finding(object=f"ledger entries {self.start} to {self.end - 1}", ok=False, count=max(self.more, 1),
+                       message=f"{self.more} more of them, or of the checkpoints over them, do not verify")
+        return [*self.named, rest] if self.more else self.named
+
+
+def look(workspace: Workspace, keyring: Keyring, start: int, end: int, *, edge: Edge | None = None,
+         asked: Iterable[int] = (), signatures: bool = True) -> Looked:
+    """Looks at the entries from `start`, a multiple of `STRETCH`, to before `end`, and at what is stored of them.
+
+    `edge` is that of the tree over all before it; what is stored as such if it is not known yet. `asked` are sizes at
+    which somebody wants to know the edge. Without `signatures` no envelope is opened.
 
     Raises:
-        DoesNotVerify: there is no first checkpoint, a subtree to begin with is missing, or there are fewer entries.
+        ExpungeError: the database cannot be read.
     """
-    end = ledger.size if end is None else end
-    tree, nodes = Growing(start, ledger.edge(start)), dict[int, Iterator[tuple[int, bytes]]]()
-    origin = open_checkpoint(next(ledger.checkpoints(), (0, b""))[1], ledger.keyring)[0].origin
-    notes, digests = ledger.checkpoints(start + 1), ledger.digests(start)
-    for entry, leaf in islice(ledger.leaves(start), end - start):
-        computed, problem = leaf_hash(entry.envelope), ""
-        if entry.position != tree.size:
-            problem = f"entry {tree.size} is missing"
-        elif leaf != computed:
-            problem = "its leaf is not what the entry gives"
-        elif next(digests, None) != (entry.position, bytes.fromhex(sha256_bytes(entry.envelope))):
-            problem = "its digest is not noted for it"
-        for level, position, found in tree.add(computed):
-            if level not in nodes:
-                nodes[level] = ledger.level(level, position)
-            if next(nodes[level], None) != (position, found):
-                problem = problem or f"the subtree at level {level}, position {position} is not what the entries give"
-        noted, note = next(notes, (0, b""))
-        body = Checkpoint(origin=origin, size=tree.size, root=tree.root.hex()).body().encode()
-        if noted != tree.size or not note.startswith(body):
-            problem = problem or f"checkpoint {tree.size} is not over the entries so far"
-        yield Step(entry.position, entry.envelope, note, tree.edge, problem)
-    if tree.size < end:
-        raise DoesNotVerify(f"ledger: there are fewer entries than the {end} that there should be")
+    stored = read(Database(workspace), start, end)
+    began = stored.edge if edge is None else edge
+    wrong, right, said, origins = _Wrong(start, end), 0, Said(), set[str]()
+    subtree, edges, wanted = None, dict[int, Edge](), {end, *asked}
+    tree = Growing()
+    for position in range(start, end):
+        envelope = stored.entries.get(position, (MISSING, b""))[1]
+        leaf = leaf_hash(envelope) if position in stored.entries else MISSING
+        problem = _wrong_entry(stored, position, leaf)
+        if signatures and problem != _GONE:
+            problem = said.take(Entry(position, envelope), keyring) or problem or _wrong_about_keys(
+                stored, position, said)
+        if problem:
+            wrong.add(f"ledger entry {position}", problem)
+        for level, within, found in tree.add(leaf):
+            place = level, (start >> level) + within
+            if stored.subtrees.get(place) != found:
+                subtree = subtree or place
+        size = position + 1
+        origin, amiss = wrong_note(stored.notes.get(size), size, (*began, *tree.edge), keyring if signatures else None)
+        origins.add(origin)
+        if amiss:
+            wrong.add(f"ledger checkpoint {size}", amiss)
+        right += (not problem) + (not amiss)
+        if size in wanted:
+            edges[size] = tree.edge
+    return Looked(wrong.all(), right, began, edges, subtree, origins - {""}, said)
 
 
-def wrong(workspace: Workspace, end: int | None = None, *, signatures: bool = True, processes: int | None = None
-          ) -> Iterator[Wrong]:
-    """What is wrong in the ledger, or before its position `end`: by as many processes as there are cores.
-
-    Without `signatures` only that of the newest checkpoint is verified, which is over every byte of every entry;
-    with them also each envelope's and each checkpoint's own.
-    """
-    size = Ledger.existing(workspace).size if end is None else end
-    before: Edge = ()
-    processes = processes or os.cpu_count() or 1
-    stretches = ((start, min(start + STRETCH, size)) for start in range(0, size, STRETCH))
-    waiting: deque[tuple[int, Future[_Looked]]] = deque()
-    with ProcessPoolExecutor(processes) as pool:
-        for start, end in islice(stretches, 2 * processes):
-            waiting.append((start, pool.submit(_look, workspace, start, end, signatures)))
-        while waiting:
-            start, looking = waiting.popleft()
-            looked = looking.result()
-            for following in islice(stretches, 1):  # so that what was found does not pile up
-                waiting.append((following[0], pool.submit(_look, workspace, *following, signatures)))
-            if looked.began != before:
-                yield start, "the subtrees stored over all before it are not what the entries give"
-            yield from looked.wrong
-            before = looked.ended
+_GONE = "missing"
 
 
-@dataclass(frozen=True)
-class _Looked:
-    """What a process found in a stretch, and the edge of the tree before and after it."""
-
-    wrong: list[Wrong]
-    began: Edge
-    ended: Edge
-
-
-def _look(workspace: Workspace, start: int, end: int, signatures: bool) -> _Looked:
-    ledger = Ledger.existing(workspace)
-    found: list[Wrong] = []
-    began: Edge = ()
-    ended, keyring, place = began, ledger.keyring, start
-    try:
-        began = ended = ledger.edge(start)
-        for step in walk(ledger, start, end):
-            problem = step.problem or (_wrong_signature(step, keyring) if signatures else "")
-            if problem:
-                found.append((step.position, problem))
-            ended, place = step.edge, step.position + 1
-    except DoesNotVerify as error:
-        found.append((place, error.problem))
-    return _Looked(found, began, ended)
-
-
-def _wrong_signature(step: Step, keyring: Keyring) -> str:
-    try:
-        open_envelope(step.envelope, payload_type_of(step.envelope), keyring.at(step.position))
-        open_checkpoint(step.note, keyring)
-    except DoesNotVerify as error:
-        return error.problem
+def _wrong_entry(stored: Stretch, position: int, leaf: bytes) -> str:
+    if position not in stored.entries:
+        return _GONE
+    noted, envelope = stored.entries[position]
+    if noted != leaf:
+        return "its leaf is not what the entry gives"
+    if stored.digests is not None and stored.digests.get(position) != bytes.fromhex(sha256_bytes(envelope)):
+        return "its digest is not noted for it"
     return ""
+
+
+def _wrong_about_keys(stored: Stretch, position: int, said: Said) -> str:
+    """Whether what was said last changes the keyring is noted, so that others find it."""
+    changes = bool(said.keys) and said.keys[-1].position == position
+    if stored.keyring_changes is None or changes == (position in stored.keyring_changes):
+        return ""
+    if changes:
+        return "it changes the keyring, and is not noted to"
+    return "it is noted to change the keyring, and does not"
+
+
+def wrong_note(note: bytes | None, size: int, edge: Edge, keyring: Keyring | None) -> tuple[str, str]:
+    """The log that a checkpoint is of, and what is wrong with it; signatures only by a keyring."""
+    if note is None:
+        return "", _GONE
+    try:
+        checkpoint = read_checkpoint(note)[0] if keyring is None else open_checkpoint(note, keyring)[0]
+    except DoesNotVerify as error:
+        return "", error.problem
+    if checkpoint.size != size:
+        return checkpoint.origin, f"it is signed over {checkpoint.size} entries"
+    return checkpoint.origin, "" if checkpoint.root == root_of_edge(edge).hex() else OTHER_ROOT
