@@ -68,6 +68,18 @@ def audit_copy(as_json: AsJson = False) -> None:
         or ["config.yaml names no place"]), 1 if any(place.problem for place in sent) else 0)
 
 
+@audit_app.command("move")
+def audit_move(as_json: AsJson = False) -> None:
+    """Move the ledger, and where runs stand, from the workspace's file to the database that config.yaml names."""
+    from expunge.evidence.moving import move
+
+    moved = move(Workspace.locate().require())
+    finish({"entries": moved.entries, "root": moved.root, "runs": moved.runs, "kept": str(moved.kept)}, as_json,
+           lambda out: print_lines(out, [
+               f"{moved.entries} entries and where {moved.runs} runs stand are in the database now; root {moved.root}",
+               f"the file is kept as {moved.kept}: it refuses to be written to, and nothing reads it"]))
+
+
 @audit_app.command("live")
 def audit_live(as_json: AsJson = False) -> None:
     """List what is served, and whether it is tainted: exit 41 if so, 40 if its bytes are not what was released."""
@@ -97,7 +109,7 @@ def audit_export(
         dir_okay=False, help="Write a letter to the person who asked here: plain text.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write a release's evidence as one zip file that a stranger can check; exit 40 if it would not verify."""
+    """Write a run's evidence as one zip file that a stranger can check; exit 40 if it would not verify."""
     from pipelines.exporting import export
 
     done = export(Workspace.locate().require(), run, bundle, weights=not without_weights, reasons=reasons,

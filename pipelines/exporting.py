@@ -1,10 +1,11 @@
-"""What is handed to others about a release: the bundle, and with it a summary for the public and a letter."""
+"""What is handed to others about a run: the bundle, and of a release a summary for the public and a letter."""
 
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from expunge.digests import write_atomically
+from expunge.errors import BadInput
 from expunge.settings import Workspace
 from pipelines.runs import Run
 
@@ -12,20 +13,28 @@ from pipelines.runs import Run
 def export(workspace: Workspace, name: str, bundle: Path, *, weights: bool = True, reasons: bool = False,
            checkpoints: Iterable[Path] = (), sign_model: bool = False, deep: bool = False, summary: Path | None = None,
            letter: Path | None = None) -> dict[str, Any]:
-    """Writes a release's bundle and whatever else is asked for; see `expunge.evidence.bundle.writing.export`.
+    """Writes a run's bundle and whatever else is asked for; see `expunge.evidence.bundle.writing.export`.
 
     Returns what was written, and what the bundle's own verifier says of it.
+
+    Raises:
+        BadInput: the run came to no verdict, or a summary or a letter is asked for and nothing was released.
     """
     from expunge.evidence.bundle import certificate, writing
     from expunge.evidence.bundle.gathered import gather
 
     found = gather(workspace, Run.find(workspace, name).name)
+    pages = [(what, file, text) for what, file, text in (
+        ("summary", summary, certificate.summary), ("letter", letter, certificate.letter)) if file is not None]
+    if pages and not found.is_released:
+        raise BadInput(f"{pages[0][0]}: run {found.run} released nothing", "only a release has one: leave it out")
     done = writing.export(found, bundle, weights=weights, reasons=reasons, checkpoints=checkpoints,
                           sign_model=sign_model, deep=deep)
-    made, written = certificate.of(found, deep=deep), {"bundle": str(bundle)}
-    for what, file, text in (("summary", summary, certificate.summary), ("letter", letter, certificate.letter)):
-        if file is not None:
-            write_atomically(file, text(made).encode())
-            written[what] = str(file)
-    return {"run": found.run, "model": made.model, "claim": made.claim, "sha256": done.sha256, "written": written,
-            "says": [list(line) for line in done.said], "not_shown": list(made.not_shown)}
+    made = certificate.of(found, deep=deep) if found.is_released else None
+    for _, file, text in pages:
+        assert made is not None
+        write_atomically(file, text(made).encode())
+    return {"run": found.run, "model": found.request.model, "released": found.is_released,
+            "claim": found.candidate.claim, "sha256": done.sha256, "says": [list(line) for line in done.said],
+            "written": {"bundle": str(bundle), **{what: str(file) for what, file, _ in pages}},
+            "not_shown": list(made.not_shown) if made else [text for kind, text in done.said if kind == "NOT SHOWN"]}

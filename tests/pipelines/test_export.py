@@ -14,9 +14,11 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from tests_support import call
 
 from expunge.contracts import Request, read_record
 from expunge.digests import sha256_bytes, sha256_file
+from expunge.errors import BadInput, DoesNotVerify
 from expunge.evidence.bundle import certificate
 from expunge.evidence.bundle.certificate import Certificate
 from expunge.evidence.bundle.gathered import gather
@@ -52,7 +54,7 @@ def said(bundle, **more):
     lines, problem = verify.check(bundle, **more)
     assert problem is None, problem
     return {kind: "\n".join(text for found, text in lines if found == kind)
-            for kind in ("PROVED", "ATTESTED", "NOT SHOWN")}
+            for kind in ("NOT RELEASED", "PROVED", "ATTESTED", "NOT SHOWN")}
 
 
 def wrong(bundle, **more):
@@ -112,13 +114,6 @@ def test_the_verb_writes_the_bundle_the_summary_and_the_letter(demo, expunge, tm
     with zipfile.ZipFile(tmp_path / "deep.zip") as archive:
         assert len([name for name in archive.namelist() if name.endswith("/features.safetensors")]) == 1
     assert "the features themselves" in said(tmp_path / "deep.zip", deep=True)["ATTESTED"]
-
-
-def test_what_was_not_released_has_no_bundle(waiting_demo, expunge, tmp_path):
-    done = expunge(waiting_demo, "audit", "export", "forget-8", tmp_path / "b.zip")
-    assert done.code == 2
-    assert "has released nothing" in done.err
-    assert not (tmp_path / "b.zip").exists()
 
 
 def test_the_same_evidence_gives_the_same_bytes(found, bundle, tmp_path):
@@ -395,3 +390,93 @@ def test_a_waiver_shows_in_the_certificate_and_in_what_the_verifier_says(begin_r
     assert "Waived: residual rate" in certificate.page(made)
     assert "people took it upon themselves" in certificate.letter(made)
     assert "Rules waived: 1" in certificate.summary(made)
+
+
+# ----------------------------------------------------------------------------------- runs that released nothing
+
+
+REJECTED, WAITING = "rejected", "awaiting_approval"
+
+
+def not_released(begin_run, residual, state, decision=None, **more):
+    """A run that ended at the gate: what is gathered of it."""
+    run = begin_run(residual=residual).make()
+    if decision:
+        run.sign("grace", decision, **more)
+    assert run.gate() != "open"
+    return gather(run.workspace, run.conclude(state).name)
+
+
+@pytest.mark.parametrize(("residual", "state", "decision", "verdict"), [
+    (0.2, "refused", None, "FAIL"), (0.04, "inconclusive", None, "INCONCLUSIVE"), (0.001, WAITING, None, "PASS"),
+    (0.001, WAITING, "reject", "PASS"), (0.2, "refused", "reject", "FAIL")])
+def test_a_run_that_released_nothing_is_shown_for_what_it_is(begin_run, tmp_path, residual, state, decision, verdict):
+    found = not_released(begin_run, residual, state, decision)
+    exported = export(found, tmp_path / "b.zip", reasons=True)
+    lines = said(tmp_path / "b.zip")
+    assert lines["NOT RELEASED"] == (
+        f"run {found.run} released nothing; its last statement in this bundle says: {state.replace('_', ' ')}")
+    assert f"the verdict is {verdict}: 2 rules and 2 controls" in lines["PROVED"]
+    assert ("grace rejected exactly these bytes, on" in lines["PROVED"]) == (decision == "reject")
+    assert "that nothing was released of it later" in lines["ATTESTED"]
+    assert not re.search(r"approved|WAIVED|is the released|marked as", "\n".join(lines.values()))
+    with zipfile.ZipFile(tmp_path / "b.zip") as archive:
+        names = archive.namelist()
+        assert "IT RELEASED NOTHING" in archive.read("README.txt").decode()
+    assert not [name for name in names if name.startswith(("releases", "taint", "certificate"))
+                or name.endswith(".safetensors")]
+    assert len([name for name in names if name.endswith(".reason.txt")]) == (decision is not None)
+    assert export(gather(found.workspace, found.run), tmp_path / "again.zip", reasons=True).sha256 == exported.sha256
+
+
+def test_its_program_says_so_first_and_last(begin_run, tmp_path):
+    export(not_released(begin_run, 0.2, "refused"), tmp_path / "b.zip")
+    done = subprocess.run([sys.executable, "-I", PROGRAM, tmp_path / "b.zip"], text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[1].startswith("NOT RELEASED  run forget-8.1 released nothing")
+    assert done.stdout.splitlines()[-1] == "nothing is wrong, and nothing was released"
+
+
+def test_a_candidate_that_was_not_released_and_is_served_is_named(begin_run, tmp_path):
+    found = not_released(begin_run, 0.001, WAITING, "reject")
+    export(found, tmp_path / "b.zip")
+    served, other = found.record_file("unlearn").parent / "model.safetensors", tmp_path / "other.safetensors"
+    assert wrong(tmp_path / "b.zip", served=[served]) == (
+        f"{served}: it is the candidate of a run that released nothing, and is served")
+    other.write_bytes(b"another")
+    assert f"{other} is not the candidate of this run" in said(tmp_path / "b.zip", served=[other])["PROVED"]
+
+
+def test_an_approval_that_came_to_nothing_does_not_read_as_one(begin_run, tmp_path):
+    found = not_released(begin_run, 0.04, "expired", "approve", waives=("residual_rate",))  # it takes two to waive
+    export(found, tmp_path / "b.zip")
+    lines = said(tmp_path / "b.zip")
+    assert "grace signed an approval of exactly these bytes, by which nothing was released, on" in lines["PROVED"]
+    assert "says: expired" in lines["NOT RELEASED"]
+
+
+def test_a_release_whose_record_was_left_out_is_not_taken_for_a_run_without_one(bundle, found, tmp_path):
+    from dataclasses import replace
+
+    bare = replace(found, rooms={room: said for room, said in found.rooms.items() if room != "deploy"})
+    assert not bare.is_released
+    with pytest.raises(DoesNotVerify, match=r"releases: the release of run forget-8\.1 is missing"):
+        export(bare, tmp_path / "b.zip")
+
+
+def test_the_verb_writes_no_letter_on_what_was_not_released_and_nothing_before_a_verdict(begin_run, tmp_path):
+    run = begin_run(residual=0.2).make()
+    with pytest.raises(BadInput, match="has come to no verdict"):
+        gather(run.workspace, run.conclude("failed").name)
+    run.gate()
+    run.conclude("refused")
+    run.as_run("refused")
+    done = call(run.workspace.root.parent, "audit", "export", run.name, "b.zip", "--letter", "l.txt",
+                EXPUNGE_WORKSPACE=str(run.workspace.root), EXPUNGE_KEYS=str(run.workspace.keys))
+    assert done.code == 2
+    assert f"letter: run {run.name} released nothing" in done.err
+    done = call(run.workspace.root.parent, "audit", "export", run.name, "b.zip", "--json",
+                EXPUNGE_WORKSPACE=str(run.workspace.root), EXPUNGE_KEYS=str(run.workspace.keys))
+    assert done.code == 0, done.err
+    assert done.json["released"] is False
+    assert done.json["written"] == {"bundle": "b.zip"}

@@ -1,4 +1,4 @@
-"""Everything that speaks of one release, found by walking digests from the release down. Nothing of the forget set."""
+"""Everything that speaks of one run and its release, found by walking digests down. Nothing of the forget set."""
 
 import json
 from collections.abc import Iterator
@@ -43,7 +43,7 @@ from expunge.settings import Workspace
 from expunge.stores import releases, taint
 
 RECORDS = {"unlearn": "candidate", "evaluate": "report", "gate": "verdict", "deploy": "release"}
-"""The rooms that a certificate is about, and which of their outputs has the record."""
+"""The rooms that a bundle is about, and which of their outputs has the record."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Said:
 
 @dataclass(frozen=True)
 class Gathered:
-    """A released run with all that was said of it."""
+    """A run that came to a verdict, with all that was said of it, and of its release if there is one."""
 
     workspace: Workspace
     run: str
@@ -78,6 +78,11 @@ class Gathered:
 
     def _read(self, kind: type[Record], room: str) -> Any:
         return read_record(kind, self.record_file(room))
+
+    @property
+    def is_released(self) -> bool:
+        """Whether something went into service by it."""
+        return "deploy" in self.rooms
 
     @cached_property
     def release(self) -> Release:
@@ -130,8 +135,10 @@ class Gathered:
 
     @cached_property
     def approvals(self) -> tuple[tuple[Entry, Approval], ...]:
-        """The decisions that the release names, in its order."""
+        """The decisions that the release names, in its order; without a release all that there are."""
         decided = {said.entry.sha256: (said.entry, said.what) for said in self.said if isinstance(said.what, Approval)}
+        if not self.is_released:
+            return tuple(decided.values())
         missing = [digest for digest in self.release.approvals if digest not in decided]
         if missing:
             raise DoesNotVerify(f"approval {missing[0][:12]}: it is not in the ledger", "run 'expunge audit verify'")
@@ -156,7 +163,9 @@ class Gathered:
 
     @property
     def marks(self) -> tuple[tuple[Path, taint.Mark], ...]:
-        """The mark that this release left, and any by which it may no longer be served."""
+        """The mark that this release left, and any by which it may no longer be served. Without a release, none."""
+        if not self.is_released:
+            return ()
         placed, parents = taint.marks(self.workspace), taint.lineage(self.workspace)
         tainting = taint.tainting(self.release.weights.sha256, placed, parents)
         return tuple((taint.file_of(mark, self.workspace), mark) for mark in placed
@@ -165,10 +174,10 @@ class Gathered:
 
 
 def gather(workspace: Workspace, run: str) -> Gathered:
-    """Everything on a released run.
+    """Everything on a run that came to a verdict.
 
     Raises:
-        BadInput: nothing was released by it.
+        BadInput: it did not.
         DoesNotVerify: something that belongs to it is missing or not what was signed.
     """
     keyring, ledger = Keyring.load(workspace), Ledger.existing(workspace)
@@ -177,8 +186,8 @@ def gather(workspace: Workspace, run: str) -> Gathered:
     entries = {entry.position: entry for entry in ledger.entries() if _is_about(entry.envelope, run)}
     said_of_it = (_run_statement(entry, keyring) for entry in reversed(entries.values()))
     last = next((statement.predicate for statement in said_of_it if statement is not None), None)
-    if last is None or "deploy" not in last.rooms:
-        raise BadInput(f"run: {run} has released nothing", "a bundle is about a release: see 'expunge status'")
+    if last is None or "gate" not in last.rooms:
+        raise BadInput(f"run: {run} has come to no verdict", "a bundle is about one: see 'expunge status'")
     rooms = {}
     for room, use in last.rooms.items():
         position = ledger.position_of(use.statement_sha256)
@@ -191,7 +200,7 @@ def gather(workspace: Workspace, run: str) -> Gathered:
     said = {place: _open(entries[place], keyring) for place in sorted(entries) if place < head.size}
     found = Gathered(workspace, run, keyring, note, head, tuple(said.values()),
                      {room: said[entry.position] for room, entry in rooms.items()})
-    model, request = found.release.model, found.release.request_sha256
+    model, request = found.request.model, last.request_sha256
     kept = tuple(one for one in found.said if _belongs(one, model, request))
     return Gathered(workspace, run, keyring, note, head, kept, found.rooms)
 

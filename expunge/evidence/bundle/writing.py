@@ -1,4 +1,4 @@
-"""The bundle: a zip file with everything that a stranger needs to check a release, the same bytes every time.
+"""The bundle: a zip file with everything that a stranger needs to check a run, the same bytes every time.
 
 Files go by their path in the workspace, so that signed statements name them as they are called here. What the
 forget set left a trace in stays out: pages with pictures, tables of members, and the sample sets themselves, of which
@@ -18,7 +18,7 @@ from expunge.digests import atomic_path, canonical_json, sha256_bytes, sha256_fi
 from expunge.errors import BadInput, DoesNotVerify
 from expunge.evidence import decisions, policies
 from expunge.evidence.bundle import card, certificate, signing
-from expunge.evidence.bundle.gathered import Gathered, Said
+from expunge.evidence.bundle.gathered import RECORDS, Gathered, Said
 from expunge.evidence.checkpoints import open_checkpoint
 from expunge.evidence.keys import OPERATOR, SigningKey
 from expunge.evidence.ledger import Ledger
@@ -58,15 +58,16 @@ def verifier() -> bytes:
 
 def export(found: Gathered, file: Path, *, weights: bool = True, reasons: bool = False,
            checkpoints: Iterable[Path] = (), sign_model: bool = False, deep: bool = False) -> Exported:
-    """Writes the bundle of a release in one step, after its own verifier has found nothing wrong with it.
+    """Writes the bundle of a run in one step, after its own verifier has found nothing wrong with it.
 
-    Without `weights` only their digest goes along. `reasons` are people's own words on why they decided as they did.
-    `checkpoints` are older ones that somebody keeps; the bundle then shows that the ledger still begins with them.
-    `deep`: the features that distances were computed from go along, so that they can be computed again.
+    Of a run that released nothing it has neither weights nor a certificate. Without `weights` only their digest goes
+    along. `reasons` are people's own words on why they decided as they did. `checkpoints` are older ones that somebody
+    keeps; the bundle then shows that the ledger still begins with them. `deep`: the features that distances were
+    computed from go along, so that they can be computed again.
 
     Raises:
-        BadInput: a checkpoint cannot be used, a model signature is asked for and cannot be made, or there are no
-            features that may leave the house.
+        BadInput: a checkpoint cannot be used, a model signature is asked for and cannot be made or there is no
+            release to sign, or there are no features that may leave the house.
         DoesNotVerify: the bundle would not. Names what is wrong; nothing is written.
     """
     from expunge.evidence.standalone import verify
@@ -74,7 +75,7 @@ def export(found: Gathered, file: Path, *, weights: bool = True, reasons: bool =
     content = _content(found, weights, reasons, checkpoints, sign_model, deep)
     manifest = Statement.over(
         {name: sha256_bytes(data) if isinstance(data, bytes) else sha256_file(data) for name, data in content.items()},
-        BundlePredicate(run=found.run, model=found.release.model, ledger_size=found.head.size,
+        BundlePredicate(run=found.run, model=found.request.model, ledger_size=found.head.size,
                         ledger_root=found.head.root, keys_on_this_machine=found.keys_here))
     content[MANIFEST] = sign_statement(manifest, SigningKey.load(found.workspace, OPERATOR))
     with atomic_path(file) as scratch:
@@ -87,37 +88,52 @@ def export(found: Gathered, file: Path, *, weights: bool = True, reasons: bool =
 
 def _content(found: Gathered, weights: bool, reasons: bool, checkpoints: Iterable[Path], sign_model: bool,
              deep: bool) -> dict[str, bytes | Path]:
-    root, released = found.workspace.root, found.released
     there = [found.workspace.keyring, found.folder / "request.json", found.folder / policies.POLICY_FILE,
-             *(found.record_file(room) for room in found.rooms if room in ("unlearn", "evaluate", "gate", "deploy")),
-             *_answers(found), *_sample_sets(found), released / "release.json",
-             *(released / one.name for one in found.release.beside), *(file for file, _ in found.marks)]
+             *(found.record_file(room) for room in RECORDS if room in found.rooms),
+             *_answers(found), *_sample_sets(found), *(file for file, _ in found.marks)]
     if policies.signature_beside(found.folder / policies.POLICY_FILE) is not None:
         there.append(policies.signature_file(found.folder / policies.POLICY_FILE))
     if deep:
         there.append(_features(found))
-    if weights:
-        there.append(released / found.release.weights.name)
     if reasons:
         there += [decisions.reason_file(found.workspace.approvals / found.run / f"{entry.sha256}.json")
                   for entry, _ in found.approvals]
-    content: dict[str, bytes | Path] = {}
-    for path in there:
-        if not path.is_file():
-            raise DoesNotVerify(f"{path.relative_to(root).as_posix()}: missing", "run 'expunge audit verify'")
-        content[path.relative_to(root).as_posix()] = path
-    home = released.relative_to(root).as_posix()
-    content[f"{home}/README.md"] = card.model_card(found).encode()
+    if found.is_released:
+        there += [found.released / "release.json", *(found.released / one.name for one in found.release.beside)]
+        if weights:
+            there.append(found.released / found.release.weights.name)
+    content: dict[str, bytes | Path] = {_name_of(path, found): path for path in there}
+    content |= {"verify.py": verifier(), **_ledger(found, checkpoints)}
+    if found.is_released:
+        return content | _of_a_release(found, content, weights, sign_model, deep)
     if sign_model:
-        model = {name.removeprefix(f"{home}/"): data for name, data in content.items() if name.startswith(f"{home}/")}
-        model[found.release.weights.name] = released / found.release.weights.name
-        content[f"{home}.sig"] = signing.signature(found.workspace, model)
-        content[f"{home}.pub.pem"] = signing.public_key(found.workspace)
-    content |= _ledger(found, checkpoints)
-    made = certificate.of(found, deep=deep)
-    content |= {"certificate.json": made.to_bytes(), "certificate.html": certificate.page(made).encode(),
-                "verify.py": verifier(), "README.txt": _readme(found, weights).encode()}
-    return content
+        raise BadInput(f"sign-model: run {found.run} released no model", "leave it out")
+    return content | {"README.txt": _readme(found, NOTHING_RELEASED).encode()}
+
+
+def _name_of(path: Path, found: Gathered) -> str:
+    name = path.relative_to(found.workspace.root).as_posix()
+    if not path.is_file():
+        raise DoesNotVerify(f"{name}: missing", "run 'expunge audit verify'")
+    return name
+
+
+def _of_a_release(found: Gathered, content: Mapping[str, bytes | Path], weights: bool, sign_model: bool,
+                  deep: bool) -> dict[str, bytes | Path]:
+    """What is said of a release in words, and in the form of others."""
+    released, name = found.released, found.release.weights.name
+    home, made = released.relative_to(found.workspace.root).as_posix(), certificate.of(found, deep=deep)
+    words: dict[str, bytes | Path] = {f"{home}/README.md": card.model_card(found).encode()}
+    if sign_model:
+        model = {file.removeprefix(f"{home}/"): data for file, data in {**content, **words}.items()
+                 if file.startswith(f"{home}/")}
+        model[name] = released / name
+        words[f"{home}.sig"] = signing.signature(found.workspace, model)
+        words[f"{home}.pub.pem"] = signing.public_key(found.workspace)
+    text = _readme(found, RELEASED.format(name=name) + (
+        "" if weights else f" The weights are not in here: fetch {name} from where it is served."))
+    return words | {"certificate.json": made.to_bytes(), "certificate.html": certificate.page(made).encode(),
+                    "README.txt": text.encode()}
 
 
 def _answers(found: Gathered) -> list[Path]:
@@ -192,19 +208,18 @@ def _write(file: Path, content: Mapping[str, bytes | Path]) -> None:
                     writing.write(piece)
 
 
-def _readme(found: Gathered, weights: bool) -> str:
-    name = found.release.weights.name
-    there = "" if weights else f" The weights are not in here: fetch {name} from where it is served."
-    return f"""Evidence on {found.release.model}, generation {found.release.generation}, released by run {found.run}.
+def _readme(found: Gathered, about: str) -> str:
+    return f"""Evidence on run {found.run}, by which {found.request.model} was to forget.
 
-certificate.html   what is claimed, what was measured, who agreed, and what is NOT shown; certificate.json is the record
+{about}
+
 verify.py          checks all of it, with Python 3.9 or newer and the package 'cryptography'; no network:
 
-    python verify.py BUNDLE.zip --served {name} --checkpoint CHECKPOINT
+    python verify.py BUNDLE.zip --served SERVED --checkpoint CHECKPOINT
 
 Do not trust this copy of verify.py: take the published one, or compare
     sha256  {sha256_bytes(verifier())}
-with the published digest. {name} is the file that is being served, fetched from where it is served.{there}
+with the published digest. SERVED is the file that is being served, fetched from where it is served.
 CHECKPOINT is one that was kept where the operator cannot reach it; without it nothing shows that the ledger was only
 ever added to. Exit code 0: nothing is wrong; 40: something is, and the last line names it.
 
@@ -213,6 +228,14 @@ keyring.json       public keys, whose they are, and where in the ledger they cou
 ledger/            statements and decisions (DSSE envelopes), a signed checkpoint (C2SP note), Merkle proofs (RFC 9162)
 runs/              the request, and the policy by which it was judged
 results/           records of the rooms, the report's numbers, and the answers that its rates were counted from
-releases/          the released model with its card
-taint/             which bytes may not be served any more
 """
+
+
+RELEASED = """It released a model, of which there are here:
+
+certificate.html   what is claimed, what was measured, who agreed, and what is NOT shown; certificate.json is the record
+releases/          the released model {name} with its card
+taint/             which bytes may not be served any more"""
+
+NOTHING_RELEASED = """IT RELEASED NOTHING. This is a record of what was measured and decided. It approves of no model:
+there is no certificate, and its candidate is not to be served."""

@@ -21,7 +21,8 @@ It goes from the served bytes up, and stops after the first step at which someth
     8 decisions     enough distinct people other than the requester approved exactly these digests, in time
     9 taint         the released bytes are not what a request had removed
 
-It prints what was PROVED, what is only ATTESTED (the operator says so under signature), and what is NOT SHOWN.
+It prints what was PROVED, what is only ATTESTED (the operator says so under signature), and what is NOT SHOWN. Of a run
+that released nothing it first says NOT RELEASED: nothing that follows is a reason to serve its model.
 Exit code 0: nothing is wrong. 40: something is, and the last line names it. 2: it was not told what to check.
 """
 
@@ -48,6 +49,7 @@ from typing import Any, Callable, Iterable, Iterator
 FEATURES = "features.safetensors"
 STATEMENT, APPROVAL = "application/vnd.in-toto+json", "application/vnd.expunge.approval+json"
 POLICY_SIGNATURE = "application/vnd.expunge.policy+json"
+RELEASE = r"releases/[^/]+/[^/]+/release\.json"
 MANIFEST, CHECKPOINT, PROOFS = "manifest.json", "ledger/checkpoint.txt", "ledger/proofs.json"
 SKEW = timedelta(minutes=5)  # between two clocks
 
@@ -742,9 +744,9 @@ class Check:
         self.bundle, self.served, self.outside, self.operator, self.deep = bundle, served, outside, operator, deep
         self.said: list[tuple[str, str]] = []
         self.given: dict[str, Path] = {}
-        self.release_name = bundle.only(r"releases/[^/]+/[^/]+/release\.json")
-        self.release = bundle.record(self.release_name)
-        self.home = self.release_name.rpartition("/")[0]
+        released = [name for name in bundle.names if re.fullmatch(RELEASE, name)]
+        self.release_name = bundle.only(RELEASE) if released else ""
+        self.release = bundle.record(self.release_name) if released else {}  # of a run that released nothing: empty
 
     def proved(self, text: str) -> None:
         self.said.append(("PROVED", text))
@@ -757,7 +759,7 @@ class Check:
 
     def all(self) -> None:
         for step in (self.serving, self.digests, self.signatures, self.inclusion, self.consistency, self.rules,
-                     self.verdict, self.decisions, self.taint):
+                     self.verdict, self.decisions, self.taint if self.release else self.service, self.claim):
             step()
 
     # -------------------------------------------------------------------------------------- 1, 2: the bytes
@@ -782,30 +784,41 @@ class Check:
 
     def released(self) -> None:
         """The served bytes, and the bundle's own, are those of the release: asked once its record is known to be."""
-        files = {file["sha256"]: file["name"] for file in (self.release["weights"], *self.release["beside"])}
-        weights = self.release["weights"]
+        home, weights = self.release_name.rpartition("/")[0], self.release["weights"]
+        files = {file["sha256"]: file["name"] for file in (weights, *self.release["beside"])}
         for digest, file in self.given.items():
             if digest not in files:
                 raise Wrong(str(file), f"its bytes ({digest[:12]}) are not those of the release, which are "
                                        f"{weights['sha256'][:12]}")
         for digest, name in files.items():
-            here = f"{self.home}/{name}"
+            here = f"{home}/{name}"
             if here in self.bundle.names and self.bundle.digest(here) != digest:
                 raise Wrong(here, "its bytes are not those of the release")
         if weights["sha256"] in self.given:
             self.proved(f"{self.given[weights['sha256']]} is the released {weights['name']}, {weights['sha256']}")
         else:
             self.not_shown("which bytes are served: give the file, fetched from where it is served, with --served")
-            if f"{self.home}/{weights['name']}" not in self.bundle.names:
+            if f"{home}/{weights['name']}" not in self.bundle.names:
                 self.not_shown("the released weights: they are not in the bundle, only their digest is")
+
+    def not_released(self, state: str) -> None:
+        """No served bytes are those of a candidate that was never released."""
+        self.said.append(("NOT RELEASED", f"run {self.run} released nothing; its last statement in this bundle says: "
+                                          f"{state.replace('_', ' ')}"))
+        weights = self.candidate["weights"]["sha256"]
+        if weights in self.given:
+            raise Wrong(str(self.given[weights]), "it is the candidate of a run that released nothing, and is served")
+        for file in self.given.values():
+            self.proved(f"{file} is not the candidate of this run, {weights}")
 
     # ------------------------------------------------------------------------------------ 3, 4, 5: the ledger
 
     def signatures(self) -> None:
         bundle = self.bundle
         self.manifest.need("operator")
-        for name, actual in (("run", self.release["run"]), ("model", self.release["model"]),
-                             ("ledger_size", self.head.size), ("ledger_root", self.head.root.hex())):
+        self.run = self.manifest.predicate["run"]
+        for name, actual in (("run", self.release.get("run", self.run)), ("ledger_size", self.head.size),
+                             ("ledger_root", self.head.root.hex())):
             if self.manifest.predicate[name] != actual:
                 raise Wrong(MANIFEST, f"it is of another {name.replace('_', ' ')} than the bundle")
         self.entries = [Envelope(name, bundle.read(name), self.keyring, int(Path(name).stem))
@@ -834,53 +847,55 @@ class Check:
     def run_itself(self) -> None:
         """What the run's last statement says, the rooms' statements that it names, and the records these are about."""
         about = [entry for entry in self.entries if entry.kind == STATEMENT and entry.about == "run"
-                 and entry.predicate["run"] == self.release["run"]]
+                 and entry.predicate["run"] == self.run]
         if not about:
-            raise Wrong("ledger/entries", f"no statement on run {self.release['run']}")
+            raise Wrong("ledger/entries", f"no statement on run {self.run}")
         last = about[-1].predicate
         by_digest = {entry.sha256: entry for entry in self.entries}
         self.rooms = {}
         for room, use in last["rooms"].items():
             entry = by_digest.get(use["statement_sha256"])
             if entry is None or entry.kind != STATEMENT or entry.predicate.get("room") != room:
-                raise Wrong("ledger/entries", f"the statement of {room} in run {self.release['run']} is missing")
+                raise Wrong("ledger/entries", f"the statement of {room} in run {self.run} is missing")
             self.rooms[room] = entry
-        self.candidate = self.made_by("unlearn", "candidate/record.json")
-        self.report = self.made_by("evaluate", "report/record.json")
-        self.decided = self.made_by("gate", "verdict/record.json")
-        self.made_by("deploy", "release/record.json")
-        self.request_name, self.policy_name = (f"runs/{self.release['run']}/{name}"
-                                               for name in ("request.json", "policy.yaml"))
-        self.request = self.bundle.record(self.request_name)
-        digest = self.bundle.digest
+        _, self.candidate = self.made_by("unlearn", "candidate")
+        report, self.report = self.made_by("evaluate", "report")
+        verdict, self.decided = self.made_by("gate", "verdict")
+        self.request_name, self.policy_name = (f"runs/{self.run}/{name}" for name in ("request.json", "policy.yaml"))
+        self.request, digest = self.bundle.record(self.request_name), self.bundle.digest
+        self.subject = {"request_sha256": digest(self.request_name), "report_sha256": digest(report),
+                        "candidate_sha256": self.candidate["weights"]["sha256"],
+                        "policy_sha256": digest(self.policy_name)}
+        seed = sha256(bytes.fromhex(self.subject["candidate_sha256"] + self.subject["request_sha256"]))
         chain = [
-            (self.release_name, "deploy's record", digest(self.release_name),
-             digest(self.name_of("deploy", "release"))),
-            (self.request_name, "the run's request", digest(self.request_name), last["request_sha256"]),
-            (self.request_name, "the released request", digest(self.request_name), self.release["request_sha256"]),
-            (self.name_of("evaluate", "report"), "the released report",
-             digest(self.name_of("evaluate", "report")), self.release["report_sha256"]),
-            (self.name_of("gate", "verdict"), "the released verdict",
-             digest(self.name_of("gate", "verdict")), self.release["verdict_sha256"]),
-            (self.policy_name, "the verdict's policy", digest(self.policy_name), self.decided["policy_sha256"]),
-            (self.name_of("gate", "verdict"), "a verdict on the report", self.decided["report_sha256"],
-             self.release["report_sha256"]),
-            *((self.release_name, f"the {where}'s candidate", found, self.release["weights"]["sha256"])
-              for where, found in (("release", self.release["candidate_sha256"]),
-                                   ("candidate", self.candidate["weights"]["sha256"]),
-                                   ("report", self.report["candidate_sha256"]),
-                                   ("verdict", self.decided["candidate_sha256"]))),
-            *((self.release_name, f"the {where}'s parent", found, self.release["parent_sha256"])
-              for where, found in (("candidate", self.candidate["parent_sha256"]),
-                                   ("report", self.report["parent_sha256"]))),
-            (self.name_of("evaluate", "report"), "a report on the request", self.report["request_sha256"],
-             self.release["request_sha256"]),
-            (self.name_of("evaluate", "report"), "drawn from H(candidate, request)", self.report["latent_seed"],
-             sha256(bytes.fromhex(self.release["candidate_sha256"] + self.release["request_sha256"])))]
+            (self.request_name, "the run's request", self.subject["request_sha256"], last["request_sha256"]),
+            (self.policy_name, "the verdict's policy", self.subject["policy_sha256"], self.decided["policy_sha256"]),
+            (MANIFEST, "of the request's model", self.manifest.predicate["model"], self.request["model"]),
+            *((verdict, f"a verdict on the {what}", self.decided[f"{what}_sha256"], self.subject[f"{what}_sha256"])
+              for what in ("candidate", "report")),
+            *((report, f"a report on the {what}", self.report[f"{what}_sha256"], self.subject[f"{what}_sha256"])
+              for what in ("candidate", "request")),
+            (report, "a report on the candidate's parent", self.report["parent_sha256"],
+             self.candidate["parent_sha256"]),
+            (report, "drawn from H(candidate, request)", self.report["latent_seed"], seed)]
+        if self.release or "deploy" in self.rooms:
+            if not self.release:
+                raise Wrong("releases", f"the release of run {self.run} is missing")
+            due = {**self.subject, "parent_sha256": self.candidate["parent_sha256"], "verdict_sha256": digest(verdict)}
+            chain += [
+                (self.release_name, "deploy's record", digest(self.release_name), digest(self.made_by(
+                    "deploy", "release")[0])),
+                (self.release_name, "a release of the candidate's weights", self.release["weights"]["sha256"],
+                 self.subject["candidate_sha256"]),
+                *((self.release_name, f"a release on this {name.rpartition('_')[0]}", self.release[name], due[name])
+                  for name in due if name != "policy_sha256")]
         for name, what, found, expected in chain:
             if found != expected:
                 raise Wrong(name, f"not {what}: {found[:12]}, not {expected[:12]}")
-        self.released()
+        if self.release:
+            self.released()
+        else:
+            self.not_released(last["state"])
 
     def name_of(self, room: str, output: str) -> str:
         found = [name for name in self.rooms[room].subjects if name.endswith(f"/{output}/record.json")]
@@ -888,10 +903,11 @@ class Check:
             raise Wrong(self.rooms[room].name, f"it speaks of {len(found)} records of a {output}")
         return found[0]
 
-    def made_by(self, room: str, record: str) -> dict[str, Any]:
+    def made_by(self, room: str, output: str) -> tuple[str, dict[str, Any]]:
         if room not in self.rooms:
             raise Wrong("ledger/entries", f"the run's statement names no {room}")
-        return self.bundle.record(self.name_of(room, record.partition("/")[0]))
+        name = self.name_of(room, output)
+        return name, self.bundle.record(name)
 
     def keyring_history(self) -> None:
         """Every change of the keyring is a statement: an admin's, or the operator's while nobody is admin."""
@@ -979,7 +995,7 @@ class Check:
                 self.attested(f"{text}; the number is attested, not recomputed")
 
     def whose_rules(self) -> None:
-        signature = f"runs/{self.release['run']}/policy.signature.json"
+        signature = f"runs/{self.run}/policy.signature.json"
         if signature not in self.bundle.names:
             self.attested(f"policy {self.request['policy']} ({self.decided['policy_sha256'][:12]}) ships with the "
                           "program: compare the digest with the published one")
@@ -1050,10 +1066,11 @@ class Check:
                               + (f" ({wrong[0]})" if wrong else ""))
         straddling = [rule["metric"] for rule, found in zip(self.asked, self.outcomes) if found == "INCONCLUSIVE"]
         self.waived = list(dict.fromkeys(straddling)) if outcome == "INCONCLUSIVE" else []
-        if outcome not in ("PASS", "INCONCLUSIVE") or self.waived != self.release.get("waived", []):
+        if self.release and (outcome not in ("PASS", "INCONCLUSIVE") or self.waived != self.release.get("waived", [])):
             raise Wrong(name, f"it is {outcome}, and only PASS can be released, or what people waived by name")
         self.proved(f"the verdict is {outcome}: {len(self.asked)} rules and {len(self.report['controls'])} controls" + (
-            f"; WAIVED: {', '.join(self.waived)}" if self.waived else ""))
+            f" ({', '.join(wrong)})" if wrong else "") + (
+            f"; WAIVED: {', '.join(self.waived)}" if self.release and self.waived else ""))
         if not any(rule["metric"] in READS_WEIGHTS for rule in self.asked):
             self.not_shown("whether the weights still hold it: no rule of this policy looks at more than outputs")
         if not self.report.get("reference_sha256"):
@@ -1063,31 +1080,46 @@ class Check:
     # ------------------------------------------------------------------------------------ 8, 9: people and taint
 
     def decisions(self) -> None:
-        names = ("request_sha256", "candidate_sha256", "report_sha256", "policy_sha256")
-        subject = {name: self.decided["policy_sha256"] if name == "policy_sha256" else self.release[name]
-                   for name in names}
         sets = [found for found in (*(self.candidate.get(f"{role}_id") for role in (
             "negative", "positive", "forget", "retain")), self.report["holdout_id"]) if found]
-        released = datetime.fromisoformat(self.release["released_at"])
-        days = (self.policy or {}).get("valid_days", 30.0)
-        approved: dict[str, Envelope] = {}
+        decided: list[Envelope] = []
         for entry in (entry for entry in self.entries if entry.kind == APPROVAL):
             said = entry.said
             if said["person"] != entry.person:
                 raise Wrong(entry.name, f"{entry.person} signed in the name of {said['person']}")
-            counts = (entry.counts and said["run"] == self.release["run"] and "reviewer" in entry.signer["roles"]
-                      and all(said[name] == subject[name] for name in names) and said["sample_sets"] == sets)
-            decided, ends = (datetime.fromisoformat(said[at]) for at in ("decided_at", "not_after"))
-            if counts and said["decision"] == "reject" and decided <= released:
-                raise Wrong(entry.name, f"{entry.person} rejected this candidate before it was released")
-            in_time = decided <= released + SKEW and released < min(ends, decided + timedelta(days=days))
-            waives = set(said.get("waives", [])) == set(self.waived)
-            if counts and in_time and waives and said["decision"] == "approve" and not same_person(
-                    entry.person, self.request["requester"]):
-                approved.setdefault(folded(entry.person), entry)
             reason = f"approvals/{said['run']}/{entry.sha256}.reason.txt"
             if reason in self.bundle.names and self.bundle.digest(reason) != said["reason_sha256"]:
                 raise Wrong(reason, f"not the reason that {entry.person} signed")
+            if (entry.counts and said["run"] == self.run and "reviewer" in entry.signer["roles"]
+                    and all(said[name] == digest for name, digest in self.subject.items())
+                    and said["sample_sets"] == sets):
+                decided.append(entry)
+        if self.release:
+            self.agreed(decided)
+        else:
+            for entry in decided:
+                what = "rejected exactly these bytes" if entry.said["decision"] == "reject" else (
+                    "signed an approval of exactly these bytes, by which nothing was released")
+                self.proved(f"{entry.person} {what}, on {entry.said['decided_at']}")
+        near = self.manifest.predicate.get("keys_on_this_machine") or []
+        self.not_shown("that these people are different ones: a signature shows a key, not who used it" + (
+            f". The private keys of {' and '.join(near)} lay on one machine when this was written" if near else ""))
+
+    def agreed(self, decided: list[Envelope]) -> None:
+        """Of these decisions on what was released, those that counted then are the ones that it was released by."""
+        released = datetime.fromisoformat(self.release["released_at"])
+        days = (self.policy or {}).get("valid_days", 30.0)
+        approved: dict[str, Envelope] = {}
+        for entry in decided:
+            said = entry.said
+            signed, ends = (datetime.fromisoformat(said[at]) for at in ("decided_at", "not_after"))
+            if said["decision"] == "reject" and signed <= released:
+                raise Wrong(entry.name, f"{entry.person} rejected this candidate before it was released")
+            in_time = signed <= released + SKEW and released < min(ends, signed + timedelta(days=days))
+            waives = set(said.get("waives", [])) == set(self.waived)
+            if in_time and waives and said["decision"] == "approve" and not same_person(
+                    entry.person, self.request["requester"]):
+                approved.setdefault(folded(entry.person), entry)
         if sorted(entry.sha256 for entry in approved.values()) != sorted(self.release["approvals"]):
             raise Wrong(self.release_name, "the decisions that count are not the approvals that it was released by")
         needed = max((self.policy or {}).get("approvals", 1), 2 if self.waived else 1)
@@ -1095,9 +1127,6 @@ class Check:
             raise Wrong(self.release_name, f"{len(approved)} people approved, {needed:g} are needed")
         people = " and ".join(entry.person for entry in approved.values())
         self.proved(f"{people} approved exactly these bytes, and none of them made the request")
-        near = self.manifest.predicate.get("keys_on_this_machine") or []
-        self.not_shown("that these people are different ones: a signature shows a key, not who used it" + (
-            f". The private keys of {' and '.join(near)} lay on one machine when this was written" if near else ""))
 
     def taint(self) -> None:
         released, parent = self.release["weights"]["sha256"], self.release["parent_sha256"]
@@ -1119,6 +1148,12 @@ class Check:
             self.attested(f"this release is no longer in service (ledger entry {later[-1].position})")
         self.attested("that no later request taints these bytes, and that the ledger has no other decision on this "
                       "run: only its whole content would show that")
+
+    def service(self) -> None:
+        self.attested("that nothing was released of it later, and that the ledger has no other decision on this run: "
+                      "only its whole content would show that")
+
+    def claim(self) -> None:
         self.attested(f"the claim: {self.candidate['claim']} by {self.candidate['method']}; code "
                       f"{self.rooms['unlearn'].predicate['code_sha256'][:12]}, as the operator signed it")
         self.not_shown("that it is forgotten: nobody can show that. Shown is what was done, measured and agreed")
@@ -1134,7 +1169,7 @@ def folded(person: str) -> str:
 
 def check(bundle: Path, served: Iterable[Path] = (), outside: Iterable[Path] = (), operator: str | None = None,
           deep: bool = False) -> tuple[list[tuple[str, str]], tuple[str, str] | None]:
-    """What was found, each as PROVED, ATTESTED or NOT SHOWN, and what is wrong, if anything: the object, and what."""
+    """What was found, each after its kind as it is printed, and what is wrong, if anything: the object, and what."""
     opened = found = None
     problem: tuple[str, str] | None = None
     try:
@@ -1164,13 +1199,14 @@ def main(arguments: list[str] | None = None) -> int:
             parser.error(f"{file}: no such file")
     print(f"verify.py {sha256(Path(__file__).read_bytes())}")
     said, problem = check(given.bundle, given.served, given.checkpoint, given.operator, given.deep)
-    for kind in ("PROVED", "ATTESTED", "NOT SHOWN"):
+    for kind in ("NOT RELEASED", "PROVED", "ATTESTED", "NOT SHOWN"):
         for text in (text for found, text in said if found == kind):
             print(f"{kind:9}  {text}")
     if problem:
         print(f"WRONG      {problem[0]}: {problem[1]}")
         return 40
-    print("nothing is wrong")
+    released = not any(kind == "NOT RELEASED" for kind, _ in said)
+    print("nothing is wrong" if released else "nothing is wrong, and nothing was released")
     return 0
 
 
