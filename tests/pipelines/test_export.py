@@ -19,6 +19,7 @@ from tests_support import call
 from expunge.contracts import Request, read_record
 from expunge.digests import sha256_bytes, sha256_file
 from expunge.errors import BadInput, DoesNotVerify
+from expunge.evidence import copies
 from expunge.evidence.bundle import certificate
 from expunge.evidence.bundle.certificate import Certificate
 from expunge.evidence.bundle.gathered import gather
@@ -219,11 +220,33 @@ def test_a_checkpoint_kept_outside_shows_that_the_ledger_was_only_added_to(later
 
 def test_a_long_ledger_s_bundle_has_proofs_for_the_checkpoints_that_were_named(later, tmp_path, monkeypatch):
     workspace, aside = later
+    ledger = Ledger.existing(workspace)
+    aside.write_bytes(dict(ledger.checkpoints())[ledger.size - 1])
     monkeypatch.setattr("expunge.evidence.bundle.writing.LEAVES_MOST", 5)
     export(gather(workspace, "forget-8.1"), tmp_path / "b.zip")
     assert "ask for a bundle that has" in wrong(tmp_path / "b.zip", outside=[aside])
     export(gather(workspace, "forget-8.1"), tmp_path / "c.zip", checkpoints=[aside])
     assert "append-only: since entry" in said(tmp_path / "c.zip", outside=[aside])["PROVED"]
+
+
+def test_a_long_ledger_s_bundle_also_has_those_that_were_copied_outside_and_those_of_the_run(later, tmp_path, monkeypatch):
+    workspace, _ = later
+    (tmp_path / "place").mkdir()
+    (workspace.root / "config.yaml").write_text(f"checkpoints:\n  - folder: {tmp_path / 'place'}\n")
+    copies.send(workspace)
+    (copied,) = (tmp_path / "place").iterdir()
+    found = gather(workspace, "forget-8.1")
+    monkeypatch.setattr("expunge.evidence.bundle.writing.LEAVES_MOST", 5)
+    export(found, tmp_path / "b.zip")
+    signed = dict(Ledger.existing(workspace).checkpoints())
+    with zipfile.ZipFile(tmp_path / "b.zip") as archive:
+        there = {int(Path(name).stem) for name in archive.namelist() if name.startswith("ledger/checkpoints/")}
+        assert "ledger/leaves" not in archive.namelist()
+    own = {said.entry.position for said in found.said}
+    assert there == ({min(own), *(place + 1 for place in own), found.head.size} - {0})
+    for size, note in ((found.head.size, copied.read_bytes()), *((size, signed[size]) for size in sorted(there))):
+        (tmp_path / "kept.txt").write_bytes(note)
+        assert f"append-only: since entry {size}," in said(tmp_path / "b.zip", outside=[tmp_path / "kept.txt"])["PROVED"]
 
 
 def test_a_bundle_older_than_the_checkpoint_shows_nothing_and_says_so(bundle, later, tmp_path):

@@ -16,7 +16,7 @@ from typing import ClassVar
 from expunge.contracts import RECORD_FILE, Digest
 from expunge.digests import atomic_path, canonical_json, sha256_bytes, sha256_file
 from expunge.errors import BadInput, DoesNotVerify
-from expunge.evidence import decisions, policies
+from expunge.evidence import copies, decisions, policies
 from expunge.evidence.bundle import card, certificate, signing
 from expunge.evidence.bundle.gathered import RECORDS, Gathered, Said
 from expunge.evidence.checkpoints import open_checkpoint
@@ -62,8 +62,8 @@ def export(found: Gathered, file: Path, *, weights: bool = True, reasons: bool =
 
     Of a run that released nothing it has neither weights nor a certificate. Without `weights` only their digest goes
     along. `reasons` are people's own words on why they decided as they did. `checkpoints` are older ones that somebody
-    keeps; the bundle then shows that the ledger still begins with them. `deep`: the features that distances were
-    computed from go along, so that they can be computed again.
+    keeps; the bundle then shows that the ledger still begins with them, as it does for any checkpoint of a ledger that is
+    not huge. `deep`: the features that distances were computed from go along, so that they can be computed again.
 
     Raises:
         BadInput: a checkpoint cannot be used, a model signature is asked for and cannot be made or there is no
@@ -171,13 +171,16 @@ def _ledger(found: Gathered, checkpoints: Iterable[Path]) -> dict[str, bytes | P
     ledger, size = Ledger.existing(found.workspace), found.head.size
     content: dict[str, bytes | Path] = {"ledger/checkpoint.txt": found.note}
     content |= {_name(said): said.entry.envelope for said in found.said}
-    consistency = {}
+    notes = {}
     for file in checkpoints:
         older, _ = open_checkpoint(file.read_bytes(), found.keyring)
         if older.origin != found.head.origin or older.size > size:
             raise BadInput(f"{file}: not an older checkpoint of this ledger", "give one that was taken from it")
-        content[f"ledger/checkpoints/{older.size}.txt"] = file
-        consistency[str(older.size)] = [one.hex() for one in ledger.consistency(older.size, size)]
+        notes[older.size] = file.read_bytes()
+    if size > LEAVES_MOST:
+        notes |= _met_on_the_way(found, ledger)
+    content |= {f"ledger/checkpoints/{older}.txt": note for older, note in notes.items()}
+    consistency = {str(older): [one.hex() for one in ledger.consistency(older, size)] for older in notes}
     inclusion = {str(said.entry.position): [one.hex() for one in ledger.inclusion(said.entry.position, size)]
                  for said in found.said}
     content["ledger/proofs.json"] = canonical_json({"inclusion": inclusion, "consistency": consistency})
@@ -185,6 +188,23 @@ def _ledger(found: Gathered, checkpoints: Iterable[Path]) -> dict[str, bytes | P
         content["ledger/leaves"] = b"".join(leaf_hash(entry.envelope) for entry in ledger.entries()
                                             if entry.position < size)
     return content
+
+
+def _met_on_the_way(found: Gathered, ledger: Ledger) -> dict[int, bytes]:
+    """Older checkpoints that somebody may well have kept, by size.
+
+    The one that stood before the run's first entry, those that its entries made, and what lies in the places that
+    ``config.yaml`` copies to, as far as they can be read now.
+    """
+    places = [said.entry.position for said in found.said]
+    sizes = {min(places), *(place + 1 for place in places)}
+    notes = dict(next(ledger.checkpoints(size)) for size in sorted(sizes) if 0 < size <= found.head.size)
+    for _, note, _ in copies.kept(found.workspace):
+        if note is not None:
+            older, _ = open_checkpoint(note, found.keyring)
+            if older.origin == found.head.origin and older.size <= found.head.size:
+                notes[older.size] = note
+    return notes
 
 
 def _name(said: Said) -> str:
