@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, ValidationError
 
 from expunge.contracts import Digest, Frozen, Person, Receipt, describe
 from expunge.digests import canonical_json
@@ -202,7 +202,7 @@ def open_statement(envelope: bytes, keyring: Keyring, kind: type[P] = Predicate,
     """
     payload, entry = open_envelope(envelope, PAYLOAD_TYPE, keyring)
     try:
-        document = TypeAdapter(_Document).validate_python(json.loads(payload))
+        document = _Document.model_validate(json.loads(payload))
         predicate = next((found for found in PREDICATES if document.predicateType == found.TYPE), None)
         if predicate is None:
             raise DoesNotVerify(f"the statement says {document.predicateType}, unknown here")

@@ -50,13 +50,25 @@ def measure(database: Database, some: int) -> Extent:
             "SELECT coalesce(max(size), -1) FROM checkpoints"))
         if entries <= highest < entries + some:  # a few are missing; a position out of all proportion is astray
             entries = highest + 1
-        astray = [(table, int(row[0])) for table, key, since in _TABLES if since <= version for row in _rows(
-            connection, f"SELECT {key} FROM {table} WHERE {key} < 0 OR {key} >= :end ORDER BY {key} LIMIT :some",
-            end=entries + (table == "checkpoints"), some=some)]
-        subtree = next(_rows(connection, "SELECT level, position FROM nodes WHERE level NOT BETWEEN 0 AND 62 OR "
-                             "position < 0 OR position >= (CAST(:entries AS BIGINT) >> level) "
-                             "ORDER BY level, position LIMIT 1", entries=entries), None)
-    return Extent(entries, newest, tuple(astray), subtree and (int(subtree[0]), int(subtree[1])))
+        astray = [(table, int(row[0])) for table, key, since in _TABLES if since <= version
+                  for beyond in ("< 0", ">= :end") for row in _rows(  # each finds its place at once, both would not
+                      connection, f"SELECT {key} FROM {table} WHERE {key} {beyond} ORDER BY {key} LIMIT :some",
+                      end=entries + (table == "checkpoints"), some=some)]
+        subtree = _without_entries(connection, entries)
+    return Extent(entries, newest, tuple(astray), subtree)
+
+
+def _without_entries(connection: "Connection", entries: int) -> tuple[int, int] | None:
+    """The first stored subtree that so many entries do not complete."""
+    highest = entries.bit_length()
+    spare = [("level < 0", 0, 0), *((f"level = :level AND position {beyond}", level, entries >> level)
+                                    for level in range(highest) for beyond in ("< 0", ">= :end")),
+             ("level >= :level", highest, 0)]
+    for where, level, end in spare:
+        query = f"SELECT level, position FROM nodes WHERE {where} ORDER BY level, position LIMIT 1"
+        for row in _rows(connection, query, level=level, end=end):
+            return int(row[0]), int(row[1])
+    return None
 
 
 def read(database: Database, start: int, end: int) -> Stretch:

@@ -4,6 +4,8 @@ import base64
 import json
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from expunge.digests import canonical_json
 from expunge.errors import BadInput, DoesNotVerify
@@ -50,7 +52,7 @@ def signed(tmp_path_factory):
         "statement": (sign_statement(Statement.over({"a": "b" * 64}, SAID), key),
                       lambda data: open_statement(data, keyring)),
         "checkpoint": (sign_checkpoint(Checkpoint(origin="urn:log", size=7, root="c" * 64), key),
-                       lambda data: open_checkpoint(data, keyring))}
+                       lambda data: open_checkpoint(data, keyring))}, key
 
 
 @pytest.mark.parametrize("kind", ["statement", "checkpoint"])
@@ -80,9 +82,19 @@ def test_an_envelope_with_the_same_meaning_in_another_encoding_is_refused(key, k
     unused_bits = document["payload"][:-3] + "f=="  # "eA==" and "ef==" both decode to "x"
     for again in (json.dumps(document).encode(), canonical_json(document | {"more": 1}),
                   canonical_json(document | {"payload": unused_bits}),
-                  canonical_json(document | {"signatures": document["signatures"] * 2})):
+                  canonical_json(document | {"signatures": document["signatures"] * 2}),
+                  canonical_json(document | {"signatures": [document["signatures"][0] | {"keyid": 5}]})):
         with pytest.raises(DoesNotVerify):
             open_envelope(again, "t", keyring)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(), st.binary(max_size=20))
+def test_an_envelope_is_rfc_8785_json_whatever_is_in_it(signed, kind, payload):
+    key, keyring = signed[2], signed[0]
+    envelope = seal(payload, kind, key)
+    assert envelope == canonical_json(json.loads(envelope))
+    assert open_envelope(envelope, kind, keyring)[0] == payload
 
 
 def test_the_pre_authentication_encoding_is_the_one_that_dsse_publishes():
