@@ -42,7 +42,7 @@ from expunge.contracts import (
 )
 from expunge.custody import receipts
 from expunge.custody.contents import Content, Searcher, Tensor
-from expunge.custody.places import Folder, Place, place_of
+from expunge.custody.places import Folder, Place, kept_by, place_of
 from expunge.custody.searchers import SafetensorsFiles, SealedFiles, searchers
 from expunge.custody.sweeping import Found, Sweep, Watch, sweep
 from expunge.custody.wanted import LOOKS_LIKE, Wanted
@@ -57,7 +57,7 @@ from expunge.samples.imported import importing_alone
 from expunge.samples.sample_sets import read_table
 from expunge.settings import Workspace
 from expunge.stores import releases
-from expunge.stores.addresses import scheme
+from expunge.stores.addresses import scheme, shown
 from expunge.stores.sources import DATA_SETS
 from expunge.stores.tracking import Tracking
 from pipelines.keeping import told_by
@@ -165,6 +165,7 @@ class _Disposal:
         self._searchers: tuple[Searcher, ...] = ()
         self._sets = _Sets()
         self._by_record: set[str] = set()  # what the lost key sealed
+        self._unreached: list[str] = []  # of what MLflow keeps
 
     def _wish_so_far(self, asked: Wish) -> Wish:
         file = receipts.wish_file(self.workspace, self.request_id)
@@ -298,7 +299,8 @@ class _Disposal:
         self._sets = self._open_sets(key)
         others = [other for other in _all_keys(self.workspace) if other.request_id != self.request_id]
         self._searchers = searchers(key, others)
-        places = [self._workspace_place(), Folder(KEYS, self.workspace.keys), *self._sources(), *self._also]
+        places = [self._workspace_place(), Folder(KEYS, self.workspace.keys), *self._sources(), *self._also,
+                  *self._kept_by_mlflow()]
         return sweep(places, self._sets.wanted, self._searchers, self._watch)
 
     def outlook(self, swept: Sweep) -> Outlook:
@@ -388,13 +390,29 @@ class _Disposal:
                     found[given] = place_of(given)
         return list(found.values())
 
+    def _kept_by_mlflow(self) -> list[Place]:
+        """What an MLflow outside of the workspace keeps, as far as it can be asked from here."""
+        tracking = Tracking.for_workspace(self.workspace)
+        self._unreached = []
+        if tracking.is_own:
+            return []
+        stores = tracking.stores()
+        if stores.reason:
+            self._unreached.append(f"what MLflow at {shown(tracking.uri)} keeps ({stores.reason})")
+        found: list[Place] = []
+        for store in stores.uris:
+            try:
+                place = kept_by(tracking, store)
+            except ExpungeError as error:
+                self._unreached.append(f"what MLflow keeps at {shown(store)} ({error.problem})")
+            else:
+                found += [place] if place else []
+        return found
+
     def _not_searched(self) -> tuple[str, ...]:
         """What might hold copies and was not looked at, in words."""
-        tracking = Tracking.for_workspace(self.workspace)
         said = ["backups, snapshots and other machines, unless they were named",
-                "deleted files that a disk still holds"]
-        if not tracking.is_own:
-            said.append("the artifacts of the MLflow server")
+                "deleted files that a disk still holds", *self._unreached]
         if any(one.missing for one in self._sets.described):
             said.append("copies of images whose sample set could not be opened any more")
         return tuple(said)

@@ -4,10 +4,15 @@ import atexit
 import json
 import multiprocessing
 import os
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from multiprocessing import forkserver
@@ -211,3 +216,27 @@ def exported_and_disposed_of(released: Path, request: str, scratch: Path, *optio
     assert audit.code == 0, audit.out + audit.err
     assert not list((folder / ".expunge").rglob(f"samples/{request}/*.sealed"))
     return said.stdout, done.json
+
+
+@contextmanager
+def mlflow_server(database: Path, artifacts: str, folder: Path) -> Iterator[str]:
+    """A real server of MLflow on loopback, which hands artifacts out itself; its address."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    served = subprocess.Popen(
+        [EXPUNGE.with_name("mlflow"), "server", "--host", "127.0.0.1", "--port", address.partition(":")[2], "--workers", "1",
+         "--backend-store-uri", f"sqlite:///{database}", "--artifacts-destination", artifacts], start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder,
+        env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"})
+    try:
+        until = time.monotonic() + 120
+        while time.monotonic() < until:
+            try:
+                urllib.request.urlopen(f"http://{address}/health", timeout=5)
+                break
+            except OSError:
+                time.sleep(0.5)
+        yield f"http://{address}"
+    finally:
+        os.killpg(served.pid, signal.SIGKILL)
+        served.wait()

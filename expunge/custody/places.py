@@ -1,4 +1,4 @@
-"""Where files lie: folders of this machine, and prefixes in S3."""
+"""Where files lie: folders of this machine, prefixes in S3, and what MLflow keeps elsewhere."""
 
 import os
 import re
@@ -9,9 +9,10 @@ from pathlib import Path
 
 from expunge.contracts import shorten
 from expunge.custody.contents import Content
-from expunge.errors import BadInput
+from expunge.errors import BadInput, ExpungeError
 from expunge.stores import s3
-from expunge.stores.addresses import shown
+from expunge.stores.addresses import scheme, shown
+from expunge.stores.tracking import Tracking
 
 _S3 = re.compile(r"s3://(?P<bucket>[A-Za-z0-9][A-Za-z0-9._-]{1,254})(?:/(?P<prefix>.*))?", re.DOTALL)
 
@@ -80,7 +81,44 @@ class Prefix:
                 yield Lying(key, size, Content("", lambda file=file: file.open("rb"), size, file))  # type: ignore[misc]
 
 
-Place = Folder | Prefix
+@dataclass(frozen=True)
+class Artifacts:
+    """All that MLflow keeps below an address. Each file is fetched by its own client, looked into and let go."""
+
+    name: str
+    tracking: Tracking
+    store: str
+
+    def files(self) -> Iterator[Lying]:
+        """Every file. What cannot be listed or fetched is named like what cannot be read."""
+        try:
+            for path, size in self.tracking.listing(self.store):
+                try:
+                    with self.tracking.fetched(self.store, path) as file:
+                        size = file.stat().st_size
+                        yield Lying(path, size, Content("", lambda file=file: file.open("rb"), size, file))  # type: ignore[misc]
+                except ExpungeError as error:
+                    yield Lying(path, size or 0, None, f"cannot be fetched ({error.problem})")
+        except ExpungeError as error:
+            yield Lying(".", 0, None, f"cannot be listed ({error.problem})")
+
+
+Place = Folder | Prefix | Artifacts
+
+
+def kept_by(tracking: Tracking, store: str) -> Place | None:
+    """What MLflow keeps below an address; None if nothing was ever written there.
+
+    Raises:
+        ExpungeError: it cannot be reached from here.
+    """
+    name, folder = f"MLflow: {shown(store)}", tracking.folder_of(store)
+    if folder is None:
+        next(tracking.listing(store), None)
+        return Artifacts(name, tracking, store)
+    if not folder.exists() and scheme(tracking.uri) in ("http", "https"):
+        raise ExpungeError("a folder of the server's own, if it is there", "look on that machine")
+    return Folder(name, folder) if folder.exists() else None
 
 
 def place_of(given: str) -> Place:

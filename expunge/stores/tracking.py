@@ -20,7 +20,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -28,9 +28,12 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from expunge.contracts import Measurement, Release, Report, SampleSet
 from expunge.errors import BadInput, ExpungeError
 from expunge.settings import Workspace
-from expunge.stores.addresses import shown
+from expunge.stores.addresses import scheme, shown
 
 if TYPE_CHECKING:
+    from mlflow.entities import FileInfo
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
+    from mlflow.store.entities import PagedList
     from mlflow.tracking import MlflowClient
 
 Answer = TypeVar("Answer")
@@ -82,6 +85,14 @@ class Versions:
     """What the model registry says of descent; `reason` is why it could not be asked, or empty."""
 
     versions: tuple[Version, ...]
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Stores:
+    """Addresses below which MLflow keeps files; `reason` is why it could not be asked, or empty."""
+
+    uris: tuple[str, ...]
     reason: str = ""
 
 
@@ -201,21 +212,17 @@ class Tracking:
         aliases: dict[str, Mapping[str, str]] = {}
 
         def tell() -> str:
-            token: str | None = None
-            while token is None or token:
-                page = self._client.search_model_versions(max_results=1000, page_token=token)
-                for one in page:
-                    sha256, parent = (one.tags.get(name, "") for name in ("candidate_sha256", "parent_sha256"))
-                    if not _DIGEST.fullmatch(sha256):
-                        continue
-                    if one.name not in aliases:  # a search leaves them out
-                        aliases[one.name] = self._client.get_registered_model(one.name).aliases
-                    found.append(Version(
-                        one.name, str(one.version), sha256, parent if _DIGEST.fullmatch(parent) else None,
-                        one.tags.get("request_id"),
-                        tuple(sorted(name for name, version in aliases[one.name].items()
-                                     if str(version) == str(one.version)))))
-                token = page.token or ""
+            for one in _pages(lambda token: self._client.search_model_versions(max_results=1000, page_token=token)):
+                sha256, parent = (one.tags.get(name, "") for name in ("candidate_sha256", "parent_sha256"))
+                if not _DIGEST.fullmatch(sha256):
+                    continue
+                if one.name not in aliases:  # a search leaves them out
+                    aliases[one.name] = self._client.get_registered_model(one.name).aliases
+                found.append(Version(
+                    one.name, str(one.version), sha256, parent if _DIGEST.fullmatch(parent) else None,
+                    one.tags.get("request_id"),
+                    tuple(sorted(name for name, version in aliases[one.name].items()
+                                 if str(version) == str(one.version)))))
             return str(len(found))
 
         told = self._safely(tell, opens=False)  # whoever only asks makes no experiment
@@ -252,6 +259,63 @@ class Tracking:
             return Path(download_artifacts(artifact_uri=uri, dst_path=str(folder), tracking_uri=self.uri))
 
         return self._ask(ask, "the registered version's files are no longer there")
+
+    def stores(self) -> Stores:
+        """Where every experiment, run and model keeps its files, deleted ones as well; none lies below another."""
+        found: set[str] = set()
+
+        def tell() -> str:
+            from mlflow.entities import ViewType
+
+            client, everything = self._client, ViewType.ALL
+            experiments = list(_pages(lambda token: client.search_experiments(view_type=everything, page_token=token)))
+            names = [one.experiment_id for one in experiments]
+            found.update(one.artifact_location for one in experiments)
+            found.update(one.info.artifact_uri for one in _pages(
+                lambda token: client.search_runs(names, run_view_type=everything, page_token=token)))
+            found.update(one.artifact_location for one in _pages(
+                lambda token: client.search_logged_models(names, page_token=token)))
+            return str(len(found))
+
+        told = self._safely(tell, opens=False)
+        tops: list[str] = []
+        for one in sorted(found, key=_as_folder):  # what lies below another comes right after it
+            if not tops or not one.startswith(_as_folder(tops[-1])):
+                tops.append(one)
+        return Stores(tuple(tops) if told.value is not None else (), told.reason)
+
+    @staticmethod
+    def folder_of(store: str) -> Path | None:
+        """The folder that an address names on whichever machine is meant; None if it is no path."""
+        if scheme(store) not in ("", "file"):
+            return None
+        from mlflow.utils.file_utils import local_file_uri_to_path
+
+        return Path(local_file_uri_to_path(store))
+
+    def listing(self, store: str) -> Iterator[tuple[str, int | None]]:
+        """Path and size in bytes, if it is said, of every file below an address; raises as `registered`."""
+        def within(folder: str) -> "list[FileInfo]":
+            return self._files_of(store).list_artifacts(folder or None)
+
+        folders = [""]
+        while folders:
+            for entry in self._ask(partial(within, folders.pop(0)), f"nothing is at {shown(store)}"):
+                if entry.is_dir:
+                    folders.append(entry.path)
+                else:
+                    yield entry.path, entry.file_size
+
+    @contextmanager
+    def fetched(self, store: str, path: str) -> Iterator[Path]:
+        """A file below an address, as one that only this user can read and that is gone afterwards; raises as above."""
+        with tempfile.TemporaryDirectory(prefix="expunge-") as folder:
+            yield Path(self._ask(lambda: self._files_of(store).download_artifacts(path, folder), "no such file"))
+
+    def _files_of(self, store: str) -> "ArtifactRepository":
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        return get_artifact_repository(store, tracking_uri=self.uri)
 
     def finish(self, mlflow_run: str, state: str, *, failed: bool = False) -> Told:
         """Ends a run and says in which state of ours it ended."""
@@ -334,6 +398,19 @@ class Tracking:
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
+
+
+def _as_folder(uri: str) -> str:
+    return uri.rstrip("/") + "/"
+
+
+def _pages(ask: "Callable[[str | None], PagedList[Answer]]") -> Iterator[Answer]:
+    """Everything that is found, page by page."""
+    token: str | None = None
+    while token is None or token:
+        page = ask(token)
+        yield from page
+        token = page.token or ""
 
 
 def _numbers(measured: Measurement) -> dict[str, float]:

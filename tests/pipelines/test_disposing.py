@@ -25,6 +25,7 @@ from expunge.evidence.verify import verify_workspace
 from expunge.room import exclusive
 from expunge.samples import RequestKey, read_samples
 from expunge.settings import Workspace
+from expunge.stores.tracking import Tracking
 from pipelines import disposing, keeping
 from pipelines.auditing import log_lines, show
 from pipelines.disposing import dispose, look
@@ -123,6 +124,28 @@ def test_what_the_request_names_as_its_source_is_named_and_does_not_stop_it(done
     left = {found.place: (found.files, found.why) for found in receipt.found if found.kind == "copies"}
     assert left == {str(folder / "some.parquet"): (1, why := "the request names it as a source: yours to keep or remove"),
                     str(folder): (len(PLANTS), why)}
+
+
+def test_what_mlflow_keeps_elsewhere_is_searched_and_what_of_it_could_not_be_reached_is_said(done, pixels, tmp_path, monkeypatch):
+    from mlflow.tracking import MlflowClient
+
+    address = f"sqlite:///{tmp_path}/mlflow.db"
+    Tracking(address, tmp_path).start_run("before", {}, {})  # lays the tables
+    client = MlflowClient(address)
+    there = client.create_experiment("there", artifact_location=(tmp_path / "mlruns").as_uri())
+    gone = client.create_experiment("gone", artifact_location="unheard-of://store/of/pictures")
+    assert gone
+    run = client.create_run(there).info.run_id
+    (tmp_path / "one.png").write_bytes(encoded(pixels[0]))
+    client.log_artifact(run, str(tmp_path / "one.png"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    with pytest.raises(Refused, match=r"MLflow: file://.*/mlruns/.*/one\.png"):
+        dispose(done, REQUEST, QUIETLY)
+    receipt = dispose(done, REQUEST, QUIETLY.model_copy(update={"leave_found": True}))
+    place, = (one for one in receipt.places if one.place.startswith("MLflow"))
+    assert (place.files, place.pictures) == (1, 1)
+    assert [one.files for one in receipt.found if one.place == place.place] == [1]
+    assert [text for text in receipt.not_searched if "unheard-of://store/of/pictures" in text]
 
 
 def test_status_and_the_trail_say_that_it_is_gone_and_the_rest_still_works(done, expunge):

@@ -1,16 +1,13 @@
 """Models from MLflow's registry: a real one, on SQLite, and as a server on loopback."""
 
-import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from pathlib import Path
 
 import pytest
+from tests_support import mlflow_server
 
 from expunge.contracts import ParentSource
 from expunge.digests import sha256_bytes
@@ -169,27 +166,12 @@ server.serve_forever()
 @pytest.mark.slow
 def test_a_real_server_hands_out_what_it_holds(workspace, registry, monkeypatch, tmp_path):
     registry(files=("data/g.safetensors",))
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    served = subprocess.Popen(
-        [Path(sys.executable).with_name("mlflow"), "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-         "--backend-store-uri", f"sqlite:///{workspace.tracking}/mlflow.db",
-         "--artifacts-destination", str(tmp_path / "artifacts")], start_new_session=True, stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL, cwd=tmp_path,
-        env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"})
-    try:
-        until = time.monotonic() + 120
-        while time.monotonic() < until:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5)
-                break
-            except OSError:
-                time.sleep(0.5)
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+    with mlflow_server(workspace.tracking / "mlflow.db", str(tmp_path / "artifacts"), tmp_path) as address:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
         # What the server itself keeps is fetched over HTTP, not from its disk.
         from mlflow.tracking import MlflowClient
 
-        client = MlflowClient(f"http://127.0.0.1:{port}")
+        client = MlflowClient(address)
         run = client.create_run(client.create_experiment("elsewhere"))
         (tmp_path / "h.safetensors").write_bytes(WEIGHTS * 2)
         client.log_artifact(run.info.run_id, str(tmp_path / "h.safetensors"), "model")
@@ -200,6 +182,3 @@ def test_a_real_server_hands_out_what_it_holds(workspace, registry, monkeypatch,
         assert fetch(workspace).read_bytes() == WEIGHTS
         with pytest.raises(BadInput, match="no version 9"):
             fetch(workspace, "models:/hands/9")
-    finally:
-        os.killpg(served.pid, signal.SIGKILL)
-        served.wait()
