@@ -40,7 +40,17 @@ class Database:
         self._address = Configuration.load(workspace).database
         if self._address is not None and workspace.ledger.exists():
             raise BadInput(f"database: {CONFIG_FILE} names another, and {workspace.ledger} has been begun",
-                           "name it before 'expunge init', or take it out")
+                           "'expunge audit move' moves it there; or take 'database' out again")
+        if self._address is None and moved_file(workspace).exists() and not workspace.ledger.exists():
+            raise BadInput(f"database: {CONFIG_FILE} names none, and the ledger was moved to one",
+                           "name it there again")
+
+    @classmethod
+    def at(cls, workspace: Workspace, address: str | None) -> "Database":
+        """The one at an address, or the file in the workspace, whichever is in use: of two, for moving."""
+        found = cls.__new__(cls)
+        found._workspace, found._address = workspace, address
+        return found
 
     @property
     def name(self) -> str:
@@ -51,9 +61,15 @@ class Database:
         """Makes today's schema where there is nothing yet, and what is to be in it from the start."""
         self._workspace.ledger.parent.mkdir(parents=True, exist_ok=True)
         with self.writing() as connection:
-            if not _version_of(connection):  # somebody else may have begun it meanwhile
-                self._migrate(connection)
-                with_what(connection)
+            self.begin_in(connection, with_what)
+
+    def begin_in(self, connection: "Connection", with_what: Callable[["Connection"], None]) -> bool:
+        """The same as part of a transaction; whether there was nothing yet."""
+        if _version_of(connection):  # somebody else may have begun it meanwhile
+            return False
+        self._migrate(connection)
+        with_what(connection)
+        return True
 
     def ready(self) -> "Database":
         """Itself, brought up to today's schema if it is older; what has not been begun stays so.
@@ -163,6 +179,11 @@ class Database:
         if getattr(error, "sqlstate", None) == _LOCK_NOT_AVAILABLE:
             return WorkspaceBusy("ledger: another process writes it", "try again")
         return ExpungeError(f"database: {said}", f"see 'database' in {CONFIG_FILE}, and whether its server runs")
+
+
+def moved_file(workspace: Workspace) -> Path:
+    """Where the file of a workspace whose ledger was moved to another database is kept."""
+    return workspace.ledger.with_name(f"{workspace.ledger.name}.moved")
 
 
 def _version_of(connection: "Connection") -> int:

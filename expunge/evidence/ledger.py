@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from expunge.configuration import Configuration
+from expunge.configuration import CONFIG_FILE, Configuration
 from expunge.digests import sha256_bytes
 from expunge.errors import BadInput, DoesNotVerify
 from expunge.evidence.checkpoints import Checkpoint, open_checkpoint, sign_checkpoint
@@ -114,7 +114,7 @@ class Ledger:
         found = connection.execute(text("SELECT position FROM entries WHERE leaf = :leaf"), {"leaf": leaf}).scalar()
         if found is not None:
             return int(found)
-        last, _ = open_checkpoint(_last_note(connection), Keyring.load(self._workspace))
+        last, _ = open_checkpoint(last_note(connection), Keyring.load(self._workspace))
         edge = _edge(connection, last.size)
         if root_of_edge(edge).hex() != last.root:
             raise DoesNotVerify(*_NOT_SIGNED)
@@ -241,7 +241,7 @@ class Ledger:
     def checkpoint(self) -> bytes:
         """The newest signed checkpoint, as a C2SP note."""
         with self._database.reading() as connection:
-            return _last_note(connection)
+            return last_note(connection)
 
     @property
     def head(self) -> Checkpoint:
@@ -263,10 +263,23 @@ class Ledger:
         return self._database.damage()
 
     def _begin(self) -> None:
+        if (signed := _signed_before(self._workspace)) is not None:
+            raise BadInput(f"{self._database.name}: it is empty, and {signed} is of a ledger that was not",
+                           f"see 'database' in {CONFIG_FILE}, or restore the ledger from a backup")
         key = SigningKey.load(self._workspace, OPERATOR)
         origin = f"urn:expunge:ledger:{secrets.token_hex(8)}"
         empty = Checkpoint(origin=origin, size=0, root=EMPTY_ROOT.hex())
         self._database.begin(lambda connection: _keep(connection, 0, sign_checkpoint(empty, key)))
+
+
+def _signed_before(workspace: Workspace) -> str | None:
+    """What shows that there was a ledger here already: a new one must not silently take its place."""
+    if any(entry.valid_from or entry.valid_until for entry in Keyring.load(workspace).entries):
+        return workspace.keyring.name
+    signed = (file for pattern in ("results/*/statement.json", "approvals/*/*.json")
+              for file in workspace.root.glob(pattern))
+    found = next(signed, None)
+    return None if found is None else found.relative_to(workspace.root).as_posix()
 
 
 def _keep(connection: "Connection", size: int, note: bytes) -> None:
@@ -275,7 +288,8 @@ def _keep(connection: "Connection", size: int, note: bytes) -> None:
     connection.execute(text("INSERT INTO checkpoints (size, note) VALUES (:size, :note)"), {"size": size, "note": note})
 
 
-def _last_note(connection: "Connection") -> bytes:
+def last_note(connection: "Connection") -> bytes:
+    """The newest signed checkpoint; DoesNotVerify if there is none."""
     from sqlalchemy import text
 
     found = connection.execute(text("SELECT note FROM checkpoints ORDER BY size DESC LIMIT 1")).scalar()
