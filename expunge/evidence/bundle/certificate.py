@@ -26,8 +26,8 @@ COUNTED = frozenset({
 
 _OF = {"gan", "classifier", "image_to_image"}
 
-DISTANCES = frozenset({
-    "kid_before", "kid_after", "kid_difference", "kid_difference_fixed_shares", "kid_ratio", "drift"})
+OF_FEATURES = frozenset({
+    "kid_before", "kid_after", "kid_difference", "kid_difference_fixed_shares", "kid_ratio", "drift", "coverage"})
 """Metrics that `verify.py --deep` computes again from features."""
 
 
@@ -101,7 +101,7 @@ def of(found: Gathered, *, deep: bool = False) -> Certificate:
             estimate=number.estimate if number else None, interval=number.interval if number else None,
             n=number.n if number else None, outcome=one.outcome, reason=one.reason,
             shown_by="counted again from single answers" if _counted(found, one.rule.metric)
-            else "computed again from features" if deep and one.rule.metric in DISTANCES
+            else "computed again from features" if deep and one.rule.metric in OF_FEATURES
             else "attested, not recomputed"))
     return Certificate(
         claim=found.candidate.claim, method=found.candidate.method, model=release.model,

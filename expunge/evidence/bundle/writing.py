@@ -62,8 +62,8 @@ def export(found: Gathered, file: Path, *, weights: bool = True, reasons: bool =
 
     Of a run that released nothing it has neither weights nor a certificate. Without `weights` only their digest goes
     along. `reasons` are people's own words on why they decided as they did. `checkpoints` are older ones that somebody
-    keeps; the bundle then shows that the ledger still begins with them, as it does for any checkpoint of a ledger that is
-    not huge. `deep`: the features that distances were computed from go along, so that they can be computed again.
+    keeps; the bundle then shows that the ledger still begins with them. `deep`: features go along, so that what was made
+    of them can be computed again.
 
     Raises:
         BadInput: a checkpoint cannot be used, a model signature is asked for and cannot be made or there is no

@@ -4,7 +4,7 @@
     python verify.py bundle.zip [--served model.safetensors ...] [--checkpoint FILE ...] [--operator KEY_ID] [--deep]
 
 Needs Python 3.9 or newer and the package `cryptography`; no network, and nothing of the program that wrote the bundle.
-With --deep, distances are computed again from the features that the bundle was asked to hold; that takes `numpy`.
+With --deep, and with `numpy`, it also computes numbers again that were made of features, if the bundle has those.
 The bundle is the zip file, or the folder that it was unpacked to. Give the file that is being served, fetched from
 where it is served: without it only the bundle's own copy is looked at. Give checkpoints of the ledger that were kept
 where the operator cannot reach them: without one, nothing shows that the ledger was only ever added to.
@@ -16,7 +16,8 @@ It goes from the served bytes up, and stops after the first step at which someth
     3 signatures    DSSE envelopes and the checkpoint, by keys that the keyring knows and that counted at their place
     4 inclusion     every statement and decision is in the ledger's tree (RFC 9162)
     5 consistency   that tree begins with the tree of every checkpoint kept outside
-    6 rules         counts, intervals and outcomes are computed again from what was answered, sample by sample
+    6 rules         counts, intervals and outcomes are computed again from what was answered, sample by sample, and
+                    with --deep from features
     7 verdict       what the gate decided follows from them
     8 decisions     enough distinct people other than the requester approved exactly these digests, in time
     9 taint         the released bytes are not what a request had removed
@@ -49,7 +50,6 @@ from typing import Any, Callable, Iterable, Iterator
 FEATURES = "features.safetensors"
 STATEMENT, APPROVAL = "application/vnd.in-toto+json", "application/vnd.expunge.approval+json"
 POLICY_SIGNATURE = "application/vnd.expunge.policy+json"
-RELEASE = r"releases/[^/]+/[^/]+/release\.json"
 MANIFEST, CHECKPOINT, PROOFS = "manifest.json", "ledger/checkpoint.txt", "ledger/proofs.json"
 SKEW = timedelta(minutes=5)  # between two clocks
 
@@ -89,13 +89,6 @@ class Bundle:
 
     def record(self, name: str) -> dict[str, Any]:
         return parse(self.read(name), name)
-
-    def only(self, pattern: str) -> str:
-        """The one name that matches."""
-        found = [name for name in self.names if re.fullmatch(pattern, name)]
-        if len(found) != 1:
-            raise Wrong(pattern.replace("[^/]+", "*").replace("\\", ""), f"{len(found)} such files, not one")
-        return found[0]
 
 
 def digest_of(file: Any) -> str:
@@ -327,7 +320,7 @@ def bisect(too_low: Callable[[float], bool], low: float, high: float) -> float:
     return (low + high) / 2
 
 
-def exact(hits: int, n: int, tail: float) -> tuple[float, float]:
+def exact(hits: float, n: float, tail: float) -> tuple[float, float]:
     """Clopper and Pearson 1934: bounds of a rate after `hits` in `n`, each wrong with probability `tail` at most."""
     lower = 0.0 if hits == 0 else bisect(lambda x: beta_below(hits, n - hits + 1, x) < tail, 0.0, 1.0)
     upper = 1.0 if hits == n else bisect(lambda x: beta_below(hits + 1, n - hits, x) < 1 - tail, 0.0, 1.0)
@@ -467,7 +460,7 @@ def recount(family: str, report: dict[str, Any], tables: dict[str, list[dict[str
             yield "recognised_excess_earlier", partial(difference, right("earlier", "shown"), right("earlier", "after"))
 
 
-# ------------------------------------------------------------- distances from features: --deep, and with numpy only
+# ------------------------------------------------------------------- measurements from features (--deep, and numpy)
 
 
 def read_arrays(data: bytes, name: str) -> dict[str, Any]:
@@ -562,6 +555,39 @@ def within(x: Any, block: Any, half: Any) -> Any:
     return (((half @ sums) * half).sum(axis=1) - half @ own) / (count * (count - 1))
 
 
+MOST_SAMPLES = 10_000  # beyond this a random part of them is looked at
+
+
+def coverage(samples: Any, real: Any, alpha: float) -> Any:
+    """The share of real images that some sample is nearer to than their fifth neighbour among the real ones is.
+
+    Naeem et al. 2020, eq. 7. One sample may cover many: the bounds are exact ones at the count of images that leaving
+    out one sample after the other shows there to be in effect (Korn and Graubard 1998).
+    """
+    import numpy as np
+
+    def some(table: Any) -> Any:
+        if len(table) > MOST_SAMPLES:
+            table = table[np.sort(np.random.default_rng([0, len(table)]).permutation(len(table))[:MOST_SAMPLES])]
+        return table.astype(np.float64)
+
+    def apart(x: Any, y: Any) -> Any:  # squared distances; as products, which round a little
+        return np.maximum(0, (x**2).sum(axis=1)[:, None] + (y**2).sum(axis=1) - 2 * x @ y.T)
+
+    x, y = some(samples) - some(real).mean(axis=0), some(real) - some(real).mean(axis=0)
+    n, m = len(x), len(y)
+    reach = np.concatenate([np.partition(apart(y[at:at + 500], y), 5, axis=1)[:, 5] for at in range(0, m, 500)])
+    reach += 1e-12 * (reach + (y**2).sum(axis=1))  # a sample that is as far away as that is inside
+    inside = [apart(x[at:at + 500], y) <= reach for at in range(0, n, 500)]
+    covering = sum(part.sum(axis=0) for part in inside)  # samples, of each real image
+    alone = np.concatenate([(part & (covering == 1)).sum(axis=1) for part in inside]) / m  # images lost without one
+    hits = int((covering > 0).sum())
+    share = min(max(hits, 0.5), m - 0.5) / m
+    variance = (n - 1) / n * ((alone - alone.mean()) ** 2).sum()
+    effective = float(m / max(1.0, variance / (share * (1 - share) / m)))
+    return (hits / m, *exact(effective * (hits / m), effective, alpha / 2))
+
+
 def student(freedom: int, alpha: float) -> float:
     """What Student's t exceeds in absolute value with probability alpha, by the incomplete beta function."""
     return bisect(lambda t: beta_below(freedom / 2, 0.5, freedom / (freedom + t * t)) > alpha, 0.0, 1e4)
@@ -569,7 +595,7 @@ def student(freedom: int, alpha: float) -> float:
 
 def measure_again(family: str, report: dict[str, Any], tables: dict[str, list[dict[str, str]]], single: bool,
                   features: dict[str, Any], name: str) -> Iterator[tuple[str, Callable[[float], Any]]]:
-    """Every distance that follows from the report's features: its name, and the number at an alpha.
+    """Every number that follows from the report's features: its name, and the number at an alpha.
 
     Of what was drawn the features have what the answers call retained, with the latent of each; of real images those
     of retained classes, with their labels. Completions of every other image of a class are held against the others.
@@ -579,7 +605,8 @@ def measure_again(family: str, report: dict[str, Any], tables: dict[str, list[di
         first = [at for at, label in enumerate(labels) if labels[:at].count(label) % 2 == 0]
         others = sorted({*range(len(labels))} - {*first})
         sets = {side: (features[f"rest.{side}"][first], [*range(len(first))]) for side in ("before", "after")}
-        kids = Kids(features["rest.image"][others], [labels[at] for at in others], len(first), sets)
+        real = features["rest.image"][others]
+        kids = Kids(real, [labels[at] for at in others], len(first), sets)
     else:
         lost = {*report["earlier"], *(() if family == "flow" and single else report["unwanted"])}
         drawn = report["stopping"]["fixed"] if report["stopping"] else len(tables["scores"])
@@ -600,11 +627,13 @@ def measure_again(family: str, report: dict[str, Any], tables: dict[str, list[di
             thinned = {at for label in kept for at in kept[label][:int(scarcest * was[label] + 1e-6)]}
             rows = [row for row, at in enumerate(sets["after"][1]) if at in thinned]
             sets["thinned"] = features["after"][rows], sorted(thinned)
-        kids = Kids(features["real"], expected["real.label"], drawn, sets)
+        real = features["real"]
+        kids = Kids(real, expected["real.label"], drawn, sets)
         if "origin" in sets:
             yield "drift", partial(kids.less, "after", "origin")
         if "thinned" in sets:
             yield "kid_difference_fixed_shares", partial(kids.less, "thinned", "before")
+    yield "coverage", partial(coverage, sets["after"][0], real)
     yield "kid_before", partial(kids.alone, "before")
     yield "kid_after", partial(kids.alone, "after")
     yield "kid_difference", partial(kids.less, "after", "before")
@@ -744,8 +773,10 @@ class Check:
         self.bundle, self.served, self.outside, self.operator, self.deep = bundle, served, outside, operator, deep
         self.said: list[tuple[str, str]] = []
         self.given: dict[str, Path] = {}
-        released = [name for name in bundle.names if re.fullmatch(RELEASE, name)]
-        self.release_name = bundle.only(RELEASE) if released else ""
+        released = [name for name in bundle.names if re.fullmatch(r"releases/[^/]+/[^/]+/release\.json", name)]
+        if len(released) > 1:
+            raise Wrong("releases", f"there are {len(released)} of them, not one")
+        self.release_name = released[0] if released else ""
         self.release = bundle.record(self.release_name) if released else {}  # of a run that released nothing: empty
 
     def proved(self, text: str) -> None:
@@ -1192,7 +1223,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--checkpoint", type=Path, action="append", default=[], metavar="FILE",
                         help="a checkpoint that was kept outside; may be given more than once")
     parser.add_argument("--operator", metavar="KEY_ID", help="the operator's key, as the operator told you")
-    parser.add_argument("--deep", action="store_true", help="compute distances again from the bundle's features")
+    parser.add_argument("--deep", action="store_true", help="compute numbers again from the bundle's features")
     given = parser.parse_args(arguments)
     for file in (given.bundle, *given.served, *given.checkpoint):
         if not file.exists():

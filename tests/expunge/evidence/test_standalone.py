@@ -13,6 +13,7 @@ from expunge.evidence import tree
 from expunge.evidence.decisions import same_person
 from expunge.evidence.standalone import verify
 from expunge.measure.distances import compare_kid, kid_ratio, unit_scale
+from expunge.measure.neighbours import neighbours
 from expunge.measure.policy import decide, judge_rule, preset_bytes, preset_names
 from expunge.measure.proportions import PairedCounts, exact_bounds, paired_difference, paired_ratio
 from expunge.measure.sequential import sequence_bounds
@@ -122,6 +123,17 @@ def test_distances_are_the_same_from_features_alone(family, single, earlier, fix
     chosen[hold_shares(drawn.classes["after"][:fixed], class_shares(drawn.classes["before"][:fixed], 4), tuple(
         label for label in range(4) if label not in drawn.lost))] = True
     same_numbers(theirs["kid_difference_fixed_shares"], drawn.ours(compare_kid, fixed, chosen=chosen).difference)
+
+
+@pytest.mark.parametrize("most", [10_000, 40])
+@pytest.mark.parametrize("samples", ["spread", "few places", "far away", "the images"])
+def test_coverage_is_the_same_one(monkeypatch, samples, most):
+    monkeypatch.setattr(verify, "MOST_SAMPLES", most)
+    random = np.random.default_rng(5)
+    real = random.normal(2, 1, (60, 3)).astype(np.float32)
+    drawn = {"spread": random.normal(2, 1, (90, 3)), "few places": real[random.integers(0, 4, 90)] + 0.01,
+             "far away": random.normal(90, 1, (90, 3)), "the images": real}[samples].astype(np.float32)
+    same_numbers(verify.coverage(drawn, real, 0.05), neighbours(drawn, real, most=most).coverage)
 
 
 def test_completions_are_held_against_the_other_images_of_their_class():
