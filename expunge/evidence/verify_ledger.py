@@ -8,12 +8,12 @@ number of entries. So have checkpoints that were saved elsewhere.
 """
 
 import os
+import signal
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from itertools import islice
+from typing import TYPE_CHECKING
 
 from expunge.errors import ExpungeError
 from expunge.evidence import stretches
@@ -27,6 +27,9 @@ from expunge.evidence.stretches import Extent
 from expunge.evidence.tree import EMPTY_ROOT, Growing, root_of_edge
 from expunge.evidence.walking import NAMED, OTHER_ROOT, Looked, look, wrong_note
 from expunge.settings import Workspace
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 Take = Callable[[Said], Iterator[Finding]]
 Place = tuple[int, int]  # of a subtree: level and position
@@ -146,9 +149,14 @@ class _Walk:
             yield start, end, self._look(start, end, edge=self._above.edge)
 
     def _in_processes(self) -> Iterator[tuple[int, int, Looked]]:
-        parts, waiting = self._parts(), deque[tuple[int, int, Future[Looked]]]()
+        from concurrent.futures import ProcessPoolExecutor
+        from concurrent.futures.process import BrokenProcessPool
+
+        parts = self._parts()
+        waiting: deque[tuple[int, int, Future[Looked]]] = deque()
         try:
-            with ProcessPoolExecutor(self._processes) as pool:
+            with ProcessPoolExecutor(  # an interrupt is for this process, which then waits for what has begun
+                    self._processes, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)) as pool:
                 damage = pool.submit(_damage, self._workspace)
 
                 def begin(more: int) -> None:
