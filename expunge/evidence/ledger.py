@@ -186,28 +186,6 @@ class Ledger:
         for row in self._database.rows("nodes", "level", "position"):
             yield row["level"], row["position"], row["hash"]
 
-    def leaves(self, start: int) -> Iterator[tuple[Entry, bytes]]:
-        """Every entry from a position on, with its leaf hash as it is stored."""
-        for row in self._database.rows("entries", "position", start=(start,)):
-            yield Entry(row["position"], row["envelope"]), row["leaf"]
-
-    def digests(self, start: int) -> Iterator[tuple[int, bytes]]:
-        """Every entry's position, from one on, and the digest that is noted for it."""
-        for row in self._database.rows("digests", "position", start=(start,)):
-            yield row["position"], row["sha256"]
-
-    def edge(self, size: int) -> tuple[bytes, ...]:
-        """The stored subtrees that make up the tree of `size` entries; DoesNotVerify if one is missing."""
-        with self._database.reading() as connection:
-            return tuple(_edge(connection, size))
-
-    def level(self, level: int, start: int) -> Iterator[tuple[int, bytes]]:
-        """The stored subtrees of a level from a position on, as (position, hash)."""
-        for row in self._database.rows("nodes", "level", "position", start=(level, start)):
-            if row["level"] != level:
-                return
-            yield row["position"], row["hash"]
-
     @property
     def keyring(self) -> Keyring:
         """Of its workspace."""
@@ -263,7 +241,8 @@ class Ledger:
         return self._database.damage()
 
     def _begin(self) -> None:
-        if (signed := _signed_before(self._workspace)) is not None:
+        signed = _signed_before(self._workspace)
+        if signed is not None and not self._database.version():  # nobody else has begun it meanwhile
             raise BadInput(f"{self._database.name}: it is empty, and {signed} is of a ledger that was not",
                            f"see 'database' in {CONFIG_FILE}, or restore the ledger from a backup")
         key = SigningKey.load(self._workspace, OPERATOR)
