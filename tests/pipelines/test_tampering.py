@@ -219,6 +219,8 @@ MOVED = {
     "a newer policy is put in the place of the one that decided": "runs/…/policy.yaml: it is not the verdict's",
     "a checkpoint is replaced by an older one": "the manifest: it is of another size of the ledger; resealed, the "
     "first entry that the older tree does not have",
+    "a number of features is made up by the operator before anybody approves": "not seen, and `attested, not "
+    "recomputed`; with `--deep` and features in the bundle: results/…/report/record.json, and which number",  # test_deep
 }
 """What is done with whole entries and files, and what `verify.py` says of it."""
 

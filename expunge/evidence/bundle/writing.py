@@ -62,7 +62,7 @@ def export(found: Gathered, file: Path, *, weights: bool = True, reasons: bool =
 
     Of a run that released nothing it has neither weights nor a certificate. Without `weights` only their digest goes
     along. `reasons` are people's own words on why they decided as they did. `checkpoints` are older ones that somebody
-    keeps; the bundle then shows that the ledger still begins with them. `deep`: features go along, so that what was made
+    keeps; the bundle then shows that the ledger still begins with them. `deep`: features go along, so that numbers made
     of them can be computed again.
 
     Raises:

@@ -876,7 +876,7 @@ class Check:
                 raise Wrong(name, f"not what ledger entry {entry.position} was signed over")
 
     def run_itself(self) -> None:
-        """What the run's last statement says, the rooms' statements that it names, and the records these are about."""
+        """What the run's last statement says, and the rooms' statements that it names."""
         about = [entry for entry in self.entries if entry.kind == STATEMENT and entry.about == "run"
                  and entry.predicate["run"] == self.run]
         if not about:
@@ -889,6 +889,14 @@ class Check:
             if entry is None or entry.kind != STATEMENT or entry.predicate.get("room") != room:
                 raise Wrong("ledger/entries", f"the statement of {room} in run {self.run} is missing")
             self.rooms[room] = entry
+        self.records(last["request_sha256"])
+        if self.release:
+            self.released()
+        else:
+            self.not_released(last["state"])
+
+    def records(self, request_sha256: str) -> None:
+        """The records that the rooms made, the request and the policy all speak of each other, by digest."""
         _, self.candidate = self.made_by("unlearn", "candidate")
         report, self.report = self.made_by("evaluate", "report")
         verdict, self.decided = self.made_by("gate", "verdict")
@@ -899,7 +907,7 @@ class Check:
                         "policy_sha256": digest(self.policy_name)}
         seed = sha256(bytes.fromhex(self.subject["candidate_sha256"] + self.subject["request_sha256"]))
         chain = [
-            (self.request_name, "the run's request", self.subject["request_sha256"], last["request_sha256"]),
+            (self.request_name, "the run's request", self.subject["request_sha256"], request_sha256),
             (self.policy_name, "the verdict's policy", self.subject["policy_sha256"], self.decided["policy_sha256"]),
             (MANIFEST, "of the request's model", self.manifest.predicate["model"], self.request["model"]),
             *((verdict, f"a verdict on the {what}", self.decided[f"{what}_sha256"], self.subject[f"{what}_sha256"])
@@ -923,10 +931,6 @@ class Check:
         for name, what, found, expected in chain:
             if found != expected:
                 raise Wrong(name, f"not {what}: {found[:12]}, not {expected[:12]}")
-        if self.release:
-            self.released()
-        else:
-            self.not_released(last["state"])
 
     def name_of(self, room: str, output: str) -> str:
         found = [name for name in self.rooms[room].subjects if name.endswith(f"/{output}/record.json")]
