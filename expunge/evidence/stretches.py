@@ -76,18 +76,18 @@ def read(database: Database, start: int, end: int) -> Stretch:
     version = database.version()
     with database.reading() as connection:
         between: dict[str, Any] = {"start": start, "end": end}
-        entries = {row[0]: (bytes(row[1]), bytes(row[2])) for row in _rows(
+        entries = {row[0]: (_bytes(row[1]), _bytes(row[2])) for row in _rows(
             connection, "SELECT position, leaf, envelope FROM entries WHERE position >= :start AND position < :end",
             **between)}
-        notes = {row[0]: bytes(row[1]) for row in _rows(
+        notes = {row[0]: _bytes(row[1]) for row in _rows(
             connection, "SELECT size, note FROM checkpoints WHERE size > :start AND size <= :end", **between)}
-        digests = {row[0]: bytes(row[1]) for row in _rows(
+        digests = {row[0]: _bytes(row[1]) for row in _rows(
             connection, "SELECT position, sha256 FROM digests WHERE position >= :start AND position < :end", **between)
         } if version >= 2 else None
         changes = {row[0] for row in _rows(
             connection, "SELECT position FROM keyring_changes WHERE position >= :start AND position < :end", **between)
         } if version >= 3 else None
-        subtrees = {(level, row[0]): bytes(row[1]) for level in range((end - start).bit_length()) for row in _rows(
+        subtrees = {(level, row[0]): _bytes(row[1]) for level in range((end - start).bit_length()) for row in _rows(
             connection, "SELECT position, hash FROM nodes WHERE level = :level AND position >= :start "
             "AND position < :end", level=level, start=start >> level, end=end >> level)}
         edge = tuple(_subtree(connection, level, position) for level, position in edge_of(start))
@@ -98,7 +98,7 @@ def read_note(database: Database, size: int) -> bytes | None:
     """The checkpoint signed over so many entries, if there is one."""
     with database.reading() as connection:
         found = next(_rows(connection, "SELECT note FROM checkpoints WHERE size = :size", size=size), None)
-    return None if found is None else bytes(found[0])
+    return None if found is None else _bytes(found[0])
 
 
 def read_subtree(database: Database, level: int, position: int) -> bytes:
@@ -110,7 +110,12 @@ def read_subtree(database: Database, level: int, position: int) -> bytes:
 def _subtree(connection: "Connection", level: int, position: int) -> bytes:
     found = next(_rows(connection, "SELECT hash FROM nodes WHERE level = :level AND position = :position",
                        level=level, position=position), None)
-    return MISSING if found is None else bytes(found[0])
+    return MISSING if found is None else _bytes(found[0])
+
+
+def _bytes(stored: Any) -> bytes:
+    """What a table that was made anew without its types may hold instead of bytes is at least not what is expected."""
+    return bytes(stored) if isinstance(stored, bytes | memoryview) else repr(stored).encode()
 
 
 def _one(connection: "Connection", query: str) -> int:

@@ -155,8 +155,9 @@ class _Walk:
         parts = self._parts()
         waiting: deque[tuple[int, int, Future[Looked]]] = deque()
         try:
+            processes = min(self._processes, self._entries // stretches.STRETCH + 1)
             with ProcessPoolExecutor(  # an interrupt is for this process, which then waits for what has begun
-                    self._processes, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)) as pool:
+                    processes, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)) as pool:
                 damage = pool.submit(_damage, self._workspace)
 
                 def begin(more: int) -> None:

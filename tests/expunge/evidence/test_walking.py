@@ -121,6 +121,16 @@ def test_what_is_stored_beside_the_entries_has_to_be_what_they_give(workspace, l
         workspace.ledger.write_bytes(whole)
 
 
+@pytest.mark.parametrize("instead", [f"{1 << 60}", "NULL", "'text'", "0.5"])
+def test_what_is_no_bytes_is_named_as_well(workspace, ledger, found, instead):
+    """The tables know their types; somebody who may write the file can make them anew without."""
+    without_triggers(
+        workspace, "ALTER TABLE entries RENAME TO typed",
+        "CREATE TABLE entries (position INTEGER PRIMARY KEY, leaf UNIQUE, envelope)",
+        f"INSERT INTO entries SELECT position, leaf, CASE position WHEN 5 THEN {instead} ELSE envelope END FROM typed")
+    assert found()["ledger entry 5"] == "not a signed envelope"
+
+
 def test_entries_that_are_missing_at_the_end_are_said(workspace, ledger, found):
     outside = ledger.checkpoint
     without_triggers(workspace, f"DELETE FROM entries WHERE position >= {ENTRIES - 2}")
