@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 from finished_run import FinishedRun
+from postgresql_server import postgresql  # noqa: F401 - a fixture
 
 from expunge.settings import KEYS_VARIABLE, ROOTS_VARIABLE, RUN_VARIABLE, WORKSPACE_VARIABLE, Workspace
 
