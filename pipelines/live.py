@@ -54,8 +54,12 @@ class Live(Frozen):
         return Refused.exit_code if tainted or any(CHAMPION in one.aliases for one in self.descendants) else 0
 
 
-def live(workspace: Workspace) -> Live:
+def live(workspace: Workspace, by_bytes: bool = True) -> Live:
     """What is served in this workspace. Changes nothing.
+
+    Args:
+        workspace: Where releases lie.
+        by_bytes: Whether every byte of them is read. Otherwise what is said of them counts, and their sizes.
 
     Raises:
         BadInput: a mark of taint cannot be read.
@@ -65,7 +69,7 @@ def live(workspace: Workspace) -> Live:
         holding = releases.effective(workspace, placed)
     except DoesNotVerify:
         holding = placed  # which releases are live cannot be told: every mark counts
-    served = tuple(_served(workspace, model, placed, holding, known) for model in releases.models(workspace))
+    served = tuple(_served(workspace, model, placed, holding, known, by_bytes) for model in releases.models(workspace))
     descendants = tuple(
         Descendant(model=one.model, version=one.version, sha256=one.sha256, tainted_by=mark.request_id,
                    aliases=one.aliases)
@@ -74,7 +78,7 @@ def live(workspace: Workspace) -> Live:
 
 
 def _served(workspace: Workspace, model: str, placed: tuple[Mark, ...], holding: tuple[Mark, ...],
-            known: Descent) -> Served:
+            known: Descent, by_bytes: bool) -> Served:
     nothing: dict[str, Any] = {name: None for name in ("path", "generation", "sha256", "run", "request_id",
                                                        "tainted_by")}
     try:
@@ -84,8 +88,8 @@ def _served(workspace: Workspace, model: str, placed: tuple[Mark, ...], holding:
     if release is None:
         return Served(model=model, standing="not in service", **nothing)
     weights = workspace.releases / model / releases.CURRENT / release.weights.name
-    digest = sha256_file(weights) if weights.is_file() else None
-    problem = _changed(weights.parent, release)
+    digest = None if not weights.is_file() else sha256_file(weights) if by_bytes else release.weights.sha256
+    problem = _changed(weights.parent, release, by_bytes)
     mark = taint.tainting(digest or release.weights.sha256, holding, known.parents)
     later = mark or taint.tainting(digest or release.weights.sha256, placed, known.parents)
     standing: Standing = "tainted" if mark else "pending" if later else "clean"
@@ -95,10 +99,11 @@ def _served(workspace: Workspace, model: str, placed: tuple[Mark, ...], holding:
                   problem=problem)
 
 
-def _changed(folder: Path, release: Release) -> str:
+def _changed(folder: Path, release: Release, by_bytes: bool) -> str:
     """The first file that is not what was released, in words; empty if all are."""
     for file in (release.weights, *release.beside):
-        if not (folder / file.name).is_file() or sha256_file(folder / file.name) != file.sha256:
+        there = folder / file.name
+        if not there.is_file() or there.stat().st_size != file.size or (by_bytes and sha256_file(there) != file.sha256):
             return f"{file.name}: not the bytes that were released"
     return ""
 

@@ -30,7 +30,7 @@ def collected(workspace: Workspace, today: date | None = None) -> "CollectorRegi
     states = Gauge("expunge_runs", "Runs, by the state that they are in.", ["state"], registry=registry)
     for state in get_args(State):  # one that no run is in is said as well: absent is not zero
         states.labels(state).set(sum(one["state"] == state for one in standings))
-    served = live.live(workspace).served
+    served = live.live(workspace, by_bytes=False).served  # minute by minute: gigabytes are for 'audit live'
     for name, help_text, number in (
             ("expunge_requests_overdue", "Requests past the day that they were due, and not answered.",
              _requests(standings, "overdue")),
@@ -40,7 +40,7 @@ def collected(workspace: Workspace, today: date | None = None) -> "CollectorRegi
              sum(one.path is not None for one in served)),
             ("expunge_models_tainted", "Models in service that a request forbids.",
              sum(one.standing == "tainted" for one in served)),
-            ("expunge_models_changed", "Models in service whose bytes are not those that were released.",
+            ("expunge_models_changed", "Models in service with a file missing, or of another size than was released.",
              sum(one.standing == "not what was released" for one in served))):
         Gauge(name, help_text, registry=registry).set(number)
     return registry

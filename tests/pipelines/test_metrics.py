@@ -8,6 +8,7 @@ from tests_support import call
 
 from expunge.contracts import read_record, write_record
 from expunge.settings import Workspace
+from pipelines.live import live
 from pipelines.metrics import collected, in_text
 from pipelines.workspace import initialise
 
@@ -55,3 +56,21 @@ def test_the_verb_writes_a_file_that_prometheus_reads(tmp_path):
     done = call(tmp_path, "metrics", tmp_path / "expunge.prom")
     assert done.code == 0, done.err
     assert numbers((tmp_path / "expunge.prom").read_text())["expunge_runs", "released"] == 0
+
+
+def test_what_is_served_is_counted_by_records_and_sizes_and_its_bytes_are_left_to_audit_live(copy_of_demo, workspace_of):
+    workspace = workspace_of(copy_of_demo)
+
+    def counted():
+        found = numbers(in_text(workspace))
+        return [found[f"expunge_models_{what}",] for what in ("served", "tainted", "changed")]
+
+    weights = workspace.releases / "digits" / "current" / "model.safetensors"
+    whole = weights.read_bytes()
+    assert counted() == [1, 0, 0]
+    weights.chmod(0o644)
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert counted() == [1, 0, 0]
+    assert live(workspace).served[0].standing == "not what was released"
+    weights.write_bytes(whole[:-1])
+    assert counted() == [1, 0, 1]
