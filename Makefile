@@ -28,7 +28,7 @@ test: .venv/.ready  ## all tests but the thorough ones
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder -m 'not thorough'
 
 test-thorough: .venv/.ready  ## what takes minutes: thousands of odd requests, full disks, whole documents
-	$(BIN)/python -m pytest --numprocesses auto --dist load -m thorough
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m thorough
 
 check: .venv/.ready  ## style, types, and the direction of imports
 	$(BIN)/ruff check .

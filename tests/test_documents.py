@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tests_support import EXPUNGE, bare_environment
+from tests_support import EXPUNGE, bare_environment, call
 
 from expunge.contracts import Request, parse_record
 from expunge.errors import BadInput, ExpungeError, by_name
@@ -68,8 +68,9 @@ def test_an_error_keeps_its_code_and_its_advice():
 
 
 def helped(*verb):
-    return subprocess.run([EXPUNGE, *verb, "--help"], capture_output=True, text=True, check=True,
-                          env=bare_environment(TERMINAL_WIDTH="200", COLUMNS="200")).stdout
+    done = call(ROOT, *verb, "--help")
+    assert done.code == 0, done.err
+    return done.out
 
 
 def test_every_verb_is_explained_and_takes_json():
