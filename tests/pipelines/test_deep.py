@@ -48,14 +48,17 @@ def drawn(worse):
 class MeasuredRun(FinishedRun):
     """A run whose report is on samples that were drawn, and says of the candidate's KID what its operator likes."""
 
-    def __init__(self, workspace, worse=0.0, told=lambda found: found):
+    def __init__(self, workspace, worse=0.0, told=lambda found: found, as_of_old=False):
         super().__init__(workspace, classes=(EIGHT,))
+        self.as_of_old = as_of_old
         self.evidence_drawn, self.told, self.shares = drawn(worse), told, dict.fromkeys("0123", (0.25, 0.25))
         write_policy(workspace, "debug", self.policy_file.read_bytes().replace(b"rules:\n", RULE),
                      run_folder=self.policy_file.parent)
 
     def write_tables(self, folder):
         write_tables(folder, self.evidence_drawn)
+        for file in folder.glob("*.csv") if self.as_of_old else ():
+            file.unlink()
 
     def measurements(self, made_up):
         found = (*is_it_gone(self.evidence_drawn), *is_the_rest_still_good(self.evidence_drawn))
@@ -109,6 +112,13 @@ def test_without_numpy_it_says_so_and_shows_no_more_than_without_being_asked(rel
     assert done.returncode == 0, done.stdout + done.stderr
     assert "NOT SHOWN  --deep: nothing was computed again from features, for the package numpy is not" in done.stdout
     assert f"ATTESTED   {DEEP}" in done.stdout
+
+
+def test_a_report_from_before_answers_were_kept_verifies_as_ever(released, tmp_path):
+    export(released(as_of_old=True), tmp_path / "deep.zip", deep=True)
+    lacking = "NOT SHOWN --deep: nothing was computed again from features, for the report has no answers that say whose"
+    assert [line for line in lines(tmp_path / "deep.zip", True) if line.startswith(lacking)]
+    assert not [line for line in lines(tmp_path / "deep.zip", False) if "--deep" in line]
 
 
 def test_a_distance_that_the_operator_made_up_and_signed_is_caught_by_going_deep_and_only_so(released, tmp_path):

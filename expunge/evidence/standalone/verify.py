@@ -1060,15 +1060,17 @@ class Check:
                     tables[file["name"][:-4]] = list(csv.DictReader(text))
         asked = report["family"], report, tables, bool(self.request["forget"].get("images"))
         again = self.as_reported(recount(*asked), "answers", "counted again")
-        if self.deep and self.can_go_deep(f"{folder}/{FEATURES}"):
+        if self.deep and self.can_go_deep(f"{folder}/{FEATURES}", tables):
             features = read_arrays(self.bundle.read(f"{folder}/{FEATURES}"), f"{folder}/{FEATURES}")
             again |= self.as_reported(measure_again(*asked, features, self.bundle.at), "features", "computed again")
             self.attested("the features themselves: that the extractor, by its digest, gave them in the evaluation")
         return again
 
-    def can_go_deep(self, features: str) -> bool:
+    def can_go_deep(self, features: str, tables: dict[str, Any]) -> bool:
+        needed = {"completions"} if self.report["family"] == "image_to_image" else {"scores", "real"}
         lacks = ("the report names no features" if FEATURES not in [file["name"] for file in self.report["files"]]
                  else "the bundle was written without features" if features not in self.bundle.names
+                 else "the report has no answers that say whose they are" if needed - {*tables}
                  else "the package numpy is not installed here" if importlib.util.find_spec("numpy") is None else "")
         if lacks:
             self.not_shown(f"--deep: nothing was computed again from features, for {lacks}")
