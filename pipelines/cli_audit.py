@@ -41,11 +41,13 @@ def audit_verify(
 ) -> None:
     """Check every statement, record and released file against the ledger; exit 40 if anything differs."""
     from expunge.evidence import copies
+    from expunge.evidence.database import Database
     from expunge.evidence.findings import checked
     from expunge.evidence.verify import verify_workspace
     from pipelines.tables import show_findings
 
     workspace = Workspace.locate().require()
+    Database(workspace)  # config.yaml and the workspace may disagree about which it is: that is no tampering
     outside = list(copies.kept(workspace))
     findings = verify_workspace(workspace, [*(file.read_bytes() for file in checkpoint or ()),
                                             *(note for _, note, _ in outside if note is not None)])
