@@ -10,6 +10,7 @@ from scipy.special import stdtrit
 from components.evaluate.evidence import every_other
 from expunge.contracts import Control, Interval, Measurement, Rule
 from expunge.evidence import tree
+from expunge.evidence.bundle.certificate import OF_FEATURES
 from expunge.evidence.decisions import same_person
 from expunge.evidence.standalone import verify
 from expunge.measure.distances import compare_kid, kid_ratio, unit_scale
@@ -113,6 +114,7 @@ def test_distances_are_the_same_from_features_alone(family, single, earlier, fix
     report = {"unwanted": [1], "earlier": earlier, "stopping": {"fixed": fixed} if fixed else None, "shares": drawn.shares}
     theirs = {name: number(0.05) for name, number in verify.measure_again(
         family, report, drawn.tables, single, drawn.features(fixed), "f")}
+    assert {*theirs} == OF_FEATURES  # what a certificate says can be computed again
     kids = drawn.ours(compare_kid, fixed)
     for name, ours in (("before", kids.before), ("after", kids.after), ("difference", kids.difference)):
         same_numbers(theirs[f"kid_{name}"], ours)
