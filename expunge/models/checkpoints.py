@@ -8,21 +8,19 @@ The file's metadata holds exactly one entry, because safetensors does not keep t
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from expunge.contracts import Candidate, Checkpoint, Family, Hidden, Interface, StoredModel
 from expunge.digests import sha256_file, write_atomically
 from expunge.errors import BadInput, DoesNotVerify
+from expunge.model_files import METADATA_KEY, NOT_OURS, ModelSpec, opened
 from expunge.models import stylegan2_files
 from expunge.models.classifiers import Classifier
 from expunge.models.flow import Flow, as_flow
@@ -31,34 +29,11 @@ from expunge.models.guests import as_classifier, as_gan
 from expunge.models.image_to_image import ImageToImage, asked_to_complete
 from expunge.models.registry import BUILDERS, build
 
-METADATA_KEY = "expunge"
 MISMATCHES_NAMED = 3
 STYLEGAN2 = "stylegan2"  # the architecture whose config can be read off its weights
 MADE: dict[type[nn.Module], Family] = {  # by what a builder returns
     Gan: "gan", Classifier: "classifier", Flow: "flow", ImageToImage: "image_to_image"}
 Model = Gan | Classifier | Flow | ImageToImage
-
-
-class ModelSpec(BaseModel):
-    """What a checkpoint's tensors are for.
-
-    Attributes:
-        architecture: a built-in name, or `path/to/file.py:factory`.
-        config: the keyword arguments of its builder.
-        family: `gan`, `classifier`, `flow` or `image_to_image`.
-        classes: names of the classes, in the order of a classifier's logits; for what draws, of its data.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    architecture: str
-    config: dict[str, Any] = {}
-    family: str
-    classes: tuple[str, ...] = ()
-
-    def canonical_json(self) -> str:
-        """Sorted keys, no spaces: equal specs give equal bytes."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
 
 
 def save(path: str | os.PathLike[str], state: Mapping[str, Tensor], spec: ModelSpec) -> None:
@@ -77,7 +52,7 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], ModelSpec | N
     source = Path(path)
     if not source.is_file():
         raise BadInput(f"checkpoint {source}: no such file", "check the path")
-    if source.suffix in (".pt", ".pth", ".bin"):
+    if source.suffix in NOT_OURS:
         return _read_torch(source), None
     return _read_safetensors(source)
 
@@ -184,19 +159,8 @@ def _difference(name: str, expected: Tensor | None, found: Tensor | None) -> str
 
 
 def _read_safetensors(source: Path) -> tuple[dict[str, Tensor], ModelSpec | None]:
-    try:
-        with safe_open(source, framework="pt") as file:
-            metadata = (file.metadata() or {}).get(METADATA_KEY)
-            state = {name: file.get_tensor(name) for name in sorted(file.keys())}
-        return state, ModelSpec.model_validate_json(metadata) if metadata else None
-    except (SafetensorError, OSError) as error:
-        raise BadInput(
-            f"checkpoint {source} is truncated or not a safetensors file", "write it again or fetch it again"
-        ) from error
-    except ValidationError as error:
-        raise BadInput(
-            f"checkpoint {source} carries an {METADATA_KEY!r} entry that is not a model spec", "save it again"
-        ) from error
+    with opened(source, "pt") as (file, spec):
+        return {name: file.get_tensor(name) for name in sorted(file.keys())}, spec
 
 
 def _read_torch(source: Path) -> dict[str, Tensor]:

@@ -34,6 +34,7 @@ from expunge.contracts import (
 from expunge.digests import atomic_path, canonical_json, sha256_file
 from expunge.errors import BadInput, DoesNotVerify, ExpungeError, Refused
 from expunge.families import refuse_what_does_not_fit, words
+from expunge.model_files import spec_in
 from expunge.room import exclusive
 from expunge.settings import Workspace, require_allowed
 from expunge.stores import hub, releases, s3
@@ -238,14 +239,15 @@ def _family(field: str, source: ParentSource, workspace: Workspace) -> Family:
     Raises:
         BadInput: the file cannot be read, or says nothing of its model; the request says otherwise than the file.
     """
-    from expunge.models import checkpoints
-
     said: str | None
     if source.architecture is not None:
+        from expunge.models import checkpoints
+
         said = checkpoints.family_of(source.architecture)
     else:
         with _naming(field):
-            said = checkpoints.family_in(model_file(field, source, workspace))
+            file = model_file(field, source, workspace)
+            said = spec.family if (spec := spec_in(file)) else _family_by_names(file)
         if said is None:
             raise says_nothing(field, source)
     if said is None:
@@ -256,6 +258,13 @@ def _family(field: str, source: ParentSource, workspace: Workspace) -> Family:
     if source.family not in (None, said):
         raise BadInput(f"{field}.family: the request says {source.family}, the model is {words(said)}", "leave it out")
     return cast(Family, said)
+
+
+def _family_by_names(file: Path) -> str | None:
+    """The family of a model whose file does not say it, by what its tensors are called; None if that tells nothing."""
+    from expunge.models import checkpoints  # brings torch along, which most files do without
+
+    return checkpoints.family_in(file)
 
 
 # --------------------------------------------------------------------------------------- on this machine

@@ -2,6 +2,8 @@
 
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from tests_support import bare_environment
 
 from expunge import assets
 from expunge.contracts import (
@@ -331,3 +334,18 @@ def test_a_factory_that_is_not_there_is_named_by_its_field(workspace, request_in
 def test_what_is_built_in_has_no_factory(architecture):
     assert sources.factory_file("checkpoint", ParentSource(uri="x", architecture=architecture)) is None
     assert sources.factory_file("holdout", DataSource(uri="x")) is None
+
+
+def test_a_model_that_says_what_it_is_in_its_header_is_pinned_without_torch(workspace, tmp_path):
+    """Whoever starts a run waits for this."""
+    done = subprocess.run([sys.executable, "-c", """
+import sys
+from pathlib import Path
+from expunge.contracts import Request, parse_record
+from expunge.settings import Workspace
+from expunge.stores.sources import pin
+from pipelines.demo import request_for
+found = pin(parse_record(Request, request_for(8, 0, True), "request"), Path(), Workspace.locate())
+sys.exit(found.family != "gan" or "torch" in sys.modules)
+"""], cwd=tmp_path, env=bare_environment(EXPUNGE_WORKSPACE=str(workspace.root)), check=False)
+    assert done.returncode == 0
