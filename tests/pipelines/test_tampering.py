@@ -45,6 +45,7 @@ class Row:
     audit: str = ""  # what `expunge audit verify` names
     deploy: tuple[int, ...] = ()  # exit codes of deploy where it is flipped before; none: deploy does not read it
     before_deploy: Callable[[FinishedRun], Path] | None = None
+    stored: tuple[str, str] | None = None  # what is flipped in the workspace's ledger: table and column
 
 
 def of_outputs(name: str) -> Callable[[FinishedRun], Path]:
@@ -80,12 +81,15 @@ FLIPPED = (
     Row("verdict", "results/gate-*/verdict/record.json", "results/…/verdict/record.json",
         "results/…/verdict/record.json", "results/gate-*/verdict/record.json", "results/…/verdict/record.json", (40,),
         of_outputs("verdict/record.json")),
-    Row("any entry of the ledger", "ledger/entries/*.json", "ledger/entries/….json", "ledger/entries/….json"),
+    Row("any entry of the ledger", "ledger/entries/*.json", "ledger/entries/….json", "ledger/entries/….json",
+        stored=("entries", "envelope"), audit="ledger entry …"),
     Row("a person's decision", "", "", "", "approvals/*/*.json", "approvals/….json", (40,),
         lambda run: next((run.workspace.approvals / run.name).glob("*.json"))),
-    Row("the checkpoint", "ledger/checkpoint.txt", "ledger/checkpoint.txt", "ledger/checkpoint.txt"),
-    Row("a Merkle proof", "ledger/proofs.json", "ledger/proofs.json", "ledger/entries/….json, ledger/proofs.json"),
-    Row("the keyring", "keyring.json", "keyring.json", "keyring.json", "keyring.json", "keyring.json", (2, 40),
+    Row("the checkpoint", "ledger/checkpoint.txt", "ledger/checkpoint.txt", "ledger/checkpoint.txt",
+        stored=("checkpoints", "note"), audit="ledger checkpoint …"),
+    Row("a Merkle proof, or a subtree that it is made of", "ledger/proofs.json", "ledger/proofs.json",
+        "ledger/entries/….json, ledger/proofs.json", stored=("nodes", "hash"), audit="ledger tree…"),
+    Row("the keyring", "keyring.json", "keyring.json", "keyring.json", "keyring.json", "keyring.json", (40,),
         lambda run: run.workspace.keyring),
     Row("the mark on the parent", "taint/*.json", "taint/….json", "taint/….json", "taint/*.json", "taint/….json"),
     Row("the manifest", "manifest.json", "manifest.json", ""),
@@ -182,6 +186,21 @@ def test_one_byte_of_the_workspace(row, copied):
         wrong = [finding.object for finding in verify_workspace(copied) if not finding.ok]
         assert any(re.fullmatch(pattern(row.audit), name) for name in wrong), (place, wrong)
     assert not [finding for finding in verify_workspace(copied) if not finding.ok]
+
+
+@pytest.mark.parametrize("row", [row for row in FLIPPED if row.stored], ids=lambda row: row.what)
+def test_one_byte_of_the_ledger(row, copied):
+    (table, column), told = row.stored, random.Random(0)
+    whole = copied.ledger.read_bytes()
+    with sqlite3.connect(copied.ledger) as database:
+        stored = [data for data, in database.execute(f"SELECT {column} FROM {table}")]
+    for data in told.sample(stored, SAMPLED):
+        spoiled = bytearray(data)
+        spoiled[told.randrange(len(data))] ^= 1
+        spoil(copied.ledger, (f"UPDATE {table} SET {column} = ? WHERE {column} = ?", (bytes(spoiled), data)))
+        wrong = [finding.object for finding in verify_workspace(copied) if not finding.ok]
+        assert any(re.fullmatch(pattern(row.audit), name) for name in wrong), wrong
+        copied.ledger.write_bytes(whole)
 
 
 @pytest.mark.parametrize("row", [row for row in FLIPPED if row.before_deploy], ids=lambda row: row.what)
