@@ -8,10 +8,12 @@ from contextlib import closing
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sqlalchemy import text
 from tests_support import without_triggers
 
 from expunge.evidence import stretches, walking
 from expunge.evidence.checkpoints import Checkpoint, sign_checkpoint
+from expunge.evidence.database import Database
 from expunge.evidence.envelopes import seal
 from expunge.evidence.findings import checked
 from expunge.evidence.keys import OPERATOR, Keyring, SigningKey
@@ -26,14 +28,18 @@ from expunge.evidence.walking import NAMED, look
 ENTRIES = 11
 
 
-@pytest.fixture
-def ledger(workspace):
+def filled(workspace):
     ledger, key = Ledger.open(workspace), SigningKey.load(workspace, OPERATOR)
     for number in range(ENTRIES):
         said = WithdrawalPredicate(model="digits", from_sha256=None, request_id=None, by="grace", at="now",
                                    reason=f"complaint {number}")
         ledger.append(sign_statement(Statement.over({}, said), key))
     return ledger
+
+
+@pytest.fixture
+def ledger(workspace):
+    return filled(workspace)
 
 
 @pytest.fixture(params=[(64, 1), (4, 2), (4, 1)], ids=["one stretch", "two processes", "stretch after stretch"])
@@ -194,6 +200,20 @@ def test_what_is_appended_meanwhile_waits_for_the_next_time(workspace, ledger):
     assert [finding for finding in findings if not finding.ok] == []
     assert [finding.object for finding in verify_ledger(workspace, Keyring.load(workspace)) if not finding.ok] == [
         f"ledger entry {ENTRIES}"]
+
+
+def test_a_ledger_on_postgresql_is_looked_at_by_several_processes_as_well(on_postgresql, monkeypatch):
+    monkeypatch.setattr(stretches, "STRETCH", 4)
+    ledger = filled(on_postgresql)
+    findings = list(verify_ledger(on_postgresql, ledger.keyring, (ledger.checkpoint,), processes=2))
+    assert [finding for finding in findings if not finding.ok] == []
+    assert checked(findings) == 2 * ENTRIES + 3
+    with Database(on_postgresql).writing() as connection:
+        for command in ("ALTER TABLE nodes DISABLE TRIGGER USER",
+                        "UPDATE nodes SET hash = decode('00', 'hex') WHERE level = 3"):
+            connection.execute(text(command))
+    assert {finding.object for finding in verify_ledger(on_postgresql, ledger.keyring, processes=2)
+            if not finding.ok} == {"ledger tree, level 3, position 0"}
 
 
 def test_more_than_can_be_read_is_counted(workspace, ledger):
