@@ -112,7 +112,7 @@ def examples(count):
 
 
 @ANY
-@examples(500)
+@examples(250)
 def test_requests_end_in_a_plan_or_in_one_line(ask, capsys, data, name):
     check(ask, capsys, data, name)
 
