@@ -14,17 +14,12 @@ import os
 import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from expunge.contracts import (
-    RECORD_FILE,
-    Adaptation,
-    AnyRecord,
-    Checkpoint,
-    DisposedSet,
     FoundThere,
     Kind,
     Listed,
@@ -32,41 +27,37 @@ from expunge.contracts import (
     ParentFate,
     PlaceSearched,
     Receipt,
-    SampleSet,
     SearcherUsed,
     Wish,
     read_record,
-    read_record_if_any,
     shorten,
     write_record,
 )
 from expunge.custody import receipts
-from expunge.custody.contents import Content, Searcher, Tensor
+from expunge.custody.contents import Searcher
 from expunge.custody.places import Folder, Place, kept_by, place_of
-from expunge.custody.searchers import SafetensorsFiles, SealedFiles, searchers
+from expunge.custody.searchers import SealedFiles, searchers
 from expunge.custody.sweeping import Found, Sweep, Watch, sweep
 from expunge.custody.wanted import LOOKS_LIKE, Wanted
 from expunge.digests import HALF, flush, sha256_file, write_atomically
-from expunge.errors import BadInput, DoesNotVerify, ExpungeError, Refused
+from expunge.errors import BadInput, ExpungeError, Refused
 from expunge.evidence.keys import OPERATOR, SigningKey
 from expunge.evidence.ledger import Ledger
 from expunge.evidence.statements import DisposalPredicate, ReceiptPredicate, Statement, sign_statement
-from expunge.room import RESUME_SUFFIX, exclusive
+from expunge.room import exclusive
 from expunge.samples.encryption import RequestKey
 from expunge.samples.imported import importing_alone
-from expunge.samples.sample_sets import read_table
 from expunge.settings import Workspace
-from expunge.stores import releases
 from expunge.stores.addresses import scheme, shown
 from expunge.stores.sources import DATA_SETS
 from expunge.stores.tracking import Tracking
+from pipelines.holdings import Holdings, Sets, keys_in
 from pipelines.keeping import told_by
 from pipelines.runs import Run, State
 from pipelines.sweeping import sweep as sweep_leftovers
 
 WORKSPACE = "workspace"
 KEYS = "keys"
-_TO_BE_FORGOTTEN = ("forget", "negative")
 _OWN_SAMPLES = ("negative", "positive")
 # What a signed statement says of files that go, by what they were.
 _REASONS = {"copies": "it was a copy of what was to be forgotten",
@@ -138,14 +129,6 @@ def after_step(step: str) -> None:
     """Called after each change that a cut could come behind; tests replace it."""
 
 
-@dataclass
-class _Sets:
-    """The sample sets of a request, and what is looked for."""
-
-    wanted: Wanted = field(default_factory=Wanted)
-    described: list[DisposedSet] = field(default_factory=list)
-
-
 class _Disposal:
     """The disposal of one request in one workspace."""
 
@@ -153,6 +136,7 @@ class _Disposal:
         self.workspace, self._watch = workspace, watch
         self.request_id = Run.find(workspace, name).state().request_id
         self.runs = [run for run in Run.all(workspace) if run.state().request_id == self.request_id]
+        self._holdings = Holdings(workspace, self.request_id, self.runs)
         asked = wish.model_copy(update={"also": tuple(map(_absolute, wish.also))})
         places = {given: place_of(given) for given in asked.also}
         self.wish = self._wish_so_far(asked)
@@ -163,7 +147,7 @@ class _Disposal:
         self._by = self.wish.by or OPERATOR
         SigningKey.load(workspace, self._by)
         self._searchers: tuple[Searcher, ...] = ()
-        self._sets = _Sets()
+        self._sets = Sets()
         self._by_record: set[str] = set()  # what the lost key sealed
         self._unreached: list[str] = []  # of what MLflow keeps
 
@@ -212,7 +196,7 @@ class _Disposal:
             sweep_leftovers(self.workspace)
             after_step("what killed processes left is gone")
             if self.wish.parent == "destroyed":
-                self._remove(self._parents_copies()[0], "parent")
+                self._remove(self._holdings.parents_copies()[0], "parent")
         raise ExpungeError(f"copies come back in {self.workspace.root}: {going[0].path}",
                            "find out who writes them there, then give the same command again")
 
@@ -240,7 +224,7 @@ class _Disposal:
         self._sign(self._digests(file.path for file in outlook.files if file.sealed and file.removed), "sealed")
         said = [one for one in told_by(self.workspace).disposals
                 if one.request_id == self.request_id and one.reason in _REASONS.values()]
-        here, left = self._parents_copies()
+        here, left = self._holdings.parents_copies()
         request, fate = self.runs[0].request(), self.wish.parent or "kept"
         write_record(receipts.checked_file(self.workspace, self.request_id), Receipt(
             request_id=self.request_id,
@@ -263,12 +247,13 @@ class _Disposal:
 
     def _remove_sealed(self) -> None:
         """Removes what is sealed under the request's key, wherever in the workspace; without the key it is done."""
-        key = self._key()
+        key = self._holdings.key()
         if key is None and not self.wish.key_lost:
             return
         for _ in range(_ROUNDS):
             swept = sweep([self._workspace_place()], Wanted(), [SealedFiles(key)], self._watch) if key else Sweep()
-            going = [*(file.path for file in swept.found if file.sealed), *self._digests(self._sealed_by_record())]
+            going = [*(file.path for file in swept.found if file.sealed),
+                     *self._digests(self._holdings.sealed_by_record())]
             if not going:
                 return
             self._remove(self._digests(going), "sealed")
@@ -291,13 +276,13 @@ class _Disposal:
 
     def swept(self) -> Sweep:
         """A look through every place, for all that the request's sets hold."""
-        key = self._key()
+        key = self._holdings.key()
         if (key is None) != self.wish.key_lost:
             raise BadInput("--key-is-lost: the key is here", "leave that out") if key else BadInput(
                 f"the key of request '{self.request_id}' is not in {self.workspace.keys}",
                 "restore it, for without it nobody knows what to look for; or give --key-is-lost: what it sealed goes")
-        self._sets = self._open_sets(key)
-        others = [other for other in _all_keys(self.workspace) if other.request_id != self.request_id]
+        self._sets = self._holdings.open_sets(key)
+        others = [other for other in keys_in(self.workspace) if other.request_id != self.request_id]
         self._searchers = searchers(key, others)
         places = [self._workspace_place(), Folder(KEYS, self.workspace.keys), *self._sources(), *self._also,
                   *self._kept_by_mlflow()]
@@ -307,7 +292,7 @@ class _Disposal:
         """What was found, each file with its fate."""
         signed = {name for _, statement in told_by(self.workspace).recorded.values() for name in statement.subjects}
         named = {place.name for place in self._sources()}
-        self._by_record = self._sealed_by_record() if self.wish.key_lost else set()
+        self._by_record = self._holdings.sealed_by_record() if self.wish.key_lost else set()
         return Outlook(
             self.request_id, tuple(self._judged(found, signed, named) for found in swept.found),
             tuple(PlaceSearched(place=one.place, files=one.files, bytes=one.bytes, pictures=one.pictures,
@@ -417,96 +402,6 @@ class _Disposal:
             said.append("copies of images whose sample set could not be opened any more")
         return tuple(said)
 
-    # ----------------------------------------------------------------------------- what is looked for
-
-    def _key(self) -> RequestKey | None:
-        file = RequestKey.file(self.workspace, self.request_id)
-        return RequestKey.load(self.workspace, self.request_id) if file.exists() else None
-
-    def _sealed_by_record(self) -> set[str]:
-        """What was sealed for the request, by its records: of sample sets, of adaptations, and where state is kept."""
-        root, found = self.workspace.root, set[str]()
-        for record in _records(self.workspace, "curate_forget_set-*/*", SampleSet):
-            for shard in record.shards if record.request_id == self.request_id else ():
-                stored = f"files/md5/{shard.md5[:2]}/{shard.md5[2:]}"
-                found |= {f"{record.remote}/{stored}", f"samples/.dvc/cache/{stored}", f"samples/{shard.path}"}
-        for run in self.runs:
-            found |= {file.relative_to(root).as_posix() for file in run.folder.glob(f"*{RESUME_SUFFIX}")}
-            if "adapt" in run.state().rooms:
-                found.add(f"{run.state().rooms['adapt'].result}/adaptation/tensors.sealed")
-        return found
-
-    def _open_sets(self, key: RequestKey | None) -> _Sets:
-        """Every set ever made for the request, each once; the images of those that were to be forgotten."""
-        sets, seen = _Sets(), set[str]()
-        for record in _records(self.workspace, "curate_forget_set-*/*", SampleSet):
-            if record.request_id != self.request_id or record.set_id in seen:
-                continue
-            seen.add(record.set_id)
-            searched = record.role in (*_TO_BE_FORGOTTEN, "members")
-            missing = "" if not searched else "the key is lost" if key is None else self._take_in(
-                key, record, sets.wanted)
-            sets.described.append(DisposedSet(
-                role=record.role, set_id=record.set_id, request_sha256=record.request_sha256, count=record.count,
-                looked_for=searched and not missing, missing=missing))
-        if key is not None:
-            sets.wanted.tensors |= self._adapted(key)
-        return sets
-
-    def _take_in(self, key: RequestKey, record: SampleSet, wanted: Wanted) -> str:
-        """Adds the images of a set, shard by shard: of real ones that the parent had learned, the unwanted."""
-        for shard in record.shards:
-            try:
-                table = read_table(self.workspace, key, record.remote, [shard])
-            except DoesNotVerify as error:
-                return error.problem
-            rows = [label in record.unwanted for label in table.labels.tolist()]
-            wanted.add(table.pixels if record.role in _TO_BE_FORGOTTEN else table.pixels[rows])
-        return ""
-
-    def _adapted(self, key: RequestKey) -> set[bytes]:
-        """The tensors of adapted models that are still there, but for those that no method has changed."""
-        mine = {run.state().rooms["adapt"].result for run in self.runs if "adapt" in run.state().rooms}
-        found: set[bytes] = set()
-        for result in sorted(mine):
-            folder = self.workspace.root / result / "adaptation"
-            with suppress(BadInput, DoesNotVerify, OSError):
-                record = read_record(Adaptation, folder)
-                tensors = folder / record.tensors.name
-                found |= _tensors(Content.of_bytes("", key.open(tensors.read_bytes(), tensors.name), 0))
-        if found:
-            for weights in self.workspace.results.glob("*/*/*.safetensors"):
-                found -= _tensors(Content("", lambda weights=weights: weights.open("rb")))  # type: ignore[misc]
-        return found
-
-    def _parents_copies(self) -> tuple[dict[str, str], list[str]]:
-        """The parent's files here, by digest: those made or fetched for this request, and those that others need."""
-        digests = {run.request().checkpoint.sha256 for run in self.runs}
-        mine = {run.state().rooms["fetch_checkpoint"].result for run in self.runs
-                if "fetch_checkpoint" in run.state().rooms}
-        going: dict[str, str] = {}
-        left: list[str] = []
-        for folder in sorted(self.workspace.results.glob("*/checkpoint")):
-            record = _readable(Checkpoint, folder)
-            if record is None or record.weights.sha256 not in digests:
-                continue
-            file = folder / record.weights.name
-            if not file.exists():
-                continue
-            name = file.relative_to(self.workspace.root).as_posix()
-            if f"results/{folder.parent.name}" in mine:
-                going[name] = record.weights.sha256
-            else:
-                left.append(name)
-        for digest in filter(None, digests):
-            for file in sorted(self.workspace.sources.glob(f"{digest}/*")):
-                if file.is_file():
-                    going[file.relative_to(self.workspace.root).as_posix()] = sha256_file(file)
-        for model in releases.models(self.workspace):
-            left += [str(release.generation) for release in releases.history(self.workspace, model)
-                     if release.weights.sha256 in digests]
-        return going, left
-
     # --------------------------------------------------------------------------------------- removing
 
     def _digests(self, paths: Iterable[str]) -> dict[str, str]:
@@ -570,32 +465,5 @@ def _absolute(given: str) -> str:
     return given if scheme(given) else str(Path(given).absolute())
 
 
-def _all_keys(workspace: Workspace) -> Iterator[RequestKey]:
-    """Every request's and imported set's key that lies here."""
-    home = workspace.keys / "requests"
-    for file in sorted(home.rglob("*.key")):
-        with suppress(BadInput):
-            yield RequestKey.load(workspace, file.relative_to(home).as_posix().removesuffix(".key"))
-
-
-def _records(workspace: Workspace, pattern: str, kind: type[AnyRecord]) -> Iterator[AnyRecord]:
-    for file in sorted(workspace.results.glob(f"{pattern}/{RECORD_FILE}")):
-        record = _readable(kind, file)
-        if record is not None:
-            yield record
-
-
-def _readable(kind: type[AnyRecord], path: Path) -> AnyRecord | None:
-    """A record, or None: `audit verify` names one that was tampered with."""
-    try:
-        return read_record_if_any(kind, path)
-    except BadInput:
-        return None
-
-
-def _tensors(content: Content) -> set[bytes]:
-    return {piece.digest for piece in SafetensorsFiles().look(content) if isinstance(piece, Tensor)}
-
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
