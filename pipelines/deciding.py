@@ -140,7 +140,12 @@ def deadline_of(run: Run, state: RunState) -> datetime | None:
 
 
 def waiting_since(workspace: Workspace, run: str) -> datetime | None:
-    """When a run first came to the gate, by the gate's own signed statement; None if it has not."""
+    """When a run first came to the gate, by the gate's own signed statement; None if it has not.
+
+    First is what comes first in the ledger: statements tell when a room began to the second.
+    """
+    from expunge.evidence.key_changes import place_of
+
     keyring, found = Keyring.load(workspace), []
     for file in workspace.results.glob(f"gate-*/{STATEMENT_FILE}"):
         try:
@@ -148,8 +153,9 @@ def waiting_since(workspace: Workspace, run: str) -> datetime | None:
         except DoesNotVerify:
             continue  # it is named by 'expunge audit verify', and moves no deadline
         if said.run == run:
-            found.append(datetime.fromisoformat(said.started_at) + timedelta(seconds=said.seconds))
-    return min(found, default=None)
+            ended = datetime.fromisoformat(said.started_at) + timedelta(seconds=said.seconds)
+            found.append((place_of(workspace, file.read_bytes()), ended))
+    return min(found)[1] if found else None
 
 
 def subject_of(run: Run) -> Subject:

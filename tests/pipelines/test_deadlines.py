@@ -137,10 +137,11 @@ def test_who_approved_in_time_has_and_the_release_may_come_later(waiting):
 
 def test_a_deadline_counts_from_the_first_time_that_people_were_asked(begin_run, waiting):
     first = deadline_of(waiting, waiting.state())
-    again = begin_run()
-    again.candidate, again.report = again.outputs / "candidate", again.outputs / "report"
-    again.gate()
-    assert len(list(waiting.workspace.results.glob("gate-*/statement.json"))) == 2
+    for _ in range(4):  # some of them within the same second
+        again = begin_run()
+        again.candidate, again.report = again.outputs / "candidate", again.outputs / "report"
+        again.gate()
+    assert len(list(waiting.workspace.results.glob("gate-*/statement.json"))) == 5
     assert deadline_of(waiting, waiting.state()) == first
 
 
