@@ -53,6 +53,7 @@ ROOT = Path(__file__).parent.parent
 DATA_SUFFIXES = frozenset({".j2", ".css", ".yaml", ".sql"})
 METHODS = "expunge.methods"  # where built-in methods are, and the entry points' group of all others
 OUR_PACKAGES = ("expunge", "components")
+_BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")  # where statements hold other statements
 RoomStatement: TypeAlias = Statement[RoomPredicate]
 
 
@@ -313,6 +314,7 @@ def code_digest(module: str, params: dict[str, Any]) -> str:
     """
     pending = [module]
     sources: dict[str, str] = {}
+    folders: set[Path] = set()
     if isinstance(params.get("method"), str):
         built_in = f"{METHODS}.{params['method']}"
         pending.append(built_in)
@@ -324,8 +326,10 @@ def code_digest(module: str, params: dict[str, Any]) -> str:
             continue
         text = file.read_bytes()
         sources[current] = sha256_bytes(text)
-        sources |= {str(data.relative_to(ROOT)): sha256_file(data) for data in _data_beside(file.parent)}
-        pending += _imports_of(text, current, is_package=file.name == "__init__.py")
+        if file.parent not in folders:
+            folders.add(file.parent)
+            sources |= {str(data.relative_to(ROOT)): sha256_file(data) for data in _data_beside(file.parent)}
+        pending += _imports_of(text)
     return sha256_bytes(canonical_json(sources))
 
 
@@ -361,10 +365,17 @@ def _data_beside(folder: Path) -> tuple[Path, ...]:
     return tuple(path for place in places for path in sorted(place.iterdir()) if path.suffix in DATA_SUFFIXES)
 
 
-def _imports_of(source: bytes, module: str, is_package: bool) -> Iterator[str]:
-    for node in ast.walk(ast.parse(source)):
+@functools.cache
+def _imports_of(source: bytes) -> tuple[str, ...]:
+    """What a module imports, wherever in it: only statements can, so that expressions are not looked into."""
+    found: list[str] = []
+    pending: list[ast.AST] = [ast.parse(source)]
+    while pending:
+        node = pending.pop()
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            found += (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
+        for field in _BLOCKS:
+            pending += getattr(node, field, ())
+    return tuple(found)

@@ -1,5 +1,6 @@
 """The frame around a room, tried with small rooms of the test's own."""
 
+import ast
 import fcntl
 import json
 import os
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from expunge import room as module
 from expunge.contracts import Source, StoredFile
 from expunge.errors import BadInput, DoesNotVerify, WorkspaceBusy
 from expunge.room import START_VARIABLE, alive_file, code_digest, exclusive, room, verify_result
@@ -183,8 +185,6 @@ def _runs_step(pid):
     ("expunge/digests.py", {"fetch_checkpoint", "curate_forget_set", "adapt", "unlearn", "evaluate"}),
 ])
 def test_a_change_of_code_reaches_the_rooms_that_run_it_and_no_other(changed, whose, monkeypatch):
-    from expunge import room as module
-
     def digests():
         method = {"method": "adapt_then_unlearn"}
         return {name: code_digest(f"components.{name}.step", method if name in ("adapt", "unlearn") else {})
@@ -197,6 +197,40 @@ def test_a_change_of_code_reaches_the_rooms_that_run_it_and_no_other(changed, wh
     monkeypatch.setattr(module, "sha256_file", lambda path: "0" * 64 if path == target else real_sha256(path))
     after = digests()
     assert {name for name in before if before[name] != after[name]} == whose
+
+
+WHEREVER = """
+import one
+def f():
+    async with x:
+        from two import a, b
+class C:
+    if x:
+        import three.more
+    elif y: import four
+    else:
+        for z in x: pass
+        else: import five
+try:
+    while x: import six
+except* OSError:
+    import seven
+else:
+    match x:
+        case 1: import eight
+finally:
+    import nine; import ten
+"""
+
+
+def test_an_import_is_found_wherever_a_module_has_it():
+    ours = [path.read_bytes() for package in module.OUR_PACKAGES for path in (module.ROOT / package).rglob("*.py")]
+    for source in (WHEREVER, *ours):
+        nodes = [*ast.walk(ast.parse(source))]
+        plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+        of = {(node.module, alias.name) for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names}
+        assert set(module._imports_of(source)) == plain | {whole for whole, _ in of} | {".".join(pair) for pair in of}
+        assert source is not WHEREVER or len(plain | of) == 11
 
 
 @pytest.mark.parametrize("layout", ["module", "package"])
