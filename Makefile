@@ -38,8 +38,8 @@ check: .venv/.ready  ## style, types, and the direction of imports
 bench: .venv/.ready  ## measure every number that the documents quote
 	for question in forget_digits whole_run other_generators kills; do $(BIN)/python benchmarks/$$question.py; done
 
-compile: .venv/.ready  ## write the plans as Kubeflow IR to build/
-	$(BIN)/expunge compile build
+compile: .venv/.ready  ## write the plans as Kubeflow IR to build/ (IMAGE=registry/name@sha256:...)
+	$(BIN)/expunge compile build --image $(IMAGE)
 
 images: .venv/.ready  ## build the container image
 	docker build --file docker/Dockerfile --tag expunge-python:cpu .

@@ -20,6 +20,7 @@ from expunge import __version__
 from expunge.errors import BadInput, Cancelled, ExpungeError, NoSpace, out_of_space
 from expunge.settings import WORKSPACE_VARIABLE, Workspace
 from pipelines.cli_audit import RunName, audit_app
+from pipelines.cli_cluster import compile_plans
 from pipelines.cli_custody import dispose
 from pipelines.cli_keys import keys_app
 from pipelines.cli_policies import policies_app
@@ -39,6 +40,7 @@ app.add_typer(audit_app, name="audit")
 app.add_typer(samples_app, name="samples")
 app.add_typer(policies_app, name="policies")
 app.command()(dispose)
+app.command("compile")(compile_plans)
 
 Person = Annotated[str, typer.Option("--as", metavar="PERSON", help="Whose key signs.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why, in your words; it is kept with the decision.")]
@@ -359,24 +361,6 @@ def methods(
     every = explain_all()
     _finish([each.model_dump(mode="json", exclude={"parameters"}) for each in every], as_json,
             lambda out: show_methods(out, every))
-
-
-@app.command("compile")
-def compile_plans(
-    folder: Annotated[Path, typer.Argument(help="Where the Kubeflow documents go.")] = Path("build"),
-    as_json: AsJson = False,
-) -> None:
-    """Write the plans as Kubeflow Pipelines v2 documents."""
-    from kfp.compiler import Compiler
-
-    from pipelines.release import release as release_plan
-    from pipelines.unlearning import unlearning as unlearning_plan
-
-    folder.mkdir(parents=True, exist_ok=True)
-    written = {plan.name: str(folder / f"{plan.name}.yaml") for plan in (unlearning_plan, release_plan)}
-    for plan in (unlearning_plan, release_plan):
-        Compiler().compile(plan, written[plan.name])
-    _finish(written, as_json, lambda out: _print(out, written.values()))
 
 
 @app.command()

@@ -11,7 +11,7 @@ import yaml
 @pytest.fixture(scope="module")
 def plans(tmp_path_factory, expunge):
     folder = tmp_path_factory.mktemp("plans")
-    done = expunge(folder, "compile", ".", "--json")
+    done = expunge(folder, "compile", ".", "--image", f"registry.example/expunge@sha256:{'a' * 64}", "--json")
     assert done.code == 0, done.err
     return {name: next(yaml.safe_load_all((folder / file).read_text())) for name, file in done.json.items()}
 
