@@ -3,6 +3,7 @@
 Everything has a default that needs nobody else: a laptop's workspace has no such file.
 """
 
+import re
 from typing import Annotated, ClassVar, Self
 from urllib.parse import urlsplit
 
@@ -12,6 +13,8 @@ from expunge.contracts import Frozen, Record, read_record
 from expunge.settings import Workspace
 
 CONFIG_FILE = "config.yaml"
+
+_PREFIX = re.compile(r"s3://[A-Za-z0-9][A-Za-z0-9._-]{1,254}(/[A-Za-z0-9!_.*'()=-]+)+")
 
 Command = Annotated[tuple[str, ...], Field(min_length=1)]
 
@@ -56,12 +59,20 @@ class Configuration(Record):
     database: str | None = None  # an SQLAlchemy address; passwords come from the environment or a password file
     checkpoints: tuple[Copy, ...] = ()
     notice: Notice | None = None
+    releases: str | None = None  # s3://bucket/prefix: where models are served from, if not from the workspace
 
     @field_validator("database")
     @classmethod
     def _holds_no_password(cls, value: str | None) -> str | None:
         if value is not None and urlsplit(value).password:
             raise ValueError("holds a password: leave it out, and set PGPASSWORD or PGPASSFILE")
+        return value
+
+    @field_validator("releases")
+    @classmethod
+    def _is_a_prefix(cls, value: str | None) -> str | None:
+        if value is not None and not _PREFIX.fullmatch(value):
+            raise ValueError("must be s3://bucket/prefix")
         return value
 
     @classmethod

@@ -1,10 +1,8 @@
 """What is served, from the bytes themselves, and whether any of it is tainted: by records here and by MLflow."""
 
-from pathlib import Path
 from typing import Any, Literal
 
-from expunge.contracts import Frozen, Release
-from expunge.digests import sha256_file
+from expunge.contracts import Frozen
 from expunge.errors import DoesNotVerify, ExpungeError, Refused
 from expunge.settings import Workspace
 from expunge.stores import releases, taint
@@ -19,7 +17,7 @@ class Served(Frozen):
 
     model: str
     standing: Standing
-    path: str | None  # of what is served, relative to the workspace; null if nothing is
+    path: str | None  # of what is served, relative to the workspace, or its s3:// address; null if nothing is
     generation: int | None
     sha256: str | None  # of the bytes that are served, as they are now
     run: str | None
@@ -63,6 +61,7 @@ def live(workspace: Workspace, by_bytes: bool = True) -> Live:
 
     Raises:
         BadInput: a mark of taint cannot be read.
+        ExpungeError: where models are served from cannot be reached: what is served cannot be told.
     """
     placed, known = taint.marks(workspace), taint.descent(workspace)
     try:
@@ -81,31 +80,24 @@ def _served(workspace: Workspace, model: str, placed: tuple[Mark, ...], holding:
             known: Descent, by_bytes: bool) -> Served:
     nothing: dict[str, Any] = {name: None for name in ("path", "generation", "sha256", "run", "request_id",
                                                        "tainted_by")}
+    store = releases.store_of(workspace)
     try:
-        release = releases.current(workspace, model)
+        release, _ = store.current(model)
     except ExpungeError as error:
         return Served(model=model, standing="not what was released", problem=error.problem, **nothing)
     if release is None:
         return Served(model=model, standing="not in service", **nothing)
-    weights = workspace.releases / model / releases.CURRENT / release.weights.name
-    digest = None if not weights.is_file() else sha256_file(weights) if by_bytes else release.weights.sha256
-    problem = _changed(weights.parent, release, by_bytes)
+    digests = {file.name: store.digest(release, file, by_bytes) for file in (release.weights, *release.beside)}
+    digest = digests[release.weights.name]
+    problem = next((f"{file.name}: not the bytes that were released" for file in (release.weights, *release.beside)
+                    if digests[file.name] != file.sha256), "")
     mark = taint.tainting(digest or release.weights.sha256, holding, known.parents)
     later = mark or taint.tainting(digest or release.weights.sha256, placed, known.parents)
     standing: Standing = "tainted" if mark else "pending" if later else "clean"
     return Served(model=model, standing="not what was released" if problem else standing,
-                  path=weights.relative_to(workspace.root).as_posix(), generation=release.generation, sha256=digest,
+                  path=store.served_at(release, release.weights.name), generation=release.generation, sha256=digest,
                   run=release.run, request_id=release.request_id, tainted_by=later.request_id if later else None,
                   problem=problem)
-
-
-def _changed(folder: Path, release: Release, by_bytes: bool) -> str:
-    """The first file that is not what was released, in words; empty if all are."""
-    for file in (release.weights, *release.beside):
-        there = folder / file.name
-        if not there.is_file() or there.stat().st_size != file.size or (by_bytes and sha256_file(there) != file.sha256):
-            return f"{file.name}: not the bytes that were released"
-    return ""
 
 
 def lines(found: Live) -> list[str]:

@@ -1,5 +1,6 @@
 """What a run came to, as one plain object: for ``--json``, and for the tables that people read."""
 
+from contextlib import suppress
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -7,9 +8,13 @@ from components.deploy.step import MLFLOW_VERSION_FILE
 from expunge.contracts import Measurement, Release, SampleSet, read_record, read_record_if_any
 from expunge.custody import receipts
 from expunge.digests import sha256_file
+from expunge.errors import ExpungeError
 from expunge.events import Event, events_file
 from expunge.evidence.decisions import decisions_of
 from expunge.evidence.ledger import Ledger
+from expunge.settings import Workspace
+from expunge.stores.addresses import scheme
+from expunge.stores.releases import store_of
 from expunge.stores.tracking import Tracking
 from pipelines.deciding import deadline_of
 from pipelines.display import TITLES
@@ -145,7 +150,7 @@ def _with_interval(measured: Measurement) -> dict[str, Any]:
 def _released(run: Run) -> dict[str, Any]:
     folder = run.output("deploy", "release")
     release = read_record(Release, folder)
-    served = run.workspace.releases / release.model / "current" / release.weights.name
+    path, sha256 = _served(run.workspace, release)
     agreed = next(found for found in decisions_of(run.workspace, run.name) if found.sha256 in release.approvals)
     version = folder / MLFLOW_VERSION_FILE
     return {
@@ -153,6 +158,18 @@ def _released(run: Run) -> dict[str, Any]:
         "approval": {"by": agreed.approval.person, "requester": run.request().requester,
                      "key_id": agreed.signer.key_id},
         "model_version": version.read_text() if version.exists() else None,
-        "release": {"path": str(served), "sha256": sha256_file(served) if served.exists() else None,
+        "release": {"path": path, "sha256": sha256,
                     "parent_sha256": release.parent_sha256},
     }
+
+
+def _served(workspace: Workspace, release: Release) -> tuple[str, str | None]:
+    """Where a release's weights are served from, and the digest of what is served there."""
+    store = store_of(workspace)
+    path = store.served_at(release, release.weights.name)
+    if not scheme(path):
+        file = workspace.root / path
+        return str(file), sha256_file(file) if file.exists() else None
+    with suppress(ExpungeError):  # a status says what it can while the store is down; 'audit live' reads every byte
+        return path, store.digest(release, release.weights, by_bytes=False)
+    return path, None

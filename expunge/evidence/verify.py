@@ -24,6 +24,7 @@ from expunge.evidence.statements import RoomPredicate, open_statement
 from expunge.evidence.verify_ledger import verify_ledger
 from expunge.samples.encryption import RequestKey
 from expunge.settings import Workspace
+from expunge.stores.addresses import scheme
 
 STATEMENT_FILE = "statement.json"
 
@@ -234,14 +235,10 @@ def _releases(workspace: Workspace, said: Said) -> Iterator[Finding]:
 def _served(workspace: Workspace, home: Path, expected: str | None,
             known: dict[str, set[str]]) -> Iterator[Finding]:
     link = home / "current"
-    name = link.relative_to(workspace.root).as_posix()
     if link.exists() and not link.is_symlink():
-        yield Finding(object=name, ok=False, message="not a link to a release")
-    elif link.is_symlink() or expected is not None:
-        points_at = f"releases/{home.name}/{link.readlink()}" if link.is_symlink() else None
-        ok = points_at == expected and (expected is None or link.exists())
-        wrong = f"serves {points_at or 'nothing'}, the ledger says {expected or 'nothing'}"
-        yield Finding(object=name, ok=ok, message="" if ok else wrong)
+        yield Finding(object=link.relative_to(workspace.root).as_posix(), ok=False, message="not a link to a release")
+    else:
+        yield from _pointed_at(workspace, home.name, expected)
     for folder in sorted(home.iterdir()):
         path = folder.relative_to(workspace.root).as_posix()
         if folder.is_symlink() or folder.name.startswith("."):
@@ -252,6 +249,33 @@ def _served(workspace: Workspace, home: Path, expected: str | None,
         for file in sorted(folder.iterdir()):
             if file.name not in known[path]:
                 yield Finding(object=f"{path}/{file.name}", ok=False, message="no statement speaks of it")
+
+
+def _pointed_at(workspace: Workspace, model: str, expected: str | None) -> Iterator[Finding]:
+    """What `current` says, beside the ledger; and what is served, if those are other bytes than the workspace's."""
+    from expunge.stores import releases
+
+    name = f"releases/{model}/current"
+    try:
+        store = releases.store_of(workspace)
+        name = store.pointer(model)
+        folder = store.pointed(model).folder
+        points_at = f"releases/{model}/{folder}" if folder is not None else None
+        if points_at != expected:
+            yield Finding(object=name, ok=False,
+                          message=f"serves {points_at or 'nothing'}, the ledger says {expected or 'nothing'}")
+            return
+        release, _ = store.current(model)
+        if release is None:
+            return
+        yield Finding(object=name, ok=True, message="")
+        for file in (release.weights, *release.beside):
+            there = store.served_at(release, file.name)
+            if scheme(there):
+                ok = store.digest(release, file) == file.sha256
+                yield Finding(object=there, ok=ok, message="" if ok else "not the bytes that were released")
+    except ExpungeError as error:
+        yield Finding(object=name, ok=False, message=error.problem)
 
 
 def _mark_of(workspace: Workspace, release: Release) -> Iterator[Finding]:

@@ -208,7 +208,7 @@ def test_a_download_that_breaks_off_leaves_nothing(workspace, answer):
 
 
 def test_a_server_that_falls_silent_is_given_up(workspace, answer, monkeypatch):
-    monkeypatch.setattr(s3, "READ_SECONDS", 0.2)
+    monkeypatch.setattr(s3.asking, "READ_SECONDS", 0.2)
     answer("HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n", b"half", linger=30)
     with pytest.raises(ExpungeError, match=r"the S3 server cannot be reached \(ReadTimeoutError\)"):
         fetch(workspace, "s3://models/g.pt")
