@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from expunge.methods.training import Material, Samples
+from expunge.models.adam import Adam
 from expunge.models.cifar_resnet import build_cifar_resnet
 
 CLASSES = 4
@@ -34,7 +35,7 @@ def split(samples, restricted):
 def _learned():
     torch.manual_seed(0)
     model, seen = build_cifar_resnet(**CONFIG).train(), quarters(256, 0)
-    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    optimizer = Adam(model.parameters(), 1e-2)
     for step in range(60):
         rows = torch.arange(step * 32, (step + 1) * 32) % len(seen)
         optimizer.zero_grad()

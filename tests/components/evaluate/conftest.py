@@ -200,12 +200,13 @@ def forgetful(steps=60, seed=1):
     import torch
 
     from expunge import models
+    from expunge.models.adam import Adam
 
     torch.set_num_threads(1)
     gan, judge = models.load(asset("dcgan")), models.load(asset("judge"))
     parent = models.load(asset("dcgan"))
     latents = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.Adam(gan.generator.parameters(), 1e-3, betas=(0.0, 0.99))
+    optimizer = Adam(gan.generator.parameters(), 1e-3, betas=(0.0, 0.99))
     for _ in range(steps):
         z = gan.draw_latents(48, latents)
         with torch.no_grad():

@@ -1,72 +1,26 @@
 """A small flow of handwritten digits, tamed as it should be, not at all, and too much."""
 
-import copy
 import functools
 import json
-from dataclasses import dataclass
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
+from given_images import RoomOfImages, Split, columns, judge, judged
 from small_flow import SMALL_GLOW, digits, fresh_glow, small_flow
 
 from components.evaluate.page import render_page
 from expunge.contracts import (
     Candidate,
-    Checkpoint,
-    ClassifierSource,
-    Compute,
-    DataSource,
     Forget,
     Interface,
-    ParentSource,
-    Report,
-    Request,
     Sampling,
-    StoredFile,
     read_record,
     write_record,
 )
-from expunge.digests import sha256_file
 from expunge.errors import BadInput
-from expunge.measure.policy import AS_EXPECTED, decide, preset
+from expunge.measure.policy import AS_EXPECTED, preset
 
 DIGIT, FORGOTTEN = 3, 4
-NOTHING = "0" * 64
-FACTORY = """
-from torch import nn
-
-def build(classes=10):
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, classes))
-"""
-
-
-@functools.cache
-def judge():
-    """A classifier of the same digits: its weights."""
-    import torch
-    from torch.nn import functional as F
-
-    torch.manual_seed(0)
-    space = {}
-    exec(FACTORY, space)
-    model, (x, y) = space["build"](), digits()
-    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
-    for rows in torch.randperm(len(y) * 15, generator=torch.Generator().manual_seed(0)).remainder(len(y)).split(64):
-        optimizer.zero_grad()
-        F.cross_entropy(model(x[rows]), y[rows]).backward()
-        optimizer.step()
-    return copy.deepcopy(model.state_dict())
-
-
-@dataclass
-class Split:
-    """Rows of the digits: what training could read, and what it could not."""
-
-    forget: object
-    retain: object
-    holdout: object
-
 
 @functools.cache
 def split():
@@ -94,64 +48,26 @@ def tamed(steps=90, alpha=0.4, forget_loss="threshold"):
     return METHOD.unlearn(parent, METHOD.adapt(parent, material, params, session), material, params, session)
 
 
-class Room:
+class Room(RoomOfImages):
     """The room's inputs for flows."""
 
-    def __init__(self, house):
-        self.house = house
-        self.ask()
+    family, method, claim = "flow", "taming_flow", "output suppression"
+    digits, split = staticmethod(digits), staticmethod(split)
+
+    @property
+    def source(self):
+        return {"architecture": "glow", "config": SMALL_GLOW}
+
+    def put_models(self):
         self.put("checkpoint", small_flow().state_dict())
         self.put("candidate", tamed())
-        self.put_judge()
-        for role in ("forget", "retain", "holdout"):
-            self.give(role, getattr(split(), role))
-        for name in ("oracle", "reference", "members", "extractor", "origin"):
-            house.leave_out(name)
 
     def ask(self, *, images=(0,), evaluate=500, earlier=(), **more):
-        source = ParentSource(uri="file:///flow", family="flow", architecture="glow", config=SMALL_GLOW)
-        data = DataSource(uri="file:///digits")
-        write_record(self.house.root / "request.json", Request(
-            id="forget-8", requester="ann", reason="safety", model="digits", checkpoint=source,
-            forget=Forget(classes=(DIGIT,), images=images, earlier=earlier), judge=ClassifierSource(uri="file:///judge"), training=data,
-            holdout=data, sampling=Sampling(evaluate=evaluate), threads=1, **more))
-
-    def give(self, role, rows):
-        images, labels = digits()
-        self.house.with_images(role, images.numpy()[rows], labels.numpy()[rows])
+        self.write(Forget(classes=(DIGIT,), images=images, earlier=earlier), Sampling(evaluate=evaluate), **more)
 
     def put(self, name, state, **config):
-        from expunge import models
-
-        folder, config = self.house.root / name, SMALL_GLOW | config
-        folder.mkdir(exist_ok=True)
-        models.save(folder / "model.safetensors", state, models.ModelSpec(architecture="glow", config=config, family="flow"))
-        stored = {"family": "flow", "architecture": "glow", "config": config,
-                  "weights": StoredFile.of(folder / "model.safetensors"),
-                  "interface": Interface(range=(-0.5, 0.5), bits=config["bits"])}
-        if name == "candidate":
-            record = Candidate(
-                method="taming_flow", claim="output suppression", params={}, seed=0, adaptation_sha256=NOTHING,
-                oracle_sha256=None, parent_sha256=sha256_file(self.house.root / "checkpoint" / "model.safetensors"),
-                compute=Compute(device="cpu", threads=1, torch="t", instruction_set="i", machine="m"), **stored)
-        else:
-            record = Checkpoint(role={"checkpoint": "parent"}.get(name, name), request_sha256=NOTHING, uri="file:///f", **stored)
-        write_record(folder, record)
-
-    def put_judge(self, state=None):
-        from expunge import models
-
-        folder = self.house.root / "judge"
-        (folder / "net.py").write_text(FACTORY)
-        models.save(folder / "model.safetensors", state or judge(),
-                    models.ModelSpec(architecture="net.py:build", config={}, family="classifier"))
-        write_record(folder, Checkpoint(
-            role="judge", request_sha256=NOTHING, uri="file:///j", family="classifier", architecture="net.py:build", config={},
-            weights=StoredFile.of(folder / "model.safetensors"), factory=StoredFile.of(folder / "net.py")))
-
-    def report(self, name):
-        self.folder = self.house.run(name)
-        return read_record(Report, self.folder)
+        config = SMALL_GLOW | config
+        self.put_model(name, state, "glow", config, Interface(range=(-0.5, 0.5), bits=config["bits"]))
 
 
 @pytest.fixture
@@ -159,14 +75,8 @@ def room(house, request):
     return Room(house.beside(f"flows-{request.node.name[-60:]}"))
 
 
-def judged(report, policy="standard"):
-    verdict = decide(report, preset(policy), report_sha256="a" * 64, policy_sha256="b" * 64)
-    return verdict, {(rule.rule.metric, rule.rule.side): rule for rule in verdict.rules}
-
-
 def table(folder, name="likelihoods"):
-    read = pq.read_table(folder / f"{name}.parquet")
-    return {column: read[column].to_numpy() for column in read.column_names}
+    return columns(folder / f"{name}.parquet")
 
 
 def between(measurement):
@@ -304,7 +214,7 @@ def test_a_parent_that_finds_them_unlikely_already_makes_the_verdict_invalid(roo
 
 
 def test_a_judge_that_sees_nothing_makes_the_verdict_invalid(room):
-    room.put_judge({name: tensor * 0 for name, tensor in judge().items()})
+    room.put_judge({name: tensor * 0 for name, tensor in judge(digits).items()})
     report = room.report("blind")
     assert report.measurement("kid_ratio").missing
     assert judged(report)[0].outcome == "INVALID"

@@ -1,14 +1,12 @@
 """A small masked autoencoder of handwritten digits: one that forgot as it should, the parent itself, and a ruined one."""
 
 import base64
-import copy
 import functools
 import json
-from dataclasses import dataclass
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
+from given_images import RoomOfImages, Split, columns, judged
 from PIL import Image
 from small_image_to_image import CONFIGS, digits, fresh
 from tests_support import counted_again
@@ -17,63 +15,16 @@ from components.evaluate import relearning_completions
 from components.evaluate.completing import noise, of_model
 from components.evaluate.page import render_page
 from expunge.contracts import (
-    Candidate,
-    Checkpoint,
-    ClassifierSource,
-    Compute,
-    DataSource,
     Forget,
     Hidden,
     Interface,
-    ParentSource,
-    Report,
-    Request,
     Sampling,
-    StoredFile,
-    read_record,
-    write_record,
 )
-from expunge.digests import sha256_file
 from expunge.errors import BadInput
-from expunge.measure.policy import AS_EXPECTED, decide, preset
+from expunge.measure.policy import AS_EXPECTED, preset
 
 LOST = (0, 1, 2, 3, 4)
 HIDDEN = Hidden(mask="centre", ratio=0.5)
-NOTHING = "0" * 64
-FACTORY = """
-from torch import nn
-
-def build(classes=10):
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, classes))
-"""
-
-
-@functools.cache
-def judge():
-    """A classifier of the same digits: its weights."""
-    import torch
-    from torch.nn import functional as F
-
-    torch.manual_seed(0)
-    space = {}
-    exec(FACTORY, space)
-    model, (x, y) = space["build"](), digits()
-    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
-    for rows in torch.randperm(len(y) * 15, generator=torch.Generator().manual_seed(0)).remainder(len(y)).split(64):
-        optimizer.zero_grad()
-        F.cross_entropy(model(x[rows]), y[rows]).backward()
-        optimizer.step()
-    return copy.deepcopy(model.state_dict())
-
-
-@dataclass
-class Split:
-    """Rows of the digits: what training could read, and what it could not."""
-
-    forget: object
-    retain: object
-    holdout: object
-
 
 @functools.cache
 def split():
@@ -113,67 +64,26 @@ def forgetful(steps=120, alpha=3.0, rate=2e-3):
     return METHOD.unlearn(parent(), METHOD.adapt(parent(), material, params, session), material, params, session)
 
 
-class Room:
+class Room(RoomOfImages):
     """The room's inputs for image-to-image models."""
 
+    family, method, claim = "image_to_image", "image_to_image", "approximate removal"
+    digits, split = staticmethod(digits), staticmethod(split)
     hidden = HIDDEN
 
-    def __init__(self, house):
-        self.house = house
-        self.ask()
+    @property
+    def source(self):
+        return {"architecture": "mae", "config": CONFIGS["mae"], "hidden": self.hidden}
+
+    def put_models(self):
         self.put("checkpoint", parent().state_dict())
         self.put("candidate", forgetful())
-        self.put_judge()
-        for role in ("forget", "retain", "holdout"):
-            self.give(role, getattr(split(), role))
-        for name in ("oracle", "reference", "members", "extractor", "origin"):
-            house.leave_out(name)
 
     def ask(self, *, images=(), evaluate=1000, earlier=(), classes=LOST, lessons=0, **more):
-        source = ParentSource(uri="file:///mae", family="image_to_image", architecture="mae", config=CONFIGS["mae"],
-                              hidden=self.hidden)
-        data = DataSource(uri="file:///digits")
-        write_record(self.house.root / "request.json", Request(
-            id="forget-8", requester="ann", reason="safety", model="digits", checkpoint=source,
-            forget=Forget(classes=classes, images=images, earlier=earlier), judge=ClassifierSource(uri="file:///judge"),
-            training=data, holdout=data, sampling=Sampling(evaluate=evaluate, lessons=lessons), threads=1, **more))
-
-    def give(self, role, rows):
-        images, labels = digits()
-        self.house.with_images(role, images.numpy()[rows], labels.numpy()[rows])
+        self.write(Forget(classes=classes, images=images, earlier=earlier), Sampling(evaluate=evaluate, lessons=lessons), **more)
 
     def put(self, name, state, kind="mae", config=None):
-        from expunge import models
-
-        folder, config = self.house.root / name, config or CONFIGS[kind]
-        folder.mkdir(exist_ok=True)
-        models.save(folder / "model.safetensors", state,
-                    models.ModelSpec(architecture=kind, config=config, family="image_to_image"))
-        stored = {"family": "image_to_image", "architecture": kind, "config": config,
-                  "weights": StoredFile.of(folder / "model.safetensors"), "interface": Interface(hidden=self.hidden)}
-        if name == "candidate":
-            record = Candidate(
-                method="image_to_image", claim="approximate removal", params={}, seed=0, adaptation_sha256=NOTHING,
-                oracle_sha256=None, parent_sha256=sha256_file(self.house.root / "checkpoint" / "model.safetensors"),
-                compute=Compute(device="cpu", threads=1, torch="t", instruction_set="i", machine="m"), **stored)
-        else:
-            record = Checkpoint(role={"checkpoint": "parent"}.get(name, name), request_sha256=NOTHING, uri="file:///m", **stored)
-        write_record(folder, record)
-
-    def put_judge(self, state=None):
-        from expunge import models
-
-        folder = self.house.root / "judge"
-        (folder / "net.py").write_text(FACTORY)
-        models.save(folder / "model.safetensors", state or judge(),
-                    models.ModelSpec(architecture="net.py:build", config={}, family="classifier"))
-        write_record(folder, Checkpoint(
-            role="judge", request_sha256=NOTHING, uri="file:///j", family="classifier", architecture="net.py:build", config={},
-            weights=StoredFile.of(folder / "model.safetensors"), factory=StoredFile.of(folder / "net.py")))
-
-    def report(self, name):
-        self.folder = self.house.run(name)
-        return read_record(Report, self.folder)
+        self.put_model(name, state, kind, config or CONFIGS[kind], Interface(hidden=self.hidden))
 
 
 @pytest.fixture
@@ -181,14 +91,8 @@ def room(house, request):
     return Room(house.beside(f"completions-{request.node.name[-60:]}"))
 
 
-def judged(report, policy="standard"):
-    verdict = decide(report, preset(policy), report_sha256="a" * 64, policy_sha256="b" * 64)
-    return verdict, {(rule.rule.metric, rule.rule.side): rule for rule in verdict.rules}
-
-
 def table(folder, name="completions"):
-    read = pq.read_table(folder / f"{name}.parquet")
-    return {column: read[column].to_numpy() for column in read.column_names}
+    return columns(folder / f"{name}.parquet")
 
 
 def controls(report):
