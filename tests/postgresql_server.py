@@ -5,9 +5,19 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
+
+# The server lives as long as somebody holds the other end of its standard input, even if that somebody is killed.
+_FOR_AS_LONG = """
+folder=$PWD; cd /
+"$@" </dev/null >"$folder/log" 2>&1 &
+cat >/dev/null
+kill -QUIT $!; wait
+rm -rf "$folder"
+"""
 
 
 def _programs():
@@ -32,26 +42,35 @@ def postgresql():
         pytest.skip(because)
     beside = os.environ.get("PYTEST_DEBUG_TEMPROOT")  # not below the tests' own folders, which are root's alone
     folder = Path(tempfile.mkdtemp(prefix="postgresql-", dir=beside))
-    as_nobody = []
+    whose = {}
     if os.geteuid() == 0:  # the server refuses to run as root
         shutil.chown(folder, "postgres")
-        as_nobody = ["runuser", "-u", "postgres", "--"]
+        whose = {"user": "postgres", "group": "postgres", "extra_groups": ()}
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    there = ("--host", "127.0.0.1", "--port", str(port))
 
-    def call(name, *arguments):
-        subprocess.run([*as_nobody, programs / name, *arguments], check=True, cwd=folder, stdout=subprocess.DEVNULL)
+    def call(name, *arguments, check=True):
+        return subprocess.run([programs / name, *arguments], check=check, cwd=folder, stdout=subprocess.DEVNULL, **whose)
 
     data = folder / "data"
     call("initdb", "--pgdata", data, "--username", "expunge", "--auth", "trust", "--no-sync")
-    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -c max_connections=200"
-    call("pg_ctl", "--pgdata", data, "--wait", "--log", folder / "log", "--options", options, "start")
+    settings = {"listen_addresses": "127.0.0.1", "unix_socket_directories": folder, "max_connections": 200}
+    server = subprocess.Popen(
+        ["sh", "-c", _FOR_AS_LONG, "sh", programs / "postgres", "-D", data, "-p", str(port),
+         *(word for name, value in settings.items() for word in ("-c", f"{name}={value}"))],
+        stdin=subprocess.PIPE, cwd=folder, start_new_session=True, **whose)
+    until = time.monotonic() + 60
+    while call("pg_isready", *there, check=False).returncode:
+        if server.poll() is not None or time.monotonic() > until:
+            pytest.fail((folder / "log").read_text())
+        time.sleep(0.1)
 
     def make(name):
-        call("createdb", "--host", "127.0.0.1", "--port", str(port), "--username", "expunge", name)
+        call("createdb", *there, "--username", "expunge", name)
         return f"postgresql://expunge@127.0.0.1:{port}/{name}"
 
     yield make
-    call("pg_ctl", "--pgdata", data, "--mode", "immediate", "stop")
-    shutil.rmtree(folder)
+    server.stdin.close()
+    server.wait()
