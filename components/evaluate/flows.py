@@ -66,7 +66,7 @@ def evaluate_flow(entered: Entered, given: Given, folder: Path) -> Report:
     shares = [class_shares(seen.classes, judge.classes) for seen in (drawn.before, drawn.after)] if drawn else []
     there = set(evidence.held_out.labels[evidence.kept].tolist())
     return Report(
-        **given.named, extractor_sha256=given.extractor.sha256 if given.extractor else given.judge.sha256,
+        **given.named, **given.compared_by,
         origin_sha256=given.origin.sha256 if given.origin else None, came_before=request.came_before,
         unwanted=judge.unwanted, earlier=judge.earlier, classes=asked.names, holdout_lacks=tuple(
             label for label in range(judge.classes)

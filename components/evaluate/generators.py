@@ -81,7 +81,7 @@ def evaluate_generator(entered: Entered, given: Given, folder: Path) -> Report:
     shares = [class_shares(seen.classes, judge.classes) for seen in (drawn.before, drawn.after)]
     there = set(evidence.real.labels.tolist())
     return Report(
-        **given.named, extractor_sha256=given.extractor.sha256 if given.extractor else given.judge.sha256,
+        **given.named, **given.compared_by,
         origin_sha256=given.origin.sha256 if given.origin else None, came_before=request.came_before,
         unwanted=judge.unwanted, earlier=judge.earlier, classes=names, holdout_lacks=tuple(
             label for label in evidence.retained if shares[0][label] and label not in there),

@@ -121,6 +121,12 @@ class Given:
             "forget_id": made.forget_id, "retain_id": made.retain_id, "latent_seed": self.latent_seed}
 
     @property
+    def compared_by(self) -> dict[str, Any]:
+        """Whose features are compared, by the report's fields."""
+        by = self.extractor or self.judge
+        return {"extractor_sha256": by.sha256, "extractor": by.record.architecture}
+
+    @property
     def latent_seed(self) -> str:
         """From what latents are drawn: known to nobody before the candidate is there."""
         return latent_seed(self.candidate.sha256, self.request_sha256)

@@ -72,7 +72,7 @@ def evaluate_image_to_image(entered: Entered, given: Given, folder: Path) -> Rep
     before, after = (shares(found, judge.classes) for found in (evidence.forget.before, evidence.forget.after))
     there = {*evidence.rest.labels.tolist()}  # images of what was forgotten before are never among the kept ones
     return Report(
-        **given.named, extractor_sha256=given.extractor.sha256 if given.extractor else given.judge.sha256,
+        **given.named, **given.compared_by,
         origin_sha256=given.origin.sha256 if given.origin else None, came_before=request.came_before,
         unwanted=judge.unwanted, earlier=judge.earlier, classes=asked.names,
         holdout_lacks=tuple(label for label in _kept(given) if label not in there),

@@ -87,6 +87,7 @@ class Report(Record):
     """What evaluation found: every number with its interval, and the files that hold the per-sample scores."""
 
     SCHEMA: ClassVar[str] = "expunge/report/v1"
+    LEFT_OUT: ClassVar[frozenset[str]] = frozenset({"extractor"})
 
     family: str = "gan"
     request_sha256: Digest
@@ -95,6 +96,7 @@ class Report(Record):
     made_by: MadeBy | None = None  # absent in reports of version 0.1
     judge_sha256: Digest | None = None  # absent of a classifier, whose images' labels say what is right
     extractor_sha256: Digest | None = None  # whose features were compared; of no extractor but the judge if absent
+    extractor: str | None = None  # its architecture; absent in earlier reports
     reference_sha256: Digest | None = None  # the model that never knew, if there was one
     origin_sha256: Digest | None = None  # the first model of the chain, if requests came before this one
     holdout_id: Digest

@@ -134,8 +134,8 @@ def fit(model: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
         BadInput: names or shapes differ; the first three differences are named.
     """
     expected = model.state_dict()
-    if isinstance(model, ImageToImage):
-        state = model.from_file(state)  # its library reads more than one name for the same
+    if isinstance(model, ImageToImage | Classifier):
+        state = model.from_file(state)  # a library may read more than one name for the same, or leave some out
     differences = [
         _difference(name, expected.get(name), state.get(name))
         for name in sorted(expected.keys() | state.keys())

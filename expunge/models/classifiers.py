@@ -36,6 +36,19 @@ class Classifier(nn.Module, ABC):
         """A state of this model under the names that its file uses."""
         return dict(state)
 
+    def from_file(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What of a file's tensors this model is made of."""
+        return dict(state)
+
+
+class Embedder(Classifier):
+    """Images to features alone. It tells no classes apart, and can be nothing but an extractor."""
+
+    def look(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Features [B, F], and logits of no class [B, 0]."""
+        features = self.features(x)
+        return features, features.new_zeros(len(features), 0)
+
 
 def last_linear(model: nn.Module) -> nn.Linear | None:
     """The linear layer that a model holds last, which by custom turns features into logits; None if it has none."""

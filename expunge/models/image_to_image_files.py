@@ -21,7 +21,7 @@ from expunge.errors import BadInput
 from expunge.models import inpainting, mae, vq_gan
 from expunge.models.checkpoints import ModelSpec, fit, read, save
 from expunge.models.image_to_image import ImageToImage
-from expunge.models.library_files import CONFIG, read_json, written
+from expunge.models.library_files import CONFIG, read_json, require_weights, written
 from expunge.models.registry import build
 from expunge.models.transformers_files import PREPROCESSOR
 
@@ -50,7 +50,6 @@ LAYOUTS = {  # by the library's class
     inpainting.CLASS: Layout(inpainting.ARCHITECTURE, "diffusion_pytorch_model.safetensors",
                              {"config": CONFIG, "scheduler": SCHEDULER}),
 }
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
 def layout_of(folder: str | os.PathLike[str]) -> Layout | None:
@@ -75,15 +74,7 @@ def arguments_in(folder: str | os.PathLike[str]) -> tuple[Layout, dict[str, Any]
     if layout is None:
         raise BadInput(f"checkpoint {path.name}: not a folder of {', '.join(LAYOUTS)}",
                        "name the folder that the library's save_pretrained() wrote")
-    if not (path / layout.weights).is_file():
-        if any(path.glob("*.index.json")):
-            raise BadInput(f"checkpoint {path.name}: its weights are in several files",
-                           "save it again in one: save_pretrained(folder, max_shard_size='100GB')")
-        if any(file for pattern in PICKLES for file in path.glob(pattern)):
-            raise BadInput(f"checkpoint {path.name}: its weights are a pickle, which can run code when it is opened",
-                           "open it where you trust it, and save it again: save_pretrained(folder, "
-                           "safe_serialization=True)")
-        raise BadInput(f"checkpoint {path.name}: {layout.weights} is missing", "fetch the folder again")
+    require_weights(path, layout.weights)
     return layout, {argument: read_json(path / name) for argument, name in layout.beside.items()
                     if argument == "config" or (path / name).is_file()}
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from expunge.errors import BadInput
 
 CONFIG = "config.json"
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
 class LibraryModel(nn.Module):
@@ -68,6 +69,20 @@ def read_json(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise BadInput(f"checkpoint: {file.name} is no JSON object", "fetch the folder again")
     return content
+
+
+def require_weights(folder: Path, name: str) -> None:
+    """BadInput if a folder's weights are missing, in several files, or only in a pickle."""
+    if (folder / name).is_file():
+        return
+    if any(folder.glob("*.index.json")):
+        raise BadInput(f"checkpoint {folder.name}: its weights are in several files",
+                       "save it again in one: save_pretrained(folder, max_shard_size='100GB')")
+    if any(file for pattern in PICKLES for file in folder.glob(pattern)):
+        raise BadInput(f"checkpoint {folder.name}: its weights are a pickle, which can run code when it is opened",
+                       "open it where you trust it, and save it again: save_pretrained(folder, "
+                       "safe_serialization=True)")
+    raise BadInput(f"checkpoint {folder.name}: {name} is missing", "fetch the folder again")
 
 
 def written(files: Mapping[str, Mapping[str, Any] | None]) -> dict[str, bytes]:

@@ -10,6 +10,7 @@ from torch import nn
 from expunge.errors import BadInput
 from expunge.models.cifar_resnet import build_resnet_20, build_resnet_56
 from expunge.models.classifiers import build_lenet, build_resnet
+from expunge.models.clip import build_clip
 from expunge.models.dcgan import build_dcgan
 from expunge.models.factories import build_from_factory, is_factory
 from expunge.models.glow import build_glow
@@ -21,6 +22,7 @@ from expunge.models.transformers_files import build_transformers
 from expunge.models.vq_gan import build_vq_gan
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
+    "clip": build_clip,
     "dcgan": build_dcgan,
     "diffusion-inpainting": build_inpainting,
     "glow": build_glow,

@@ -25,7 +25,7 @@ from torch import Tensor
 from expunge.contracts import Checkpoint, Family, Forget, Frozen, read_record
 from expunge.errors import BadInput, by_name
 from expunge.models.checkpoints import Model, load_recorded
-from expunge.models.classifiers import Classifier
+from expunge.models.classifiers import Classifier, Embedder
 from expunge.models.flow import TRIED, Flow, levels_of, try_flow
 from expunge.models.gan import Gan
 from expunge.models.guests import Critic, to_guest
@@ -374,6 +374,10 @@ def _try_classifier(role: str, model: Model, record: Checkpoint,
                     images: Tensor) -> tuple[int, tuple[str, ...]]:
     """How many classes it knows, and their names."""
     assert isinstance(model, Classifier)
+    embeds = isinstance(model, Embedder)
+    if embeds and role != "extractor":
+        raise BadInput(f"{role}: it embeds images, and tells no classes apart",
+                       "name a classifier here; this one can be the extractor")
     try:
         features, logits = model.look(images)
     except BadInput:
@@ -382,6 +386,10 @@ def _try_classifier(role: str, model: Model, record: Checkpoint,
         shape = "x".join(map(str, images.shape[1:]))
         raise BadInput(f"{role}: it cannot look at images of {shape} ({' '.join(str(error).split())[:120]})",
                        f"bring one for such images, or declare {role}.channels") from error
+    if embeds:
+        if not torch.isfinite(features).all():
+            raise BadInput(f"{role}: its features are not finite", "check its weights")
+        return 0, ()
     if features.ndim != 2 or logits.ndim != 2 or logits.shape[1] < 2:
         raise BadInput(f"{role}: it does not put out numbers per class", "let the factory build a classifier")
     if not torch.isfinite(logits).all():

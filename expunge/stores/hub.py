@@ -7,8 +7,8 @@ reached, what its cache has is taken: the digest of the bytes decides.
 
 import logging
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -23,6 +23,21 @@ _NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
 _ADDRESS = re.compile(rf"hf://(?P<repo>{_NAME}/{_NAME})(?:@(?P<revision>[^/?#]+))?/(?P<path>[^/?#]|[^/?#][^?#]*[^/?#])")
 
 
+def fetch_with(uri: str, names: Callable[[Path], Iterable[str]], workspace: Workspace) -> Path:
+    """Fetches a file and what stands beside it in its repository; returns the folder in the cache that has them.
+
+    `names` is asked what else is wanted, of the folder as it is so far, until there is nothing new. What the repository
+    does not have is left out. Raises as `fetch`.
+    """
+    folder, asked = fetch(uri, Path(), workspace).parent, {uri.rpartition("/")[2]}
+    while wanted := set(names(folder)) - asked:
+        asked |= wanted
+        for name in sorted(wanted):
+            with suppress(_NoSuchFile):
+                _fetch(f"{uri.rpartition('/')[0]}/{name}")
+    return folder
+
+
 def fetch(uri: str, folder: Path, workspace: Workspace) -> Path:
     """Fetches the file of ``hf://owner/name[@revision]/path/in/repo`` through the Hub's cache; returns its place.
 
@@ -30,6 +45,17 @@ def fetch(uri: str, folder: Path, workspace: Workspace) -> Path:
         BadInput: the URI is none, there is no such file, or it may not be seen with this token.
         ExpungeError: the server cannot be reached, and the cache does not have the file.
     """
+    try:
+        return _fetch(uri)
+    except _NoSuchFile as error:
+        raise BadInput(error.problem, error.remedy) from None
+
+
+class _NoSuchFile(BadInput):
+    """A repository that can be seen does not have the file."""
+
+
+def _fetch(uri: str) -> Path:
     found = _ADDRESS.fullmatch(uri)
     if found is None or ".." in found["path"].split("/"):
         raise BadInput(f"{shorten(shown(uri))}: names no file of a repository",
@@ -54,13 +80,15 @@ def fetch(uri: str, folder: Path, workspace: Workspace) -> Path:
     except errors.RevisionNotFoundError:
         raise BadInput(f"{name}: no revision '{shorten(str(revision))}'", "check the branch, tag or commit") from None
     except errors.LocalEntryNotFoundError:
+        if hub.try_to_load_from_cache(repo, path, revision=revision) is hub._CACHED_NO_EXIST:
+            raise _NoSuchFile(f"{name}: no such file in '{repo}'", "check the path") from None
         if hub.is_offline_mode():
             raise BadInput(f"{name}: is not in the local cache, and HF_HUB_OFFLINE forbids to ask for it",
                            "unset HF_HUB_OFFLINE, or check HF_HOME") from None
         raise ExpungeError(f"{name}: the Hub {unreachable}, and the local cache does not have it",
                            "check the network and HF_ENDPOINT, then run the same command again") from None
     except errors.EntryNotFoundError:
-        raise BadInput(f"{name}: no such file in '{repo}'", "check the path") from None
+        raise _NoSuchFile(f"{name}: no such file in '{repo}'", "check the path") from None
     except errors.HfHubHTTPError as error:
         code = error.response.status_code
         if code in (401, 403):

@@ -49,6 +49,8 @@ FIELDS = ("checkpoint", "discriminator", "oracle", "judge", "extractor", "refere
           "proxy", "members", "labels")
 DATA_SETS = ("holdout", "training", "proxy", "members")
 RELEASE = "release"  # the scheme of what this workspace released
+HUB = "hf"
+CONFIG = "config.json"  # in which libraries say what their folder holds
 SUFFIXES = ((".safetensors",), (".pt", ".pth", ".bin"))  # of a model file, in the order of preference
 KINDS = "a path, file://, builtin://, samples://, release://, s3://, models:/ or hf://"
 LONGEST_NAME = 200  # bytes; file systems take 255, and ours has a prefix while it is written
@@ -173,7 +175,7 @@ def pin(request: Request, folder: Path, workspace: Workspace) -> Request:
         made = source.model_copy(update=changes)
         if isinstance(made, ModelSource):
             with _naming(field):
-                made = made.model_copy(update=_said_by_folder(made))
+                made = made.model_copy(update=_said_by_folder(made, workspace))
         changes = {"sha256": digest(field, made, workspace)}
         factory = factory_file(field, made)
         if factory is not None:
@@ -215,15 +217,15 @@ def _with_files_as_numbers(request: Request, folder: Path, workspace: Workspace)
         "forget": asked.model_copy(update={"files": None, "images": tuple(sorted({*asked.images, *rows}))})})
 
 
-def _said_by_folder(source: ModelSource) -> dict[str, Any]:
+def _said_by_folder(source: ModelSource, workspace: Workspace) -> dict[str, Any]:
     """What a library's folder says of the model in it, where the request does not; else nothing."""
-    if scheme(source.uri) not in ("", "file") or source.architecture is not None:
-        return {}
-    folder = _local(source.uri)
-    if not folder.is_dir():
+    if source.architecture is not None or scheme(source.uri) not in ("", "file", HUB):
         return {}
     from expunge.models.library_folders import described_in
 
+    folder = _folder_on_hub(source.uri, workspace) if scheme(source.uri) == HUB else _local(source.uri)
+    if folder is None or not folder.is_dir():
+        return {}
     found = described_in(folder)
     if found is None:
         return {}
@@ -231,6 +233,15 @@ def _said_by_folder(source: ModelSource) -> dict[str, Any]:
     if isinstance(source, ParentSource | ClassifierSource) and not source.classes and found.classes:
         said["classes"] = found.classes
     return said
+
+
+def _folder_on_hub(uri: str, workspace: Workspace) -> Path | None:
+    """The folder of a file on the Hub, with what its library reads beside it; None if it is no library's."""
+    from expunge.models.library_folders import WEIGHTS, read_with_weights
+
+    if uri.rpartition("/")[2] not in WEIGHTS or spec_in(hub.fetch(uri, Path(), workspace)) is not None:
+        return None
+    return hub.fetch_with(uri, lambda folder: (CONFIG, *read_with_weights(folder)), workspace)
 
 
 def _family(field: str, source: ParentSource, workspace: Workspace) -> Family:
@@ -510,4 +521,4 @@ def _released(uri: str, sha256: str, workspace: Workspace) -> Path:
                    "name the released file itself")
 
 
-_FETCHERS: dict[str, Fetcher] = {"s3": s3.fetch, "hf": hub.fetch, "models": _from_registry}
+_FETCHERS: dict[str, Fetcher] = {"s3": s3.fetch, HUB: hub.fetch, "models": _from_registry}

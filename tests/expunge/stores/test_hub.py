@@ -160,6 +160,51 @@ def test_a_file_comes_from_the_hub_and_what_it_refuses_is_told_without_the_token
     assert "hidden" not in "".join(said)
 
 
+PIN = """
+import json, sys
+from pathlib import Path
+from expunge.errors import ExpungeError
+from expunge.contracts import ClassifierSource
+from expunge.settings import Workspace
+from expunge.stores import sources
+def said(uri):
+    source = ClassifierSource(uri=uri)
+    try:
+        return sources._said_by_folder(source, Workspace(Path(sys.argv[1])))
+    except ExpungeError as error:
+        return str(error)
+print(json.dumps([said(f"hf://ada/faces/weights/{folder}/model.safetensors") for folder in sys.argv[2:]]))
+"""
+
+
+def test_what_a_library_keeps_beside_its_weights_comes_along(workspace, cache, tmp_path):
+    """Offline, so that only what was fetched before counts: a file that was not, and one of which is known that it is not there."""
+    from safetensors.numpy import save_file
+
+    for name in ("complete", "unknown", "none", "ours"):
+        folder = cache / "snapshots" / COMMIT / "weights" / name
+        folder.mkdir()
+        (folder / "config.json").write_text('{"architectures": ["CLIPModel"]}')
+        save_file({}, folder / "model.safetensors",
+                  {"expunge": '{"architecture": "lenet", "family": "classifier"}'} if name == "ours" else None)
+        if name == "complete":
+            (folder / "preprocessor_config.json").write_text('{"resample": 3}')
+        if name == "none":
+            never = cache / ".no_exist" / COMMIT / "weights" / name / "preprocessor_config.json"
+            never.parent.mkdir(parents=True)
+            never.touch()
+    done = subprocess.run([sys.executable, "-c", PIN, str(workspace.root), "complete", "unknown", "none", "ours"],
+                          capture_output=True, text=True, check=False,
+                          env={**os.environ, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"})
+    assert done.returncode == 0, done.stderr
+    complete, unknown, none, ours = json.loads(done.stdout)
+    config = {"config": {"architectures": ["CLIPModel"]}}
+    assert complete == {"architecture": "clip", "config": config | {"preprocessor": {"resample": 3}}}
+    assert "weights/unknown/preprocessor_config.json: is not in the local cache, and HF_HUB_OFFLINE forbids" in unknown
+    assert none == {"architecture": "clip", "config": config}
+    assert ours == {}  # its file says what it is
+
+
 @pytest.mark.parametrize("uri", ["hf://", "hf://ada", "hf://ada/faces", "hf://ada/faces/", "hf://ada/faces@v1", "hf:/ada/faces/g.pt",
                                  "hf://ada/faces@/g.pt", "hf://ada/faces//g.pt", "hf://ada/faces/../g.pt", "hf://ada/faces/g.pt?token=hidden", "hf://a b/c/d"])
 def test_what_names_no_file_is_turned_away(workspace, uri):
