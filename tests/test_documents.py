@@ -2,22 +2,17 @@
 
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
-from tests_support import EXPUNGE, bare_environment, call
+from tests_support import blocks, call, typed
 
 from expunge.contracts import Request, parse_record
 from expunge.errors import BadInput, ExpungeError, by_name
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-
-
-def blocks(text, language):
-    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
 def test_the_first_screen_has_two_commands_and_both_are_verbs_of_the_makefile():
@@ -32,12 +27,7 @@ def test_the_first_screen_has_two_commands_and_both_are_verbs_of_the_makefile():
 def test_the_next_three_things_work_as_the_readme_says(tmp_path):
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     written = [*blocks(README, "bash")[1:], *blocks((ROOT / "docs" / "evidence.md").read_text(), "bash")]
-    environment = bare_environment()
-    environment["PATH"] = f"{EXPUNGE.parent}:{environment['PATH']}"
-    for block in written:
-        done = subprocess.run(["bash", "-euc", block], cwd=tmp_path, env=environment, capture_output=True, text=True,
-                              stdin=subprocess.DEVNULL, check=False)
-        assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
+    typed(written, tmp_path)
     assert (tmp_path / ".expunge" / "releases" / "digits" / "current" / "model.safetensors").exists()
 
 

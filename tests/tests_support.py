@@ -4,6 +4,7 @@ import atexit
 import json
 import multiprocessing
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -11,7 +12,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 
 from expunge.settings import KEYS_VARIABLE, ROOTS_VARIABLE, RUN_VARIABLE, WORKSPACE_VARIABLE, Workspace
@@ -106,6 +108,48 @@ def _command(folder: Path, words: list[str], environment: dict[str, str], out: P
         main()
     finally:
         atexit._run_exitfuncs()  # which such a process leaves out
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """What stands on a page of documentation in fences of one language."""
+    return re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
+
+
+def typed(commands: Iterable[str], folder: Path, **environment: str) -> list[str]:
+    """Types blocks of commands into a shell as a new user would; what each block printed.
+
+    Every block must succeed. It begins in the folder where the one before it ended.
+    """
+    surroundings, printed = bare_environment(**environment), []
+    surroundings["PATH"] = f"{EXPUNGE.parent}:{surroundings['PATH']}"
+    with tempfile.TemporaryDirectory() as scratch:
+        ended = Path(scratch, "ended")
+        for block in commands:
+            done = subprocess.run(["bash", "-euc", f"{block}\npwd > {ended}"], cwd=folder, env=surroundings, text=True,
+                                  capture_output=True, stdin=subprocess.DEVNULL, check=False)
+            assert done.returncode == 0, f"{block}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+            folder = Path(ended.read_text().rstrip("\n"))
+            printed.append(done.stdout)
+    return printed
+
+
+def two_people(folder: Path) -> None:
+    """A workspace in a folder, with keys for whoever files requests and whoever decides on them."""
+    assert call(folder, "init").code == 0
+    for person, role in (("ada", "requester"), ("grace", "reviewer")):
+        assert call(folder, "keys", "new", person, "--role", role).code == 0
+
+
+def carried_out(folder: Path, request: dict[str, Any], reason: str) -> Any:
+    """Runs a request to a verdict that passes, has grace approve it, and releases; what the release printed."""
+    (folder / "request.yaml").write_text(yaml.safe_dump(request))
+    done = call(folder, "run", "request.yaml", "--json")
+    assert done.code == 10, done.err + done.out
+    assert done.json["verdict"] == "PASS"
+    assert call(folder, "approve", request["id"], "--as", "grace", "--reason", reason).code == 0
+    done = call(folder, "release", request["id"], "--json")
+    assert done.code == 0, done.err
+    return done.json
 
 
 def without(*classes: int) -> Callable[[Images, Labels], tuple[Images, Labels]]:

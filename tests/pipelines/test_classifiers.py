@@ -1,7 +1,5 @@
 """A request about a classifier goes all the way, and whatever cannot go is refused in one line."""
 
-import re
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +7,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from tests_support import EXPUNGE, bare_environment, call, exported_and_disposed_of, without
+from tests_support import blocks, call, carried_out, exported_and_disposed_of, two_people, typed, without
 
 from expunge import assets, models
 from expunge.contracts import (
@@ -41,33 +39,19 @@ def asked(**changes):
 def released(tmp_path_factory):
     """A folder in which the example was carried out, at debug size: released, by two people."""
     folder = tmp_path_factory.mktemp("classifier")
-    (folder / "request.yaml").write_text(yaml.safe_dump(asked()))
-    assert call(folder, "init").code == 0
-    for person, role in (("ada", "requester"), ("grace", "reviewer")):
-        assert call(folder, "keys", "new", person, "--role", role).code == 0
-    done = call(folder, "run", "request.yaml", "--json")
-    assert done.code == 10, done.err
-    assert done.json["verdict"] == "PASS"
-    assert call(folder, "approve", EXAMPLE["id"], "--as", "grace", "--reason", "it is gone").code == 0
-    done = call(folder, "release", EXAMPLE["id"], "--json")
-    assert done.code == 0, done.err
-    return folder, done.json
+    two_people(folder)
+    return folder, carried_out(folder, asked(), "it is gone")
 
 
 def test_the_request_on_the_page_is_the_examples():
-    shown, = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+    shown, = blocks(PAGE, "yaml")
     assert yaml.safe_load(shown) == EXAMPLE
 
 
 @pytest.mark.thorough
 def test_the_page_can_be_followed_line_by_line(tmp_path):
     (tmp_path / "request.yaml").write_text(yaml.safe_dump(EXAMPLE | {"method": {"name": "auto", "preset": "debug"}, "threads": 1}))
-    environment = bare_environment(GOMP_SPINCOUNT="1000")
-    environment["PATH"] = f"{EXPUNGE.parent}:{environment['PATH']}"
-    for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL):
-        done = subprocess.run(["bash", "-euc", block], cwd=tmp_path, env=environment, capture_output=True, text=True,
-                              stdin=subprocess.DEVNULL, check=False)
-        assert done.returncode == 0, f"{block}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    typed(blocks(PAGE, "bash"), tmp_path)
     ended = call(tmp_path, "status", EXAMPLE["id"], "--json").json
     assert ended["verdict"] in ("PASS", "FAIL", "INCONCLUSIVE")  # of debug size: it need not pass, nor be INVALID
     assert ended["method"]["chosen"]

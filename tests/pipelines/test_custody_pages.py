@@ -1,11 +1,9 @@
 """docs/disposal.md and docs/backup.md are followed line by line, in a copy of a finished and of a waiting run."""
 
-import re
-import subprocess
 from pathlib import Path
 
 import pytest
-from tests_support import EXPUNGE, bare_environment
+from tests_support import blocks, call, typed
 
 from expunge.contracts import Request
 from expunge.custody.contents import MOST_AT_ONCE
@@ -18,21 +16,12 @@ DOCS = Path(__file__).parent.parent.parent / "docs"
 
 
 def follow(page, folder):
-    environment = bare_environment()
-    environment["PATH"] = f"{EXPUNGE.parent}:{environment['PATH']}"
-    said = ""
-    for block in re.findall(r"```bash\n(.*?)```", (DOCS / page).read_text(), re.DOTALL):
-        done = subprocess.run(["bash", "-euc", f"{block}\npwd > {folder.parent}/where"], cwd=folder, env=environment,
-                              capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
-        assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
-        folder = Path((folder.parent / "where").read_text().strip())
-        said += done.stdout
-    return folder, said
+    return "".join(typed(blocks((DOCS / page).read_text(), "bash"), folder))
 
 
 @pytest.mark.slow
 def test_the_page_on_disposal_can_be_followed(copy_of_demo):
-    _, said = follow("disposal.md", copy_of_demo)
+    said = follow("disposal.md", copy_of_demo)
     assert "would be removed" in said
     assert "was disposed of on" in said
     assert not (copy_of_demo / ".expunge-keys" / "requests" / "forget-8.key").exists()
@@ -40,13 +29,11 @@ def test_the_page_on_disposal_can_be_followed(copy_of_demo):
 
 @pytest.mark.thorough
 def test_a_workspace_is_backed_up_moved_and_released_elsewhere(waiting):
-    folder, said = follow("backup.md", waiting)
-    assert folder.name == "elsewhere"
+    said, folder = follow("backup.md", waiting), waiting.with_name("elsewhere")
     waiting.rename(waiting.with_name("gone"))
     assert (folder / ".expunge" / "releases" / "digits" / "current" / "model.safetensors").exists()
     assert "digits: clean; generation 1" in said
-    environment = bare_environment()
-    assert subprocess.run([EXPUNGE, "audit", "verify"], cwd=folder, env=environment, check=False).returncode == 0
+    assert call(folder, "audit", "verify").code == 0
 
 
 def test_the_page_on_disposal_says_what_the_code_does():

@@ -2,14 +2,13 @@
 
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from safetensors.torch import save_file
-from tests_support import EXPUNGE, bare_environment, call
+from tests_support import blocks, call, typed
 
 ROOT = Path(__file__).parent.parent.parent
 QUICK = {"method": {"name": "auto", "preset": "debug"}, "policy": "debug", "threads": 1,
@@ -23,13 +22,8 @@ def as_documented(tmp_path_factory):
     """A folder in which what docs/requests.md says of features has been typed."""
     folder = tmp_path_factory.mktemp("feature")
     shutil.copytree(ROOT / "examples", folder / "examples")
-    block, = re.findall(r"```bash\n(.*?)```", (ROOT / "docs" / "requests.md").read_text(), re.DOTALL)
-    environment = bare_environment()
-    environment["PATH"] = f"{EXPUNGE.parent}:{environment['PATH']}"
-    done = subprocess.run(["bash", "-euc", block], cwd=folder, env=environment, capture_output=True, text=True,
-                          stdin=subprocess.DEVNULL, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "to be forgotten    bold" in done.stdout
+    said, = typed(blocks((ROOT / "docs" / "requests.md").read_text(), "bash"), folder)
+    assert "to be forgotten    bold" in said
     return folder / "no-bold"
 
 

@@ -1,7 +1,6 @@
 """A request about a normalizing flow goes all the way, for a class and for single images; what cannot go is refused."""
 
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +11,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
-from tests_support import EXPUNGE, bare_environment, call, exported_and_disposed_of, without
+from tests_support import blocks, call, carried_out, exported_and_disposed_of, two_people, typed, without
 
 from components.adapt.step import adapt
 from components.unlearn.step import unlearn
@@ -102,17 +101,9 @@ def here(trained, tmp_path):
 MINE = {"uri": "mine.safetensors", "architecture": "mine.py:Mine", "family": "flow", "range": [0, 1]}
 
 
-def carried_out(folder, **changes):
-    """A request of debug size that goes from the file to the release, in a folder that has the keys; what it printed."""
-    request = asked(sampling={"evaluate": 500}, **changes)
-    (folder / "request.yaml").write_text(yaml.safe_dump(request))
-    done = call(folder, "run", "request.yaml", "--json")
-    assert done.code == 10, done.err + done.out
-    assert done.json["verdict"] == "PASS"
-    assert call(folder, "approve", request["id"], "--as", "grace", "--reason", "it is unlikely now").code == 0
-    done = call(folder, "release", request["id"], "--json")
-    assert done.code == 0, done.err
-    return done.json
+def forgot(folder, **changes):
+    """What a request of debug size came to, from the file to the release."""
+    return carried_out(folder, asked(sampling={"evaluate": 500}, **changes), "it is unlikely now")
 
 
 @pytest.fixture(scope="module")
@@ -120,14 +111,12 @@ def released(trained, tmp_path_factory):
     """A folder in which a whole class was forgotten, agreed on and released."""
     folder = tmp_path_factory.mktemp("released")
     shutil.copyfile(trained / "flow.safetensors", folder / "flow.safetensors")
-    assert call(folder, "init").code == 0
-    for person, role in (("ada", "requester"), ("grace", "reviewer")):
-        assert call(folder, "keys", "new", person, "--role", role).code == 0
-    return folder, carried_out(folder, id="a-class", method=OF_CLASS, **WHOLE)
+    two_people(folder)
+    return folder, forgot(folder, id="a-class", method=OF_CLASS, **WHOLE)
 
 
 def test_the_request_on_the_page_is_the_examples():
-    shown, = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+    shown, = blocks(PAGE, "yaml")
     assert yaml.safe_load(shown) == EXAMPLE
 
 
@@ -135,13 +124,7 @@ def test_the_request_on_the_page_is_the_examples():
 def test_the_page_can_be_followed_line_by_line(tmp_path):
     shutil.copyfile(ROOT / "examples" / "flow" / "train.py", tmp_path / "train.py")
     (tmp_path / "request.yaml").write_text(yaml.safe_dump(EXAMPLE | {"method": {"name": "auto", "preset": "debug"}, "threads": 1}))
-    environment = bare_environment(GOMP_SPINCOUNT="1000")
-    environment["PATH"] = f"{EXPUNGE.parent}:{environment['PATH']}"
-    for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL):
-        block = block.replace("python train.py", " ".join(["python train.py", *SMALL]))
-        done = subprocess.run(["bash", "-euc", block], cwd=tmp_path, env=environment, capture_output=True, text=True,
-                              stdin=subprocess.DEVNULL, check=False)
-        assert done.returncode == 0, f"{block}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    typed((block.replace("python train.py", " ".join(["python train.py", *SMALL])) for block in blocks(PAGE, "bash")), tmp_path)
     ended = call(tmp_path, "status", EXAMPLE["id"], "--json").json
     assert ended["verdict"] in ("PASS", "FAIL", "INCONCLUSIVE")  # of debug size: it need not pass, nor be INVALID
     assert ended["method"]["chosen"]
@@ -187,7 +170,7 @@ def test_what_was_released_is_made_to_forget_single_images_and_the_class_stays_f
     folder, _ = released
     sevens = [int(number) for number in np.flatnonzero(assets.digits("train")[1] == 7)[:3]]
     there = {"uri": "release://digits-flow"}
-    found = carried_out(folder, id="images", method=OF_IMAGES, checkpoint=there, forget={"classes": ["7"], "images": sevens})
+    found = forgot(folder, id="images", method=OF_IMAGES, checkpoint=there, forget={"classes": ["7"], "images": sevens})
     assert (found["state"], found["forgotten"], found["images"]) == ("released", ["7"], sevens)
     run = Run.find(workspace_of(folder), "images")
     assert (run.request().forget.earlier, run.request().forget.earlier_images) == (("4",), ())

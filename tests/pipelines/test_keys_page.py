@@ -1,13 +1,12 @@
 """The page about keys is run, and what it says of roles, codes and settings is so."""
 
 import re
-import subprocess
 from pathlib import Path
 from typing import get_args
 
 import pytest
 import yaml
-from tests_support import EXPUNGE, bare_environment
+from tests_support import blocks, typed
 
 from expunge.configuration import Configuration, Notice
 from expunge.contracts import parse_record
@@ -18,19 +17,11 @@ from expunge.settings import Workspace
 PAGE = (Path(__file__).parents[2] / "docs" / "keys.md").read_text()
 
 
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
-
-
 @pytest.mark.thorough
 def test_the_page_can_be_followed_line_by_line(tmp_path):
-    environment = bare_environment()
-    environment["PATH"] = f"{EXPUNGE.parent}:{environment['PATH']}"
-    done = subprocess.run(["bash", "-euc", "\n".join(blocks("bash"))], cwd=tmp_path, env=environment, text=True,
-                          capture_output=True, stdin=subprocess.DEVNULL, check=False)
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-    assert "grace  reviewer  revoked (left the company)" in done.stdout
-    assert "olga  keyring: grace's key" in done.stdout
+    said = "".join(typed(blocks(PAGE, "bash"), tmp_path))
+    assert "grace  reviewer  revoked (left the company)" in said
+    assert "olga  keyring: grace's key" in said
     keyring = Keyring.load(Workspace(tmp_path / ".expunge"))
     assert {role: [entry.person for entry in keyring.holders(role)] for role in ("operator", "admin", "reviewer")} == {
         "operator": ["operator"], "admin": ["olga", "peter"], "reviewer": ["linus"]}
@@ -41,7 +32,7 @@ def test_every_role_is_explained():
 
 
 def test_the_settings_on_the_page_are_settings_and_all_of_them():
-    explained, = (yaml.safe_load(block) for block in blocks("yaml"))
+    explained, = (yaml.safe_load(block) for block in blocks(PAGE, "yaml"))
     assert explained["notice"].keys() == Notice.model_fields.keys()
     assert parse_record(Configuration, explained, "docs").notice
 

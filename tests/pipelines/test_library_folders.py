@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from tests_support import call
+from tests_support import call, carried_out, two_people
 from torch.nn import functional as F
 
 from expunge import assets
@@ -62,12 +62,8 @@ def test_what_the_folder_says_of_its_model_is_pinned_with_the_request(folder):
 
 @pytest.mark.thorough
 def test_what_is_released_opens_in_the_library_and_is_the_next_requests_parent(folder):
-    for person, role in (("ada", "requester"), ("grace", "reviewer")):
-        assert call(folder, "keys", "new", person, "--role", role).code == 0
-    done = call(folder, "run", "request.yaml", "--json")
-    assert done.code == 10, done.err
-    assert call(folder, "approve", "no-4", "--as", "grace", "--reason", "it is gone").code == 0
-    assert call(folder, "release", "no-4").code == 0
+    two_people(folder)
+    carried_out(folder, REQUEST, "it is gone")
     assert call(folder, "audit", "verify").code == 0
 
     served = folder / ".expunge" / "releases" / "reader" / "current"

@@ -1,12 +1,11 @@
 """A second request on what the first one released, as docs/one-after-the-other.md tells it, by the command."""
 
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
-from tests_support import EXPUNGE, bare_environment
+from tests_support import blocks, typed
 
 from expunge import assets
 from expunge.contracts import DataSource, Report, Request, Verdict, parse_record, read_record
@@ -19,12 +18,8 @@ from pipelines.runs import Run
 DOC = (Path(__file__).parents[2] / "docs" / "one-after-the-other.md").read_text()
 
 
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", DOC, re.DOTALL)
-
-
 def test_the_models_past_can_be_said_as_the_document_writes_it():
-    written, = blocks("yaml")
+    written, = blocks(DOC, "yaml")
     request = parse_record(Request, {**request_for(3, 0, True), **yaml.safe_load(written)}, "docs")
     assert request.forget.earlier == (8,)
     assert isinstance(request.holdout, DataSource)
@@ -32,16 +27,9 @@ def test_the_models_past_can_be_said_as_the_document_writes_it():
 
 @pytest.mark.thorough
 def test_a_second_request_knows_of_the_first_without_being_told(copy_of_demo, workspace_of, expunge):
-    first, *rest = blocks("bash")
+    first, *rest = blocks(DOC, "bash")
     assert first == "expunge demo --debug-size --digit 8 --folder shop\ncd shop\n"  # that is what the fixture has done
-    environment = bare_environment(TERMINAL_WIDTH="200", COLUMNS="200")
-    environment["PATH"] = f"{EXPUNGE.parent}:{environment['PATH']}"
-    said = []
-    for block in rest:
-        done = subprocess.run(["bash", "-euc", block], cwd=copy_of_demo, env=environment, capture_output=True, text=True,
-                              stdin=subprocess.DEVNULL, check=False)
-        assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
-        said.append(done.stdout)
+    said = typed(rest, copy_of_demo, TERMINAL_WIDTH="200", COLUMNS="200")
     assert re.search(r"forgotten before +8\n", said[0])
 
     workspace = workspace_of(copy_of_demo)

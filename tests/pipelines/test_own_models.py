@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from tests_support import call
+from tests_support import call, two_people
 
 from pipelines.demo import request_for
 
@@ -25,9 +25,7 @@ def folder(tmp_path):
     for file in GUESTS.glob("*.safetensors"):
         shutil.copyfile(file, tmp_path / file.name)
     shutil.copyfile(GUESTS / "networks.py", tmp_path / "networks.py")
-    assert call(tmp_path, "init").code == 0
-    assert call(tmp_path, "keys", "new", "ada", "--role", "requester").code == 0
-    assert call(tmp_path, "keys", "new", "grace", "--role", "reviewer").code == 0
+    two_people(tmp_path)
     return tmp_path
 
 

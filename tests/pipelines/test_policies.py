@@ -3,14 +3,13 @@
 import base64
 import json
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests_support import EXPUNGE, bare_environment, write_policy
+from tests_support import blocks, typed, write_policy
 
 from expunge.contracts import (
     ClassifierSource,
@@ -279,12 +278,8 @@ def test_a_run_by_rules_that_nobody_vouches_for_ends_in_one_line(workspace, tmp_
 PAGE = (Path(__file__).parents[2] / "docs" / "policies.md").read_text()
 
 
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
-
-
 def test_the_policy_on_the_page_is_one_and_every_field_of_it_is_explained():
-    explained, = blocks("yaml")
+    explained, = blocks(PAGE, "yaml")
     policy = parse_record(Policy, yaml.safe_load(explained), "docs")
     assert yaml.safe_load(explained).keys() == policy.model_dump(by_alias=True).keys()
     assert {name for rule in yaml.safe_load(explained)["rules"] for name in rule} == set(Rule.model_fields)
@@ -310,13 +305,8 @@ def test_the_exit_codes_on_the_page_are_those_of_the_errors():
 
 @pytest.mark.slow
 def test_the_page_can_be_followed_line_by_line(tmp_path, expunge):
-    environment = bare_environment()
-    environment["PATH"] = f"{EXPUNGE.parent}:{environment['PATH']}"
-    for block in blocks("bash"):
-        done = subprocess.run(["bash", "-euc", block], cwd=tmp_path, env=environment, capture_output=True, text=True,
-                              stdin=subprocess.DEVNULL, check=False)
-        assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
-    assert "ours  signed by olga" in done.stdout
+    *_, said = typed(blocks(PAGE, "bash"), tmp_path)
+    assert "ours  signed by olga" in said
     ours = yaml.safe_load((tmp_path / ".expunge" / "policies" / "ours.yaml").read_text())
     assert ours["rules"][0]["limit"] == 0.02
 
