@@ -1,7 +1,6 @@
 """A request about a model that completes images goes all the way, for each kind; what cannot go is refused."""
 
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -13,7 +12,16 @@ import torch
 import yaml
 from safetensors.torch import load_file
 from small_image_to_image import DIFFUSION, KINDS, MAE, SCHEDULER, VQ_GAN
-from tests_support import EXPUNGE, bare_environment, call, exported_and_disposed_of, without
+from tests_support import (
+    bare_environment,
+    blocks,
+    call,
+    carried_out,
+    exported_and_disposed_of,
+    two_people,
+    typed,
+    without,
+)
 
 from components.adapt.step import adapt
 from components.unlearn.step import unlearn
@@ -252,7 +260,7 @@ def test_a_list_of_files_that_is_none_is_refused_by_the_field(rooms, here, tree)
 
 
 def test_a_split_by_lists_of_classes_is_made_as_the_page_says_and_read(workspace, here, tree):
-    split, = (block for block in re.findall(r"```py\n(.*?)```", PAGE, re.DOTALL) if "def split" in block)
+    split, = (block for block in blocks(PAGE, "py") if "def split" in block)
     exec(split, made := {})
     made["split"](here / "tree", here / "part", ["4", "7"], 5)
     assert sorted(path.name for path in (here / "part").iterdir()) == ["4", "7"]
@@ -265,7 +273,7 @@ def test_a_split_by_lists_of_classes_is_made_as_the_page_says_and_read(workspace
 
 
 def test_the_request_on_the_page_is_the_examples():
-    shown, = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+    shown, = blocks(PAGE, "yaml")
     assert yaml.safe_load(shown) == EXAMPLE
 
 
@@ -274,13 +282,8 @@ def test_the_page_can_be_followed_line_by_line(tmp_path):
     shutil.copyfile(ROOT / "examples" / "image-to-image" / "train.py", tmp_path / "train.py")
     (tmp_path / "request.yaml").write_text(yaml.safe_dump(
         EXAMPLE | {"method": {"name": "auto", "preset": "debug"}, "threads": 1, "sampling": {"evaluate": 200, "lessons": 1}}))
-    environment = bare_environment(GOMP_SPINCOUNT="1000", OMP_NUM_THREADS="1")
-    environment["PATH"] = f"{EXPUNGE.parent}:{environment['PATH']}"
-    for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL):
-        block = block.replace("python train.py", "python train.py --threads 1 --width 16 --steps 60")
-        done = subprocess.run(["bash", "-euc", block], cwd=tmp_path, env=environment, capture_output=True, text=True,
-                              stdin=subprocess.DEVNULL, check=False)
-        assert done.returncode == 0, f"{block}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    small = "python train.py --threads 1 --width 16 --steps 60"
+    typed((block.replace("python train.py", small) for block in blocks(PAGE, "bash")), tmp_path, OMP_NUM_THREADS="1")
     ended = call(tmp_path, "status", EXAMPLE["id"], "--json").json
     assert ended["verdict"] in ("PASS", "FAIL", "INCONCLUSIVE", "INVALID")  # of seconds: it is a model of next to nothing
     assert ended["method"]["chosen"]
@@ -423,28 +426,14 @@ def trained_by_the_example(kind, folder, *more):
     return folder / "parent"
 
 
-def carried_out(folder, **changes):
-    """A request that goes from the folder to the release, in a folder that has the keys; what it printed."""
-    request = asked(sampling={"lessons": 0}, **changes)
-    (folder / "request.yaml").write_text(yaml.safe_dump(request))
-    done = call(folder, "run", "request.yaml", "--json")
-    assert done.code == 10, done.err + done.out
-    assert done.json["verdict"] == "PASS"
-    assert call(folder, "approve", request["id"], "--as", "grace", "--reason", "it completes them no more").code == 0
-    done = call(folder, "release", request["id"], "--json")
-    assert done.code == 0, done.err
-    return done.json
-
-
 def released(kind, folder, **changes):
     """Where the release of a kind lies that forgot, and the folder that it was made of."""
     training, config, params = OF_KIND[kind]
     before = trained_by_the_example(kind, folder, *training)
-    assert call(folder, "init").code == 0
-    for person, role in (("ada", "requester"), ("grace", "reviewer")):
-        assert call(folder, "keys", "new", person, "--role", role).code == 0
-    found = carried_out(folder, checkpoint=parent(config=config), method={"name": "image_to_image", "preset": "debug", "params": params},
-                        **GO, **changes)
+    two_people(folder)
+    method = {"name": "image_to_image", "preset": "debug", "params": params}
+    found = carried_out(folder, asked(sampling={"lessons": 0}, checkpoint=parent(config=config), method=method, **GO, **changes),
+                        "it completes them no more")
     assert (found["state"], found["family"]) == ("released", "image_to_image")
     return folder / ".expunge" / "releases" / EXAMPLE["model"] / "current", before
 
