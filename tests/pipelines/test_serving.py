@@ -53,7 +53,7 @@ def test_where_the_gate_opens_in_a_run_that_is_continued_its_state_says_so_at_on
                           env=bare_environment(**{WORKSPACE_VARIABLE: str(workspace.root)})) as continued:
         until = time.monotonic() + 240
         while run.state().state != "releasing" and continued.poll() is None and time.monotonic() < until:
-            time.sleep(0.02)
+            time.sleep(0.1)
         continued.send_signal(signal.SIGTERM)  # who runs tests in the background may have them ignore the other
         said = continued.communicate(timeout=60)[1]
     assert (continued.returncode, run.state().state) == (31, "releasing"), said
