@@ -1,11 +1,12 @@
 """One question to an S3 server: how it is asked, how often, and what goes wrong in words for a person."""
 
+import os
 import random
 import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from expunge.contracts import shorten
@@ -51,24 +52,21 @@ def named(uri: str) -> str:
 
 
 def connect() -> Any:
-    """A client of one's own, with credentials as they are now. Threads may share it."""
+    """A client for whoever the environment names now. Threads may share it, and do; other processes do not."""
+    told = tuple(sorted((name, value) for name, value in os.environ.items()
+                        if name.startswith("AWS_") or name == "HOME"))
+    return _client(os.getpid(), CONNECT_SECONDS, READ_SECONDS, told)
+
+
+@lru_cache(maxsize=2)  # making one takes longer than most questions
+def _client(process: int, connect_seconds: float, read_seconds: float, told: tuple[tuple[str, str], ...]) -> Any:
     import boto3
-    import botocore.session
     from botocore.config import Config
 
-    # A session of its own: the default one remembers whose credentials it met first. What S3 can do, all read once.
-    session = botocore.session.Session()
-    session.register_component("data_loader", _descriptions())
-    return boto3.Session(botocore_session=session).client("s3", config=Config(
-        connect_timeout=CONNECT_SECONDS, read_timeout=READ_SECONDS, max_pool_connections=WORKERS + 1,
+    # A session of its own: the default one remembers whose credentials it met first.
+    return boto3.Session().client("s3", config=Config(
+        connect_timeout=connect_seconds, read_timeout=read_seconds, max_pool_connections=WORKERS + 1,
         retries={"total_max_attempts": 1, "mode": "standard"}))  # see `asked`
-
-
-@cache
-def _descriptions() -> Any:
-    import botocore.session
-
-    return botocore.session.Session().get_component("data_loader")
 
 
 def asked(ask: Callable[[], Answer], attempts: int = 0) -> Answer:

@@ -6,11 +6,14 @@ import pytest
 from tests_support import write_policy
 
 from components.deploy import step
+from expunge.configuration import CONFIG_FILE
 from expunge.contracts import Verdict, read_record, write_record
 from expunge.digests import sha256_bytes, sha256_file
 from expunge.errors import DoesNotVerify, Refused
 from expunge.evidence.verify import verify_workspace
 from expunge.stores import releases, taint
+from pipelines import serving
+from pipelines.live import live
 
 
 def events(run):
@@ -170,3 +173,47 @@ def test_a_failed_candidate_is_refused_whoever_waived_it(begin_run):
     assert run.gate() == "closed"
     with pytest.raises(Refused, match="the verdict is FAIL: only PASS can be released"):
         run.deploy()
+
+
+def served_on_s3(bucket):
+    """What somebody gets who reads `current` and then the weights that it names; None if it is withdrawn."""
+    folder = json.loads(bucket.Object("served/digits/current").get()["Body"].read())["folder"]
+    return folder and bucket.Object(f"served/digits/{folder}/model.safetensors").get()["Body"].read()
+
+
+def test_an_approved_candidate_goes_into_service_on_s3_and_out_again(begin_run, bucket, workspace):
+    (workspace.root / CONFIG_FILE).write_text("releases: s3://models/served\n")
+    run = begin_run().release()
+    assert served_on_s3(bucket) == run.weights
+    assert run.deploy() == run.released
+    (found,) = live(workspace).served
+    at = f"s3://models/served/digits/{releases.folder_name(run.released)}/model.safetensors"
+    assert (found.standing, found.path, found.sha256) == ("clean", at, sha256_bytes(run.weights))
+    findings = {one.object: one for one in verify_workspace(workspace)}
+    assert findings["s3://models/served/digits/current"].ok
+    assert findings[at].ok
+    assert not [one for one in findings.values() if not one.ok]
+
+    bucket.put_object(Key=at.removeprefix("s3://models/"), Body=b"planted")
+    wrong = {one.object for one in verify_workspace(workspace) if not one.ok}
+    assert wrong == {at}
+    assert live(workspace).exit_code == 40
+
+    assert serving.change(workspace, "withdraw", "digits", "grace", "a complaint").now is None
+    assert served_on_s3(bucket) is None
+    assert not [one for one in verify_workspace(workspace) if not one.ok]
+
+
+def test_deploy_and_rollback_on_s3_refuse_what_is_tainted(begin_run, bucket, workspace):
+    (workspace.root / CONFIG_FILE).write_text("releases: s3://models/served\n")
+    first = begin_run().release()
+    second = begin_run(name="forget-4.1", request_id="forget-4", classes=(4,), weights=b"eights, no fours").make()
+    second.sign()
+    second.gate()
+    with pytest.raises(Refused, match="tainted by request forget-8"):
+        second.deploy()
+    third = begin_run(name="forget-5.1", request_id="forget-5", classes=(5,), weights=b"no eights, no fives",
+                      parent=first.weights).release()
+    assert served_on_s3(bucket) == third.weights
+    assert releases.rollback(workspace, "digits").request_id == "forget-5"  # it taints what was served before
+    assert served_on_s3(bucket) is None

@@ -1,11 +1,11 @@
 """Models from S3: a real server on loopback, asked by the real client."""
 
-import os
 import socket
 import sys
 import threading
 
 import pytest
+from s3_server import SECRET
 
 from expunge.contracts import ParentSource
 from expunge.digests import sha256_bytes, sha256_file
@@ -14,43 +14,6 @@ from expunge.room import exclusive
 from expunge.stores import s3, sources
 
 WEIGHTS = b"some weights" * 1000
-SECRET = "not-to-be-shown"
-
-
-@pytest.fixture(scope="module")
-def server():
-    from moto.server import ThreadedMotoServer
-
-    running = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    running.start()
-    yield "http://{}:{}".format(*running.get_host_and_port())
-    running.stop()
-
-
-@pytest.fixture
-def environment(monkeypatch, tmp_path):
-    """Nothing of the AWS configuration of whoever runs the tests."""
-    for name in os.environ:
-        if name.startswith("AWS_"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_REGION", "us-east-1")
-    return monkeypatch
-
-
-@pytest.fixture
-def bucket(server, environment):
-    import boto3
-
-    environment.setenv("AWS_ENDPOINT_URL", server)
-    environment.setenv("AWS_ACCESS_KEY_ID", "key")
-    environment.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-    made = boto3.resource("s3").Bucket("models")
-    made.create()
-    yield made
-    made.objects.delete()
-    made.delete()
 
 
 def fetch(workspace, uri, sha256=None):
@@ -144,8 +107,8 @@ def test_a_bucket_that_is_not_there_is_named(workspace, bucket):
         fetch(workspace, "s3://elsewhere/g.pt")
 
 
-def test_without_credentials_it_says_which_to_set(workspace, server, environment):
-    environment.setenv("AWS_ENDPOINT_URL", server)
+def test_without_credentials_it_says_which_to_set(workspace, s3_server, environment):
+    environment.setenv("AWS_ENDPOINT_URL", s3_server)
     with pytest.raises(BadInput, match=r"no usable AWS credentials .*: set AWS_ACCESS_KEY_ID"):
         fetch(workspace, "s3://models/g.pt")
     environment.setenv("AWS_PROFILE", "nobody")
