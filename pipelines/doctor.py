@@ -41,6 +41,7 @@ from pipelines.runs import Run, is_held
 Level = Literal["ok", "warn", "fail"]
 PACKAGES = ("torch", "kfp", "mlflow", "dvc", "pyarrow", "safetensors", "cryptography")
 PATIENCE = 5.0  # seconds that a server may take to answer
+LIBRARIES = {"transformers": "transformers", "diffusers": "image-to-image"}  # of models, and the extra that brings each
 _S3_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_PROFILE")
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
@@ -59,7 +60,8 @@ Checks = Iterator[Check]
 
 def examine(workspace: Workspace) -> tuple[Check, ...]:
     """Looks at the machine and, where there is a workspace, at that."""
-    machine: tuple[Callable[[], Checks], ...] = (_versions, _git, _cores, _gpu, _memory, _image, _roots, _s3)
+    machine: tuple[Callable[[], Checks], ...] = (
+        _versions, _libraries, _git, _cores, _gpu, _memory, _image, _roots, _s3)
     checks = [check for look in machine for check in _safely(look)]
     checks += _safely(partial(_disk, workspace))
     there = list(_safely(partial(_marker, workspace)))
@@ -99,6 +101,24 @@ def _versions() -> Checks:
         except metadata.PackageNotFoundError:
             yield Check(name=package, level="fail", found="not installed",
                         remedy="install expunge again, with all it needs")
+
+
+def _libraries() -> Checks:
+    """Those whose model folders open here; a run about other models needs none."""
+    from packaging.requirements import Requirement
+
+    needed = [Requirement(line) for line in metadata.requires("expunge") or ()]
+    for library, extra in LIBRARIES.items():
+        bring = f"pip install 'expunge[{extra}]'"
+        try:
+            version = metadata.version(library)
+        except metadata.PackageNotFoundError:
+            yield Check(name=library, level="ok", found=f"not installed: its models do not open; {bring} brings it")
+            continue
+        fits = all(each.specifier.contains(version) for each in needed if each.name == library)
+        yield Check(name=library, level="ok" if fits else "warn",
+                    found=version if fits else f"{version}, which expunge was not tried with",
+                    remedy="" if fits else bring)
 
 
 def _git() -> Checks:

@@ -51,6 +51,30 @@ def test_a_fresh_workspace_is_healthy_and_every_line_says_what_was_found(workspa
     assert "no database yet" in only(checks, "MLflow").found
 
 
+@pytest.mark.parametrize(("library", "extra"), [("transformers", "transformers"), ("diffusers", "image-to-image")])
+def test_libraries_of_models_are_named_with_their_version_or_with_what_brings_them(library, extra, workspace, monkeypatch):
+    from importlib import metadata
+
+    known = metadata.version
+
+    def only_others(version):
+        def answer(name):
+            if name == library and version is None:
+                raise metadata.PackageNotFoundError(name)
+            return version if name == library else known(name)
+        monkeypatch.setattr(metadata, "version", answer)
+        return only(examine(workspace), library)
+
+    assert only_others("0.1").level == "warn"
+    assert only_others("0.1").remedy == f"pip install 'expunge[{extra}]'"
+    gone = only_others(None)
+    assert (gone.level, gone.found) == (
+        "ok", f"not installed: its models do not open; pip install 'expunge[{extra}]' brings it")
+    monkeypatch.setattr(metadata, "version", known)
+    there = only(examine(workspace), library)
+    assert (there.level, there.found) == ("ok", known(library))
+
+
 def test_looking_changes_nothing(workspace):
     before = hash_of(workspace.root)
     examine(workspace)
