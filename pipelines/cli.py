@@ -20,7 +20,7 @@ from expunge import __version__
 from expunge.errors import BadInput, Cancelled, ExpungeError, NoSpace, out_of_space
 from expunge.settings import WORKSPACE_VARIABLE, Workspace
 from pipelines.cli_audit import RunName, audit_app
-from pipelines.cli_cluster import compile_plans
+from pipelines.cli_cluster import compile_plans, schedule, submit
 from pipelines.cli_custody import dispose
 from pipelines.cli_keys import keys_app
 from pipelines.cli_policies import policies_app
@@ -41,6 +41,8 @@ app.add_typer(samples_app, name="samples")
 app.add_typer(policies_app, name="policies")
 app.command()(dispose)
 app.command("compile")(compile_plans)
+app.command()(submit)
+app.command()(schedule)
 
 Person = Annotated[str, typer.Option("--as", metavar="PERSON", help="Whose key signs.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why, in your words; it is kept with the decision.")]

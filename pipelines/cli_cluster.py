@@ -1,13 +1,26 @@
 """The verbs about a cluster: the plans as Kubeflow's documents, and runs of them, now or at given times."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from expunge.errors import BadInput
+from expunge.settings import Workspace
 from pipelines.output import AsJson, finish, print_lines
 
-Image = Annotated[str, typer.Option(help="What every step runs in: registry/name@sha256:...")]
+IMAGE = "What every step runs in: registry/name@sha256:..."
+STORE = "Where request and policy are kept for the cluster: s3://bucket/prefix."
+
+RequestFile = Annotated[Path, typer.Argument(metavar="REQUEST", dir_okay=False,
+                                             help="The request: a YAML or JSON file.")]
+Endpoint = Annotated[str, typer.Option(help="Kubeflow's address, such as https://kubeflow.example/pipeline.")]
+Store = Annotated[str, typer.Option(help=STORE)]
+Image = Annotated[str, typer.Option(help=IMAGE)]
+Experiment = Annotated[str | None, typer.Option(help="One that Kubeflow knows; its default one without this.")]
+Namespace = Annotated[str | None, typer.Option(help="Where Kubeflow serves several users: whose.")]
+Account = Annotated[str | None, typer.Option("--service-account", help="As whom the steps run in Kubernetes.")]
 ProfileName = Annotated[str, typer.Option("--profile", help="What steps ask for: cpu, gpu or multi-gpu.")]
 Changes = Annotated[list[str] | None, typer.Option("--set", metavar="PART.FIELD=VALUE", help=(
     "Change the profile, such as training.timeout=7200; may be given more than once."))]
@@ -32,3 +45,60 @@ def compile_plans(
         write_atomically(folder / f"{plan}.yaml", text.encode())
     written = {plan: str(folder / f"{plan}.yaml") for plan in made}
     finish(written, as_json, lambda out: print_lines(out, written.values()))
+
+
+def submit(
+    request: RequestFile, endpoint: Endpoint, store: Store, image: Image, profile: ProfileName = "gpu",
+    changes: Changes = None, experiment: Experiment = None, namespace: Namespace = None, account: Account = None,
+    again: Annotated[bool, typer.Option(help="Make another attempt although this request was run.")] = False,
+    unpinned: Unpinned = False, as_json: AsJson = False,
+) -> None:
+    """Carry out a request on a cluster. The same command finds its run again, and goes on with one that failed."""
+    from pipelines import compiling, profiles, submitting
+    from pipelines.kubeflow import Kubeflow
+
+    found, pinned = profiles.profile(profile, changes or ()), compiling.require_digest(image, unpinned)
+    kubeflow = Kubeflow(endpoint, namespace)
+    ordered = submitting.order(request, Workspace.locate().require(), store)
+    made = submitting.submit(ordered, kubeflow, pinned, found, experiment, account, again)
+    finish(asdict(made), as_json, lambda out: print_lines(out, [
+        f"{made.run} is {'begun' if made.begun else 'there already'}: {made.id}", made.address]))
+
+
+def schedule(
+    request: RequestFile,
+    cron: Annotated[str, typer.Option(help="When: second, minute, hour, day, month, day of the week. '0 0 2 * * *' is "
+                                           "every night at two. On this machine the seconds may be left out.")],
+    endpoint: Annotated[str | None, typer.Option(
+        help="Kubeflow's address; without it, lines for this machine.")] = None,
+    store: Annotated[str | None, typer.Option(help=STORE)] = None,
+    image: Annotated[str | None, typer.Option(help=IMAGE)] = None,
+    profile: ProfileName = "gpu", changes: Changes = None, experiment: Experiment = None, namespace: Namespace = None,
+    account: Account = None, unpinned: Unpinned = False, as_json: AsJson = False,
+) -> None:
+    """Carry out a request at given times: on a cluster, or by a crontab's or systemd's lines, which are printed."""
+    from pipelines import cron as times
+    from pipelines import scheduling
+
+    workspace = Workspace.locate().require()
+    if endpoint is None:
+        from expunge.contracts import Request, read_record
+
+        read_record(Request, request)
+        found = scheduling.lines(request, workspace, times.read(cron, fields=5))
+        finish(asdict(found), as_json, lambda out: print_lines(out, [
+            "# crontab -e", found.crontab or "# (a crontab knows no seconds)", "", "# or expunge.service",
+            found.service, "# and expunge.timer", found.timer]))
+        return
+    if store is None or image is None:
+        raise BadInput(f"{'--store' if store is None else '--image'}: is needed with --endpoint", "see --help")
+    from pipelines import compiling, profiles, submitting
+    from pipelines.kubeflow import Kubeflow
+
+    when = times.read(cron)
+    wanted, pinned = profiles.profile(profile, changes or ()), compiling.require_digest(image, unpinned)
+    kubeflow = Kubeflow(endpoint, namespace)
+    ordered = submitting.order(request, workspace, store)
+    made = scheduling.schedule(ordered, kubeflow, when, pinned, wanted, experiment, account)
+    finish(asdict(made), as_json, lambda out: print_lines(out, [
+        f"{made.run} is {'scheduled' if made.begun else 'scheduled already'} at {made.cron}: {made.id}", made.address]))

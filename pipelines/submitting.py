@@ -1,0 +1,157 @@
+"""A request goes to a cluster: pinned here, kept where the cluster can read it, started once."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from expunge.contracts import ModelSource, Request, Source, read_record, shorten
+from expunge.digests import sha256_bytes
+from expunge.errors import BadInput, DoesNotVerify
+from expunge.evidence import policies
+from expunge.settings import Workspace
+from expunge.stores import s3, sources
+from expunge.stores.addresses import scheme, shown
+from pipelines import compiling
+from pipelines.kubeflow import Kubeflow, KubeflowRun
+from pipelines.profiles import Profile
+from pipelines.runs import Run
+
+_ENDED_EARLY = ("FAILED", "CANCELED", "CANCELING", "SKIPPED")  # such a run is gone on with, by a new one
+_LONGEST_NAME = 63  # characters, as of every identifier
+_OF_A_FILE = re.compile(r".*\.py:.*", re.DOTALL)  # an architecture that is a user's own code
+_STORE = re.compile(r"s3://[A-Za-z0-9][A-Za-z0-9._-]+(/.*)?", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a cluster is to do, before it is asked."""
+
+    request: Request  # pinned
+    sha256: str  # of its bytes
+    policy: bytes
+    store: str  # s3://bucket/prefix, that the cluster's steps can read
+
+    @property
+    def description(self) -> str:
+        """What a run of this request says of itself in Kubeflow: by this it is found again."""
+        return f"expunge request sha256:{self.sha256}"
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What the plan is given."""
+        choice = self.request.method
+        return {"request_uri": self._uri("request.json"), "policy_uri": self._uri("policy.yaml"), "method": choice.name,
+                "preset": choice.preset, "overrides": json.dumps(choice.params, sort_keys=True),
+                "seed": self.request.seed, "threads": self.request.threads}
+
+    def keep(self) -> None:
+        """Writes request and policy to the store, under the request's digest; what is there already stays.
+
+        Raises:
+            DoesNotVerify: something else lies there.
+        """
+        for name, data in (("request.json", self.request.to_bytes()), ("policy.yaml", self.policy)):
+            uri = self._uri(name)
+            there = s3.read_with_tag(uri)
+            if there is None:
+                s3.write_over(uri, data, None)
+            elif there[0] != data:
+                raise DoesNotVerify(f"{shown(uri)}: is not what was submitted",
+                                    "find out who wrote it, or name another --store")
+
+    def _uri(self, name: str) -> str:
+        return f"{self.store.rstrip('/')}/{self.sha256}/{name}"
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """A run that Kubeflow has, whether this or an earlier call began it."""
+
+    run: str  # its name in statements and decisions
+    id: str  # Kubeflow's
+    address: str
+    begun: bool  # by this call
+
+
+def order(file: Path, workspace: Workspace, store: str) -> Order:
+    """Reads and pins a request for a cluster.
+
+    Raises:
+        BadInput: the request, its policy or the store cannot be used there; a field names something that is only here.
+        Refused: a source has another digest than the request pins.
+    """
+    if not _STORE.fullmatch(store):
+        raise BadInput(f"--store: '{shorten(shown(store))}' is nothing that a cluster can read",
+                       "write s3://bucket/prefix")
+    named = read_record(Request, file)
+    _refuse_local(named)
+    request = sources.pin(named, file.parent, workspace)
+    policy = Run.policy_for(workspace, request).read_bytes()
+    if not policies.is_shipped(policy):
+        raise BadInput(f"policy: '{request.policy}' does not ship with expunge, and a cluster takes no other yet",
+                       "name one that does, or use 'expunge run'")
+    return Order(request, sha256_bytes(request.to_bytes()), policy, store)
+
+
+def submit(ordered: Order, kubeflow: Kubeflow, image: str, profile: Profile, experiment: str | None = None,
+           service_account: str | None = None, again: bool = False) -> Submitted:
+    """Starts a run of a request, or finds the one that there is.
+
+    The same request is run once: a run of it that waits, works or has come to its end is what is returned. One that
+    failed or was stopped is gone on with, under its name, and takes over what it had made. `again` makes another
+    attempt.
+    """
+    inside = None if experiment is None else kubeflow.experiment(experiment)
+    earlier = attempts(ordered, kubeflow)
+    ours = [run for run in earlier if run.description == ordered.description]
+    latest = max(ours, key=_number, default=None)
+    alive = [run for run in ours if latest and run.name == latest.name and run.state not in _ENDED_EARLY]
+    if alive and not again:
+        return _submitted(kubeflow, alive[0], begun=False)
+    name = latest.name if latest and not again else next_name(ordered, earlier)
+    document = compiling.compile_plan("unlearning", image, profile, run=name)
+    ordered.keep()
+    begun = kubeflow.start(name, ordered.description, document, ordered.parameters, inside, service_account)
+    return _submitted(kubeflow, KubeflowRun(begun.id, name, ordered.description, begun.state), begun=True)
+
+
+def attempts(ordered: Order, kubeflow: Kubeflow) -> list[KubeflowRun]:
+    """Kubeflow's runs of requests of this name, of whatever content."""
+    wanted = re.compile(rf"{re.escape(ordered.request.id)}\.\d{{1,9}}")
+    return [run for run in kubeflow.runs_named_like(f"{ordered.request.id}.") if wanted.fullmatch(run.name)]
+
+
+def next_name(ordered: Order, earlier: list[KubeflowRun]) -> str:
+    """The name of the next attempt; BadInput if it would be too long."""
+    name = f"{ordered.request.id}.{max(map(_number, earlier), default=0) + 1}"
+    if len(name) > _LONGEST_NAME:
+        raise BadInput(f"id: its run would be called '{name}', longer than {_LONGEST_NAME} characters",
+                       "give it a shorter id")
+    return name
+
+
+def _number(run: KubeflowRun) -> int:
+    return int(run.name.rpartition(".")[2])
+
+
+def _submitted(kubeflow: Kubeflow, run: KubeflowRun, begun: bool) -> Submitted:
+    return Submitted(run.name, run.id, f"{kubeflow.endpoint}/#/runs/details/{run.id}", begun)
+
+
+def _refuse_local(request: Request) -> None:
+    """BadInput for the first field that names a file or folder of this machine."""
+    for field in sources.FIELDS:
+        source: Source | None = getattr(request, field)
+        if source is None:
+            continue
+        architecture = (source.architecture if isinstance(source, ModelSource) else None) or ""
+        if scheme(source.uri) in ("", "file"):
+            where, found = "uri", source.uri
+        elif _OF_A_FILE.fullmatch(architecture):
+            where, found = "architecture", architecture
+        else:
+            continue
+        raise BadInput(f"{field}.{where}: {shorten(shown(found))} is on this machine, where a cluster cannot read it",
+                       "use what is in a store or built in (docs/cluster.md)")
