@@ -1,9 +1,10 @@
 """The page a reviewer looks at: one HTML file, no network, no script, from a report's folder alone."""
 
 import base64
+import functools
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from components.evaluate import figures
 from components.evaluate.panels import FURTHER, capital, of_rule, panels
@@ -14,6 +15,9 @@ from expunge.contracts import Control, Measurement, Policy, Report, RuleOutcome,
 from expunge.errors import DoesNotVerify
 from expunge.measure import words
 from expunge.measure.policy import AS_EXPECTED, NOT_ASKED, went_wrong, worst
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 HEADLINE = ("residual_rate", "pul", "kid_difference", "kept_share", "search_rate", "relearning_ratio",
             "residual_rate_earlier", "drift", "forget_accuracy", "retained_accuracy_difference",
@@ -75,18 +79,9 @@ def render_page(
     INCONCLUSIVE and that the people in `waived_by` signed away.
     Raises DoesNotVerify if the verdict is of another candidate.
     """
-    import jinja2
-
     record = read_record(Report, report)
     if verdict and verdict.candidate_sha256 != record.candidate_sha256:
         raise DoesNotVerify("the verdict is of another candidate than the report", "render each with its own")
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
     drawn = panels(record, verdict)
     unwanted = _listed(_name(record, label) for label in record.unwanted)
     likely, completed = figures.likelihoods(report), figures.completed(report)
@@ -97,7 +92,7 @@ def render_page(
     if completed and completed.single:
         gone, what = (), f"{completed.images:,} image{'s' if completed.images > 1 else ''} of {what}"
     pictures = _pictures(report, record, policy is None or reason is None or reason in policy.show_before)
-    return environment.get_template("report.html.j2").render(
+    return _template().render(
         report=record,
         made_by=record.made_by,
         verdict=verdict,
@@ -134,6 +129,19 @@ def render_page(
         unwanted=unwanted,
         not_shown=_not_shown(record, pictures),
     )
+
+
+@functools.cache  # to compile it and its sections takes longer than to fill them in
+def _template() -> "Template":
+    import jinja2
+
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    ).get_template("report.html.j2")
 
 
 def _parts(report: Report, *wholes: str) -> list[str]:

@@ -4,7 +4,8 @@ Nothing here is a fixed text where it could be a fact: what is not shown follows
 same record come a summary for the public, which names nobody, and a letter to the person who asked.
 """
 
-from typing import Any, ClassVar, Literal
+import functools
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from expunge.contracts import Claim, Digest, Frozen, Identifier, Interval, Outcome, Person, Reason, Record
 from expunge.evidence.bundle.gathered import Gathered
@@ -17,6 +18,9 @@ from expunge.evidence.statements import (
 )
 from expunge.measure import words
 from expunge.measure.policy import WEIGHT_READING
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 COUNTED = frozenset({
     "residual_rate", "residual_rate_earlier", "pul", "kept_share", "search_rate", "search_ratio", "forget_accuracy",
@@ -216,12 +220,16 @@ CLAIMS: dict[Claim, str] = {
                           "it any more is not claimed"}
 
 
-def _render(template: str, made: Certificate) -> str:
+@functools.cache
+def _template(name: str) -> "Template":
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    found = Environment(loader=PackageLoader("expunge.evidence.bundle", "."), undefined=StrictUndefined,
-                        autoescape=template.endswith(".html.j2"), trim_blocks=True, lstrip_blocks=True,
-                        keep_trailing_newline=True)
+    return Environment(loader=PackageLoader("expunge.evidence.bundle", "."), undefined=StrictUndefined,
+                       autoescape=name.endswith(".html.j2"), trim_blocks=True, lstrip_blocks=True,
+                       keep_trailing_newline=True).get_template(name)
+
+
+def _render(template: str, made: Certificate) -> str:
     more: dict[str, Any] = {"claims": CLAIMS, "title": words.title, "interval": words.interval,
                             "number": words.number, "meaning": words.meaning}
-    return found.get_template(template).render(made=made, **more)
+    return _template(template).render(made=made, **more)
