@@ -118,6 +118,7 @@ def audit_export(
                   checkpoints=checkpoint or (), sign_model=sign_model, deep=deep, summary=summary, letter=letter)
     finish(done, as_json, lambda out: print_lines(out, [
         *(f"{kind.lower():9}  {text}" for kind, text in done["says"]),
+        *(f"left out   {what}" for what in done["left_out"]),
         *(f"{what:9}  {file}" for what, file in done["written"].items()), f"sha256     {done['sha256']}"]))
 
 

@@ -15,7 +15,7 @@ def export(workspace: Workspace, name: str, bundle: Path, *, weights: bool = Tru
            letter: Path | None = None) -> dict[str, Any]:
     """Writes a run's bundle and whatever else is asked for; see `expunge.evidence.bundle.writing.export`.
 
-    Returns what was written, and what the bundle's own verifier says of it.
+    Returns what was written, what the bundle's own verifier says of it, and what was left out.
 
     Raises:
         BadInput: the run came to no verdict, or a summary or a letter is asked for and nothing was released.
@@ -36,5 +36,6 @@ def export(workspace: Workspace, name: str, bundle: Path, *, weights: bool = Tru
         write_atomically(file, text(made).encode())
     return {"run": found.run, "model": found.request.model, "released": found.is_released,
             "claim": found.candidate.claim, "sha256": done.sha256, "says": [list(line) for line in done.said],
+            "left_out": list(done.left_out),
             "written": {"bundle": str(bundle), **{what: str(file) for what, file, _ in pages}},
             "not_shown": list(made.not_shown) if made else [text for kind, text in done.said if kind == "NOT SHOWN"]}

@@ -28,8 +28,9 @@ from expunge.evidence.keys import OPERATOR, SigningKey
 from expunge.evidence.ledger import Ledger
 from expunge.evidence.standalone import verify
 from expunge.evidence.statements import DisposalPredicate, Statement, sign_statement
-from expunge.settings import Workspace
+from expunge.settings import WORKSPACE_VARIABLE, Workspace
 from expunge.stores import releases
+from pipelines.cli import carry_out
 
 PROGRAM = Path(verify.__file__)
 
@@ -247,6 +248,23 @@ def test_a_long_ledger_s_bundle_also_has_those_that_were_copied_outside_and_thos
     for size, note in ((found.head.size, copied.read_bytes()), *((size, signed[size]) for size in sorted(there))):
         (tmp_path / "kept.txt").write_bytes(note)
         assert f"append-only: since entry {size}," in said(tmp_path / "b.zip", outside=[tmp_path / "kept.txt"])["PROVED"]
+
+
+def test_a_place_outside_that_cannot_be_read_is_named_as_left_out(later, tmp_path, monkeypatch, capsys):
+    workspace, _ = later
+    places = [tmp_path / "no-more", tmp_path / "empty"]
+    places[1].mkdir()
+    (workspace.root / "config.yaml").write_text("checkpoints:\n" + "".join(f"  - folder: {place}\n" for place in places))
+    monkeypatch.setenv(WORKSPACE_VARIABLE, str(workspace.root))
+    assert carry_out(["audit", "export", "forget-8.1", str(tmp_path / "short.zip")]) == 0
+    assert "left out" not in capsys.readouterr().out  # all leaves go along, and serve any checkpoint
+    monkeypatch.setattr("expunge.evidence.bundle.writing.LEAVES_MOST", 5)
+    assert carry_out(["audit", "export", "forget-8.1", str(tmp_path / "long.zip"), "--json"]) == 0
+    gone, empty = json.loads(capsys.readouterr().out)["left_out"]
+    assert gone.startswith(f"the checkpoint kept at {places[0]}: ")
+    assert empty == f"the checkpoint kept at {places[1]}: no checkpoint is there yet"
+    assert carry_out(["audit", "export", "forget-8.1", str(tmp_path / "long.zip")]) == 0
+    assert f"left out   {gone}" in " ".join(capsys.readouterr().out.splitlines())
 
 
 def test_a_bundle_older_than_the_checkpoint_shows_nothing_and_says_so(bundle, later, tmp_path):

@@ -27,6 +27,7 @@ from expunge.evidence.tree import leaf_hash
 
 MANIFEST = "manifest.json"
 LEAVES_MOST = 65_536  # entries: up to here all leaf hashes go along, 32 bytes each, and serve any older checkpoint
+_NOT_OLDER = "not an older checkpoint of this ledger"
 _DATE = (1980, 1, 1, 0, 0, 0)  # the first that a zip file can hold: when it was written says nothing
 
 
@@ -49,6 +50,7 @@ class Exported:
     file: Path
     sha256: str
     said: tuple[tuple[str, str], ...]  # what its own verifier prints: PROVED, ATTESTED or NOT SHOWN, and what
+    left_out: tuple[str, ...] = ()  # places outside whose checkpoint it has no proof for, and why
 
 
 def verifier() -> bytes:
@@ -72,7 +74,8 @@ def export(found: Gathered, file: Path, *, weights: bool = True, reasons: bool =
     """
     from expunge.evidence.standalone import verify
 
-    content = _content(found, weights, reasons, checkpoints, sign_model, deep)
+    notes, left_out = _met_on_the_way(found) if found.head.size > LEAVES_MOST else ({}, ())
+    content = _content(found, weights, reasons, notes | _named(found, checkpoints), sign_model, deep)
     manifest = Statement.over(
         {name: sha256_bytes(data) if isinstance(data, bytes) else sha256_file(data) for name, data in content.items()},
         BundlePredicate(run=found.run, model=found.request.model, ledger_size=found.head.size,
@@ -83,10 +86,10 @@ def export(found: Gathered, file: Path, *, weights: bool = True, reasons: bool =
         said, problem = verify.check(scratch, deep=deep)
         if problem is not None:
             raise DoesNotVerify(f"{problem[0]}: {problem[1]}", "run 'expunge audit verify'")
-    return Exported(file, sha256_file(file), tuple(said))
+    return Exported(file, sha256_file(file), tuple(said), left_out)
 
 
-def _content(found: Gathered, weights: bool, reasons: bool, checkpoints: Iterable[Path], sign_model: bool,
+def _content(found: Gathered, weights: bool, reasons: bool, notes: Mapping[int, bytes], sign_model: bool,
              deep: bool) -> dict[str, bytes | Path]:
     there = [found.workspace.keyring, found.folder / "request.json", found.folder / policies.POLICY_FILE,
              *(found.record_file(room) for room in RECORDS if room in found.rooms),
@@ -103,7 +106,7 @@ def _content(found: Gathered, weights: bool, reasons: bool, checkpoints: Iterabl
         if weights:
             there.append(found.released / found.release.weights.name)
     content: dict[str, bytes | Path] = {_name_of(path, found): path for path in there}
-    content |= {"verify.py": verifier(), **_ledger(found, checkpoints)}
+    content |= {"verify.py": verifier(), **_ledger(found, notes)}
     if found.is_released:
         return content | _of_a_release(found, content, weights, sign_model, deep)
     if sign_model:
@@ -167,18 +170,11 @@ def _sample_sets(found: Gathered) -> list[Path]:
     return [found.workspace.root / name for name in names if name.endswith(f"/{RECORD_FILE}")]
 
 
-def _ledger(found: Gathered, checkpoints: Iterable[Path]) -> dict[str, bytes | Path]:
+def _ledger(found: Gathered, notes: Mapping[int, bytes]) -> dict[str, bytes | Path]:
+    """The run's entries, and proofs that the ledger has them and begins with older checkpoints, which go by size."""
     ledger, size = Ledger.existing(found.workspace), found.head.size
     content: dict[str, bytes | Path] = {"ledger/checkpoint.txt": found.note}
     content |= {_name(said): said.entry.envelope for said in found.said}
-    notes = {}
-    for file in checkpoints:
-        older, _ = open_checkpoint(file.read_bytes(), found.keyring)
-        if older.origin != found.head.origin or older.size > size:
-            raise BadInput(f"{file}: not an older checkpoint of this ledger", "give one that was taken from it")
-        notes[older.size] = file.read_bytes()
-    if size > LEAVES_MOST:
-        notes |= _met_on_the_way(found, ledger)
     content |= {f"ledger/checkpoints/{older}.txt": note for older, note in notes.items()}
     consistency = {str(older): [one.hex() for one in ledger.consistency(older, size)] for older in notes}
     inclusion = {str(said.entry.position): [one.hex() for one in ledger.inclusion(said.entry.position, size)]
@@ -190,21 +186,40 @@ def _ledger(found: Gathered, checkpoints: Iterable[Path]) -> dict[str, bytes | P
     return content
 
 
-def _met_on_the_way(found: Gathered, ledger: Ledger) -> dict[int, bytes]:
-    """Older checkpoints that somebody may well have kept, by size.
+def _named(found: Gathered, checkpoints: Iterable[Path]) -> dict[int, bytes]:
+    """Checkpoints that somebody asks for, by size. BadInput if one is not an older one of this ledger."""
+    notes = {}
+    for file in checkpoints:
+        older = _older(found, note := file.read_bytes())
+        if older is None:
+            raise BadInput(f"{file}: {_NOT_OLDER}", "give one that was taken from it")
+        notes[older] = note
+    return notes
+
+
+def _met_on_the_way(found: Gathered) -> tuple[dict[int, bytes], tuple[str, ...]]:
+    """Older checkpoints that somebody may well have kept, by size, and the places whose own is not among them.
 
     The one that stood before the run's first entry, those that its entries made, and what lies in the places that
     ``config.yaml`` copies to, as far as they can be read now.
     """
     places = [said.entry.position for said in found.said]
     sizes = {min(places), *(place + 1 for place in places)}
+    ledger, left_out = Ledger.existing(found.workspace), list[str]()
     notes = dict(next(ledger.checkpoints(size)) for size in sorted(sizes) if 0 < size <= found.head.size)
-    for _, note, _ in copies.kept(found.workspace):
-        if note is not None:
-            older, _ = open_checkpoint(note, found.keyring)
-            if older.origin == found.head.origin and older.size <= found.head.size:
-                notes[older.size] = note
-    return notes
+    for place, note, wrong in copies.kept(found.workspace):
+        older = None if note is None else _older(found, note)
+        if note is None or older is None:
+            left_out.append(f"the checkpoint kept at {place}: {wrong or _NOT_OLDER}")
+        else:
+            notes[older] = note
+    return notes, tuple(left_out)
+
+
+def _older(found: Gathered, note: bytes) -> int | None:
+    """How many entries a checkpoint is over; None if it is not an older one of the ledger as it was gathered."""
+    older, _ = open_checkpoint(note, found.keyring)
+    return older.size if older.origin == found.head.origin and older.size <= found.head.size else None
 
 
 def _name(said: Said) -> str:
