@@ -4,7 +4,7 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -99,10 +99,12 @@ def _read(uri: str, writing: BinaryIO | None) -> tuple[str, str | None]:
     where, hashing = place(uri), hashlib.sha256()
     with explaining(uri):
         version = _Version(connect(), uri, where)
-        for data in _in_order(version.parts()):
-            hashing.update(data)
-            if writing is not None:
-                writing.write(data)
+        for buffer, size in _in_order(version.parts()):
+            with memoryview(buffer)[:size] as data:
+                hashing.update(data)
+                if writing is not None:
+                    writing.write(data)
+            version.free.append(buffer)
     return hashing.hexdigest(), version.sha256
 
 
@@ -112,41 +114,47 @@ class _Version:
     def __init__(self, client: Any, uri: str, where: dict[str, str]) -> None:
         self._client, self._uri, self._where = client, uri, dict(where)
         self.sha256: str | None = None  # as the object says, once it has answered
+        self.free: list[bytearray] = []  # of PART bytes: whoever has done with one puts it here, and it is filled again
         self._size: int | None = None
 
-    def parts(self) -> Iterator[Callable[[], bytes]]:
-        """What fetches each part. The first is fetched at once: it says how many there are."""
-        first = self.fetch(0, PART)
+    def parts(self) -> Iterator[Callable[[], tuple[bytearray, int]]]:
+        """What fetches each part, in a buffer of its own. The first is fetched at once: it says how many there are."""
+        first = self._fetch(bytearray(PART), 0, PART)
         yield lambda: first
-        for start in range(len(first), self._size or 0, PART):
-            yield partial(self.fetch, start, min(start + PART, self._size or 0))
+        for start in range(first[1], self._size or 0, PART):
+            buffer = self.free.pop() if self.free else bytearray(PART)
+            yield partial(self._fetch, buffer, start, min(start + PART, self._size or 0))
 
-    def fetch(self, start: int, end: int) -> bytes:
+    def _fetch(self, buffer: bytearray, start: int, end: int) -> tuple[bytearray, int]:
         """The bytes from `start` to before `end`, or to the object's end. Goes on from the byte that was reached."""
         from botocore import exceptions
 
-        got, losses = bytearray(), 0
+        reached, losses = start, 0
         while True:
-            before = len(got)
+            before = reached
             try:
-                if self._receive(start, end, got):
-                    return bytes(got)
+                for piece in self._pieces(reached, end):
+                    buffer[reached - start:reached - start + len(piece)] = piece
+                    reached += len(piece)
+                if reached >= min(end, self._size or 0):
+                    return buffer, reached - start
             except (exceptions.HTTPClientError, exceptions.ConnectionError, exceptions.IncompleteReadError):
-                losses = 1 if len(got) > before else losses + 1
+                losses = 1 if reached > before else losses + 1
                 if losses >= (LOSSES if self._size is not None else ATTEMPTS):
                     raise
                 wait(losses)
 
-    def _receive(self, start: int, end: int, got: bytearray) -> bool:
+    def _pieces(self, start: int, end: int) -> Iterator[bytes]:
+        """What one answer holds of a range."""
         from botocore.exceptions import ClientError
 
-        span = f"bytes={start + len(got)}-{end - 1}"
+        span = f"bytes={start}-{end - 1}"
         try:
             answer = asked(partial(self._client.get_object, **self._where, Range=span), attempts=1)
         except ClientError as error:
             if code(error) in ("InvalidRange", "416") and end == PART:
                 self._size = 0  # an empty object has no first byte
-                return True
+                return
             if is_overtaken(error):
                 raise ExpungeError(f"{named(self._uri)}: it changed while it was read",
                                    "give the same command again") from None
@@ -157,14 +165,13 @@ class _Version:
             self._size, self.sha256 = size, answer.get("Metadata", {}).get(SHA256)
             if "ETag" in answer:
                 self._where["IfMatch"] = answer["ETag"]
-        end, skip = min(end, size), start + len(got) if whole else 0
-        for piece in answer["Body"].iter_chunks(PIECE):
-            got += piece[skip:][: end - start - len(got)]
-            skip = max(0, skip - len(piece))
-            if whole and start + len(got) >= end:
-                answer["Body"].close()
-                break
-        return start + len(got) >= end
+        at, end = 0 if whole else start, min(end, size)
+        with closing(answer["Body"]) as body:
+            for piece in body.iter_chunks(PIECE):
+                yield piece[max(0, start - at):max(0, end - at)]
+                at += len(piece)
+                if at >= end and whole:
+                    return
 
 
 def _upload_in_parts(client: Any, reading: BinaryIO, where: dict[str, str], sha256: str, size: int,
