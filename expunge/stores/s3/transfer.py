@@ -131,18 +131,20 @@ class _Version:
 
         reached, losses = start, 0
         while True:
-            before = reached
+            before, broke = reached, None
             try:
                 for piece in self._pieces(reached, end):
                     buffer[reached - start:reached - start + len(piece)] = piece
                     reached += len(piece)
                 if reached >= min(end, self._size or 0):
                     return buffer, reached - start
-            except (exceptions.HTTPClientError, exceptions.ConnectionError, exceptions.IncompleteReadError):
-                losses = 1 if reached > before else losses + 1
-                if losses >= (LOSSES if self._size is not None else ATTEMPTS):
-                    raise
-                wait(losses)
+            except (exceptions.HTTPClientError, exceptions.ConnectionError, exceptions.IncompleteReadError) as error:
+                broke = error
+            losses = 1 if reached > before else losses + 1
+            if losses >= (LOSSES if self._size is not None else ATTEMPTS):
+                raise broke or ExpungeError(f"{named(self._uri)}: the S3 server sends less than there is",
+                                            "check what stands between here and there")
+            wait(losses)
 
     def _pieces(self, start: int, end: int) -> Iterator[bytes]:
         """What one answer holds of a range."""

@@ -8,8 +8,10 @@ import sys
 import textwrap
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
+from tests_support import blocks
 
 from expunge.configuration import CONFIG_FILE
 from expunge.contracts import Release
@@ -69,6 +71,21 @@ def test_each_release_is_a_folder_and_current_names_the_newest(served_from_s3, b
     assert not (served_from_s3.releases / "digits" / "current").exists()
     assert publish(served_from_s3, b"two") == two
     assert pointer(bucket)["change"] == 2
+
+
+def test_whoever_serves_reads_it_as_the_page_says(workspace, bucket, tmp_path, monkeypatch):
+    page = (Path(__file__).parents[3] / "docs" / "releases.md").read_text()
+    (workspace.root / CONFIG_FILE).write_text(blocks(page, "yaml")[0])
+    publish(workspace, b"one")
+    monkeypatch.chdir(tmp_path)
+    reader, = blocks(page, "python")
+    exec(reader, {})
+    assert (tmp_path / "model.safetensors").read_bytes() == b"one"
+    assert (tmp_path / "config.json").read_bytes() == b"{}"
+    assert json.loads(blocks(page, "json")[0])["Statement"]
+    releases.withdraw(workspace, "digits")
+    with pytest.raises(SystemExit, match="withdrawn"):
+        exec(reader, {})
 
 
 def test_a_change_is_counted_whichever_way_it_goes(served_from_s3, bucket):
