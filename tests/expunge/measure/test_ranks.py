@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import beta, norm, t
+from scipy.stats import beta, norm, rankdata, t
 from sklearn.metrics import roc_auc_score
 
 from expunge.errors import BadInput
-from expunge.measure.ranks import auc
+from expunge.measure.ranks import _ranks, auc
 
 SCORES = st.lists(st.integers(-4, 4), min_size=2, max_size=30)
 
@@ -31,6 +31,12 @@ def test_only_the_order_counts_and_swapping_the_groups_mirrors_it(members, other
     assert stretched == found
     assert (swapped.value, swapped.interval.lower, swapped.interval.upper) == pytest.approx(
         (1 - found.value, 1 - found.interval.upper, 1 - found.interval.lower))
+
+
+@given(st.lists(st.sampled_from([-np.inf, -1.0, -0.0, 0.0, 0.1, 1e300, np.inf]) | st.floats(allow_nan=False), max_size=60))
+def test_ranks_are_scipys_to_the_bit(values):
+    values = np.array(values)
+    assert (_ranks(values) == rankdata(values)).all()
 
 
 def test_an_infinite_score_is_only_the_last_in_order():
