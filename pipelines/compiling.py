@@ -7,6 +7,7 @@ laptop and the cluster run the same plan. See docs/cluster.md, and docs/decision
 import re
 import tempfile
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,11 +53,17 @@ def compile_plan(plan: str, image: str, profile: Profile, run: str | None = None
             if task.container_spec is not None:  # importers run in no image of ours
                 _place(task, image, profile, given, run)
 
+    def compiled() -> str:
+        made = dsl.pipeline(name=wiring.name, description=wiring.description)(placed)
+        with tempfile.TemporaryDirectory(prefix="expunge-") as folder:
+            file = Path(folder, f"{plan}.yaml")
+            Compiler().compile(made, str(file))
+            return file.read_text()
+
     placed.__signature__ = Signature(list(offered.values()))  # type: ignore[attr-defined]
-    with tempfile.TemporaryDirectory(prefix="expunge-") as folder:
-        file = Path(folder, f"{plan}.yaml")
-        Compiler().compile(dsl.pipeline(name=wiring.name, description=wiring.description)(placed), str(file))
-        return file.read_text()
+    # kfp looks through the whole stack whenever a task is told something: in a thread of its own that is short.
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(compiled).result()
 
 
 def require_digest(image: str, unpinned: bool = False) -> str:
