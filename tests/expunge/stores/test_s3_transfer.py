@@ -67,6 +67,21 @@ def test_a_large_file_goes_up_and_comes_back_through_everything(between, bucket,
     assert uploads(bucket) == []
 
 
+def test_a_part_that_breaks_off_goes_on_from_the_byte_that_it_had_reached(between, bucket, tmp_path):
+    bucket.put_object(Key="g.safetensors", Body=LARGE[:transfer.PART])
+    asked, answers = [], iter(["cut", None])
+
+    def trouble(method, path, headers):
+        asked.append(int(headers["Range"].removeprefix("bytes=").partition("-")[0]))
+        return next(answers)
+
+    between.trouble = trouble
+    assert s3.download(URI, tmp_path / "back") == sha256_bytes(LARGE[:transfer.PART])
+    first, second = asked
+    assert first == 0
+    assert transfer.PART // 4 < second <= transfer.PART // 2
+
+
 def test_an_upload_that_does_not_get_through_is_explained_and_leaves_neither_object_nor_parts(between, bucket, file):
     between.trouble = lambda method, path, _: "refused" if "partNumber=2" in path else None
     with pytest.raises(ExpungeError, match=r"^s3://models/g\.safetensors: the S3 server cannot be reached"):
