@@ -67,8 +67,8 @@ class Between(ThreadingHTTPServer):
     """Hands requests on to a server, and does to some of them what a network does.
 
     `trouble` is asked for each: a function of its method, path and headers that answers None, or what happens to it:
-    "busy" (503), "cut" (half of the answer), "lost" (done, and no answer), "refused" (hung up on, not done). It may
-    change the headers that go on.
+    "busy" (503), "cut" (half of the answer), "lost" (done, and no answer), "refused" (hung up on, not done), "gone" (404, no
+    such upload). It may change the headers that go on.
     """
 
     daemon_threads = True
@@ -102,6 +102,11 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if what == "busy":
             self.wfile.write(b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            return
+        if what == "gone":
+            said = b"<Error><Code>NoSuchUpload</Code></Error>"
+            self.wfile.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s"
+                             % (len(said), said))
             return
         headers.pop("Expect", None)
         asking = http.client.HTTPConnection(self.server.behind)
