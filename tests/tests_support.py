@@ -31,7 +31,9 @@ from expunge.stores.tracking import QUIET
 Images, Labels = NDArray[np.float32], NDArray[np.int64]
 
 EXPUNGE = Path(sys.executable).parent / "expunge"
-FOREIGN = (KEYS_VARIABLE, ROOTS_VARIABLE, RUN_VARIABLE, WORKSPACE_VARIABLE, "MLFLOW_TRACKING_URI", "VIRTUAL_ENV")
+# The last of them would have every process of every run compile our modules anew, which a new user's do once.
+FOREIGN = (KEYS_VARIABLE, ROOTS_VARIABLE, RUN_VARIABLE, WORKSPACE_VARIABLE, "MLFLOW_TRACKING_URI", "VIRTUAL_ENV",
+           "PYTHONDONTWRITEBYTECODE")
 
 
 @dataclass(frozen=True)
