@@ -19,6 +19,7 @@ from expunge.contracts import shorten
 from expunge.errors import BadInput, ExpungeError
 
 TOKEN_VARIABLE = "EXPUNGE_KUBEFLOW_TOKEN"
+TRUST_VARIABLE = "SSL_CERT_FILE"  # as everywhere: whose certificates are trusted, in the place of the usual ones
 CONNECT_SECONDS, READ_SECONDS = 5, 30  # of one answer
 PAGE = 100  # entries of a listing
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a plan is long: the first is ten times as fast
@@ -50,9 +51,13 @@ class Kubeflow:
     def __init__(self, endpoint: str, namespace: str | None = None) -> None:
         self.endpoint, self._namespace = _address(endpoint), namespace
         import kfp_server_api as api
+        import urllib3
 
         told = api.Configuration()
-        told.host, told.retries = self.endpoint, 1
+        told.host, told.ssl_ca_cert = self.endpoint, os.environ.get(TRUST_VARIABLE)
+        if told.ssl_ca_cert and not os.access(told.ssl_ca_cert, os.R_OK):
+            raise BadInput(f"{TRUST_VARIABLE}: {shorten(told.ssl_ca_cert)} cannot be read", "name a PEM file")
+        told.retries = urllib3.Retry(total=None, connect=0, read=0, other=0, redirect=3)  # each retry would be printed
         token = os.environ.get(TOKEN_VARIABLE)
         if token:
             _refuse_open_channel(self.endpoint)
@@ -149,10 +154,19 @@ class Kubeflow:
             if 400 <= status < 500:
                 raise BadInput(f"Kubeflow does not accept it ({status}): {_message(error.body)}",
                                "correct what it names") from None
-            raise ExpungeError(f"Kubeflow at {self.endpoint} fails ({status or 'no answer'})", again) from None
+            if status == 0:  # the generated client's number for it
+                raise _untrusted(self.endpoint) from None
+            raise ExpungeError(f"Kubeflow at {self.endpoint} fails ({status})", again) from None
         except urllib3.exceptions.HTTPError as error:
+            if isinstance(getattr(error, "reason", None), urllib3.exceptions.SSLError):
+                raise _untrusted(self.endpoint) from None
             raise ExpungeError(f"Kubeflow at {self.endpoint} cannot be reached ({type(error).__name__})",
                                again) from None
+
+
+def _untrusted(endpoint: str) -> ExpungeError:
+    return ExpungeError(f"Kubeflow at {endpoint} shows a certificate that is not trusted here",
+                        f"name the certificates of its authority in {TRUST_VARIABLE}")
 
 
 def _address(endpoint: str) -> str:

@@ -5,6 +5,7 @@ would drop without a word is an error here. It runs nothing.
 """
 
 import json
+import ssl
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -66,8 +67,8 @@ def check_body(body, model):
 
 
 @contextmanager
-def kfp_api():
-    """A running stub."""
+def kfp_api(certificate=None):
+    """A running stub; over TLS with a file that holds a certificate and its key."""
     stub = Stub()
 
     class Handler(BaseHTTPRequestHandler):
@@ -104,7 +105,11 @@ def kfp_api():
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    stub.endpoint = f"http://127.0.0.1:{server.server_port}"
+    stub.endpoint = f"http{'s' if certificate else ''}://127.0.0.1:{server.server_port}"
+    if certificate:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield stub

@@ -4,6 +4,8 @@ import json
 import os
 import shlex
 import socket
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 
 import pytest
 import yaml
@@ -35,7 +37,7 @@ def s3():
 def bucket(s3, monkeypatch, tmp_path):
     import boto3
 
-    for name in [*filter(lambda name: name.startswith("AWS_"), os.environ), "EXPUNGE_KUBEFLOW_TOKEN"]:
+    for name in [*filter(lambda name: name.startswith("AWS_"), os.environ), "EXPUNGE_KUBEFLOW_TOKEN", "SSL_CERT_FILE"]:
         monkeypatch.delenv(name, raising=False)
     for name, value in {"HOME": str(tmp_path), "AWS_REGION": "us-east-1", "AWS_ENDPOINT_URL": s3,
                         "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "very-secret"}.items():
@@ -202,8 +204,8 @@ def test_a_request_about_what_is_only_here_is_refused(say, kubeflow, request_fil
 def test_where_nobody_listens_is_said(say):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and never listens
-        code, found, _ = say("submit", endpoint=f"http://127.0.0.1:{taken.getsockname()[1]}")
-    assert code == 1
+        code, found, complaint = say("submit", endpoint=f"http://127.0.0.1:{taken.getsockname()[1]}")
+    assert (code, len(complaint.splitlines())) == (1, 1)
     assert "cannot be reached" in found["problem"]
 
 
@@ -216,6 +218,38 @@ def test_a_token_is_sent_as_it_is_only_to_this_machine(say, kubeflow, monkeypatc
     kubeflow.answer = (503, b"")
     assert say("submit")[0] == 1
     assert {authorization for *_, authorization in kubeflow.requests} == {"Bearer very-secret"}
+
+
+def test_an_authority_of_ones_own_is_trusted_where_that_is_said(say, bucket, tmp_path, monkeypatch):
+    certificate = self_signed(tmp_path / "certificate.pem")
+    with kfp_api(certificate) as kubeflow:
+        monkeypatch.setenv("EXPUNGE_KUBEFLOW_TOKEN", "very-secret")
+        code, found, _ = say("submit", endpoint=kubeflow.endpoint)
+        assert (code, kubeflow.requests) == (1, [])
+        assert found["remedy"] == "name the certificates of its authority in SSL_CERT_FILE"
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        kubeflow.answer = (503, b"")
+        assert "fails (503)" in say("submit", endpoint=kubeflow.endpoint)[1]["problem"]
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "nowhere.pem"))
+        code, found, _ = say("submit", endpoint=kubeflow.endpoint)
+    assert (code, found["remedy"]) == (2, "name a PEM file")
+
+
+def self_signed(file):
+    """A certificate of 127.0.0.1 that nobody else vouches for, and its key, in one file."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "stub")])
+    made = x509.CertificateBuilder(
+        issuer_name=name, subject_name=name, public_key=key.public_key(), serial_number=1,
+        not_valid_before=datetime.now(UTC) - timedelta(hours=1), not_valid_after=datetime.now(UTC) + timedelta(hours=1),
+        extensions=[x509.Extension(x509.OID_SUBJECT_ALTERNATIVE_NAME, False, x509.SubjectAlternativeName(
+            [x509.IPAddress(ip_address("127.0.0.1"))]))]).sign(key, hashes.SHA256())
+    file.write_bytes(made.public_bytes(serialization.Encoding.PEM) + key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
+    return file
 
 
 def test_what_lies_in_the_place_of_a_request_is_not_taken_for_it(say, kubeflow, bucket):
