@@ -57,7 +57,7 @@ def full(folder, tmp_path_factory):
         "curves": (taught("never exposed", (0, 1, 4, 32), (0.0, 0.0, 0.01, 0.09)), taught("parent", (0,), (0.1,)),
                    taught("candidate", (0, 1), (0.0, 0.08)), taught("candidate", (0, 1), (0.0, 0.08), repeat=1)),
         "stopping": Stopping(planned=600, drawn=400, fixed=300, decided="PUL is met", seconds_saved=3.25),
-        "extractor_sha256": "e" * 64, "reference_sha256": "d" * 64, "members_id": "c" * 64}))
+        "extractor_sha256": "e" * 64, "extractor": "clip", "reference_sha256": "d" * 64, "members_id": "c" * 64}))
     return copy
 
 
@@ -266,7 +266,7 @@ def test_sampling_that_could_have_ended_early_and_did_not_saved_nothing(full, tm
 def test_digests_of_all_that_it_was_made_from(full):
     page = render_page(full)
     assert all(letter * 64 in page for letter in "edc")
-    assert "features of the extractor eeeeeeeeeeee" in page
+    assert "features of the extractor eeeeeeeeeeee… (clip)" in page
     assert "judge&#39;s own features do not notice" not in page
 
 
