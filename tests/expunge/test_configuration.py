@@ -36,6 +36,8 @@ def test_what_is_written_is_what_is_read(workspace):
     ("checkpoints: [{folder: elsewhere}]", "'checkpoints.0' folder must be an absolute path"),
     ("notice: {webhook: 'ftp://example.org'}", "'notice.webhook' must begin with http"),
     ("notice: {before_hours: 0}", "'notice.before_hours'"),
+    ("releases: s3://bucket", "'releases' must be s3://bucket/prefix"),
+    ("releases: s3://key:secret@bucket/prefix", "'releases' must be s3://bucket/prefix"),
     ("datebase: x", "unknown key 'datebase'"),
 ])
 def test_a_wrong_configuration_is_one_line_that_names_the_field(workspace, text, problem):

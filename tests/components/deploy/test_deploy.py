@@ -204,6 +204,7 @@ def test_an_approved_candidate_goes_into_service_on_s3_and_out_again(begin_run, 
     assert not [one for one in verify_workspace(workspace) if not one.ok]
 
 
+@pytest.mark.thorough
 def test_deploy_and_rollback_on_s3_refuse_what_is_tainted(begin_run, bucket, workspace):
     (workspace.root / CONFIG_FILE).write_text("releases: s3://models/served\n")
     first = begin_run().release()

@@ -154,6 +154,7 @@ def test_two_deployers_in_one_workspace_have_a_generation_each(served_from_s3, b
     assert len(releases.history(served_from_s3, "digits")) == 2
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("where", ["s3.transfer.count", "s3.write_over"])
 def test_who_is_killed_before_current_is_flipped_leaves_the_old_one_and_the_next_try_finishes(
         served_from_s3, bucket, where):
@@ -184,6 +185,7 @@ def test_who_is_killed_before_current_is_flipped_leaves_the_old_one_and_the_next
     assert list(bucket.multipart_uploads.all()) == []
 
 
+@pytest.mark.thorough
 def test_while_the_server_is_down_nothing_is_said_and_nothing_changed(served_from_s3, bucket, environment, s3_server):
     one = publish(served_from_s3, b"one")
     environment.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
@@ -238,6 +240,7 @@ def test_a_current_that_is_not_ours_is_said_and_not_written_over(served_from_s3,
     assert (found.standing, live(served_from_s3).exit_code) == ("not what was released", 40)
 
 
+@pytest.mark.thorough
 def test_what_was_changed_in_the_bucket_is_found_and_not_gone_back_to(served_from_s3, bucket):
     one, _ = publish(served_from_s3, b"one"), publish(served_from_s3, b"two")
     weights = bucket.Object(f"served/digits/{releases.folder_name(one)}/model.safetensors")
@@ -257,6 +260,7 @@ def test_what_was_changed_in_the_bucket_is_found_and_not_gone_back_to(served_fro
     assert served(bucket) == b"one"
 
 
+@pytest.mark.thorough
 def test_a_workspace_that_served_from_its_own_folder_goes_over_with_the_next_change(workspace, bucket):
     one, two = publish(workspace, b"one"), publish(workspace, b"two")
     (workspace.root / CONFIG_FILE).write_text(f"releases: {PREFIX}\n")

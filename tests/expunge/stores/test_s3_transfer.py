@@ -126,6 +126,7 @@ def test_an_object_that_is_not_what_was_uploaded_is_no_download(bucket, tmp_path
     assert s3.digest(URI) == sha256_bytes(b"other")
 
 
+@pytest.mark.thorough
 def test_an_object_that_changes_while_it_is_read_is_not_mixed(between, bucket, tmp_path):
     bucket.put_object(Key="g.safetensors", Body=LARGE)
 
