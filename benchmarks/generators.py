@@ -2,7 +2,9 @@
 
 Whatever takes long is kept in a folder that the command names, under a digest of all that it was made from (settings,
 images, torch; not the code: after a change of that, name another folder). A training that was stopped goes on from
-where it was. FOLDER below holds `mnist/` and `fashion-mnist/`, each with its four idx files.
+where it was. What took minutes and is small lies in `weights/` beside this file, under the same digests: copied there
+from such a folder, found as if it were in it. FOLDER below holds `mnist/` and `fashion-mnist/`, each with its four idx
+files.
 
 The train split is divided into two halves. The oracle, which training may ask, learns on one; the judge, which only
 measures, is another architecture and learns on the other. Generators learn on the whole train split. Real images to
@@ -40,6 +42,7 @@ from expunge.samples.images import read_images
 from expunge.samples.splits import divide
 
 SIDE = 32
+WEIGHTS = Path(__file__).parent / "weights"
 FOLDERS = {"mnist": "mnist", "fashion": "fashion-mnist"}
 CLASSES = {
     "mnist": tuple(str(digit) for digit in range(10)),
@@ -281,6 +284,8 @@ class Bench:
         made_from = {**made_from, "images": self.images_sha256, "seed": seed, "threads": self.threads,
                      "steps": self.steps, "torch": torch.__version__}
         file = self.kept / f"{self.dataset}-{name}-{digest(made_from)}.safetensors"
+        if not file.exists() and (WEIGHTS / file.name).exists():
+            file = WEIGHTS / file.name
         if not file.exists():
             if self.looks:
                 raise NotThere(name)

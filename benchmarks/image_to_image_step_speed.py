@@ -23,7 +23,7 @@ from copy import deepcopy
 from typing import Any, cast
 
 import torch
-from image_to_image import HIDDEN, KINDS
+from completions import HIDDEN, KINDS
 from recording import record
 from torch import nn
 

@@ -83,8 +83,8 @@ class Params(BaseModel):
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # Found on MNIST by `benchmarks/image_to_image.py`, our reading.
-    "default": {"scale": "relative", "alpha": 1.0, "rate": 1e-3, "steps": 400},
+    # Found on Fashion-MNIST by `benchmarks/image_to_image.py`, our reading.
+    "default": {"scale": "relative", "alpha": 0.15, "rate": 1e-3, "steps": 1_600, "views": 4},
     # The authors' code for MAGE and the weights that its commands name: 5 of 6 epochs of warm-up, a rate of 1e-4 for
     # 256 images. Steps stand for the epochs, which are of another set.
     "paper": {"alpha": 0.2, "noise": "matched", "views": 0, "batch": 128, "rate": 5e-5, "weight_decay": 0.05,
@@ -218,15 +218,17 @@ class Lesson:
 
     @torch.no_grad()
     def looked_up(self) -> Weights:
-        """All that the teacher finds in all views, and how they are shown: [views * images, ...] each.
+        """All that the teacher finds in the views that the training comes to, and how they are shown.
+
+        [views * images, ...] each, view after view:
 
         `forget.000` and so on: a feature map each, by role. `chance.forget.000`, `mask.forget`: what was drawn.
         """
-        views, kept = self.params.views, Weights()
+        kept = Weights()
         for role in ROLES:
             count, still = len(self.decks[role].samples), self.showing[role].still is not None
             parts: dict[str, list[Tensor]] = {}
-            for places in torch.arange(views * count).split(TEACHER_BATCH):
+            for places in torch.arange(self._views(role) * count).split(TEACHER_BATCH):
                 pupil, shown = self.showing[role].of(places % count, places // count, stream(self.session, 0))
                 seen = {f"{role}.{number:03d}": some.cpu() for number, some in enumerate(self.found(shown))}
                 seen |= {f"chance.{role}.{number:03d}": some for number, some in enumerate(pupil.chance)}
@@ -240,7 +242,12 @@ class Lesson:
         one = torch.zeros(1, dtype=torch.long)
         pupil, _ = self.showing["stay"].of(one, one, stream(self.session, 0))
         size = sum(some.numel() * some.element_size() for some in (*self.found(pupil), *pupil.chance, pupil.mask))
-        return size * self.params.views * sum(len(deck.samples) for deck in self.decks.values()) / 2**30
+        return size * sum(self._views(role) * len(deck.samples) for role, deck in self.decks.items()) / 2**30
+
+    def _views(self, role: Role) -> int:
+        """How many views of each image the training comes to."""
+        shown = self.params.steps * self.decks[role].batch
+        return min(self.params.views, math.ceil(shown / len(self.decks[role].samples)))
 
 
 def _names(cached: Weights, begin: str) -> list[str]:
@@ -417,7 +424,7 @@ METHOD = Method(
     unlearn=unlearn,
     does="Lets the encoder find noise in the forget images and what it always found in the rest; the decoder stays.",
     choose="A model that completes images, and should no longer complete some of them.",
-    costs="Minutes: a few hundred steps of the encoder alone.",
+    costs="Minutes: some hundred to a few thousand steps of the encoder alone.",
     needs=("forget", "retain"),
     preference=Preference(1, "it moves the encoder only, and the decoder stays as it is, bit for bit"),
 )
