@@ -113,7 +113,7 @@ RECIPES = {
     "stylegan2-32": Recipe(
         "stylegan2",
         {"size": SIDE, "latent_dim": 64, "mapping": 4, "channels": 1, "widths": [64, 64, 32, 16]},
-        {"steps": 6_000, "batch": 32, "generator_rate": 0.002, "discriminator_rate": 0.002, "r1_weight": 1.0,
+        {"steps": 3_600, "batch": 32, "generator_rate": 0.002, "discriminator_rate": 0.002, "r1_weight": 1.0,
          "r1_every": 16, "path_length_weight": 2.0, "path_length_every": 8, "style_mixing": 0.9, "fresh_noise": True,
          "ema_decay": 0.998, "cooling": 0.4},
         goes_on=("r1_weight", "r1_every", "path_length_weight", "path_length_every", "style_mixing", "fresh_noise"),
