@@ -32,7 +32,7 @@ def split():
 
 
 @functools.cache
-def tamed(steps=90, alpha=0.4, forget_loss="threshold"):
+def tamed(steps=90, alpha=0.6, forget_loss="threshold"):
     """The small flow's weights after taming the images to forget."""
     import torch
 

@@ -141,12 +141,15 @@ def test_an_object_in_a_bucket_is_kept_up_and_not_written_over(workspace, bucket
     place, = copies.Configuration.load(workspace).checkpoints
     seen = copies._read(place, copies._file_of(ledger))
     ledger.append(b"by somebody faster")
+    configure(workspace)
+    ledger.append(b"not copied yet")
+    configure(workspace, {"s3": "s3://outside/expunge"})
     for stale in (seen, None):
         with monkeypatch.context() as patched:
             patched.setattr(copies, "_read", lambda *_, stale=stale: stale)
             sent, = copies.send(workspace)
-        assert "PreconditionFailed" in sent.problem
-    assert sizes(workspace) == {"s3://outside/expunge": ledger.size}
+        assert "somebody else has written it meanwhile" in sent.problem
+    assert sizes(workspace) == {"s3://outside/expunge": ledger.size - 1}
 
 
 @pytest.fixture

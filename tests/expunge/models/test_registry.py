@@ -26,7 +26,7 @@ def test_a_classifier_gives_features_and_logits(name):
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones():
-    with pytest.raises(BadInput, match="unknown architecture 'biggan': use dcgan, "):
+    with pytest.raises(BadInput, match="unknown architecture 'biggan': use clip, dcgan, "):
         build("biggan")
 
 

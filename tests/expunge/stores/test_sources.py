@@ -142,7 +142,7 @@ def test_labels_are_one_file_and_no_folder(workspace, tmp_path):
 @example("hf://a/b/../../c")
 def test_whatever_is_written_ends_in_a_file_or_in_one_line(workspace, monkeypatch, text):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(sources.s3, "_client", _ask_nobody)
+    monkeypatch.setattr("expunge.stores.s3.asking._client", _ask_nobody)
     monkeypatch.setattr(sources.Tracking, "registered", _ask_nobody)
     with pytest.raises((BadInput, _AskedError)) as caught:
         raise _AskedError(model(workspace, text))
