@@ -72,7 +72,6 @@ MEASURE_SEED = 20_261_122  # of masks and noise; no training uses it
 ROWS = ("default", "proxy")
 Half = Literal["forget", "retain"]
 HALVES: tuple[Half, Half] = ("forget", "retain")
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -65,7 +66,7 @@ class Split:
     holdout: Any
 
 
-class RoomOfImages:
+class RoomOfImages(ABC):
     """The room's inputs, in a house of their own. A family says what it makes of them."""
 
     family: str
@@ -85,17 +86,17 @@ class RoomOfImages:
             house.leave_out(name)
 
     @property
+    @abstractmethod
     def source(self) -> dict[str, Any]:
         """What the request says of the checkpoint, beside its address and its family."""
-        raise NotImplementedError
 
+    @abstractmethod
     def ask(self, **more: Any) -> None:
         """Writes a request; a family has its own idea of what it asks if it is not told."""
-        raise NotImplementedError
 
+    @abstractmethod
     def put_models(self) -> None:
         """Puts the parent and a candidate that forgot."""
-        raise NotImplementedError
 
     def write(self, forget: Forget, sampling: Sampling, **more: Any) -> None:
         """Writes the request."""

@@ -217,7 +217,5 @@ def _read(file: Path) -> Mapping[str, Column] | None:
         return None
     import pyarrow.parquet as pq
 
-    from expunge.samples.arrow import array
-
-    table = pq.ParquetFile(file).read()
-    return {name: array(table[name]) for name in table.column_names}
+    table = pq.read_table(file)
+    return {name: table[name].to_numpy() for name in table.column_names}

@@ -17,7 +17,6 @@ from components.evaluate.evidence_of_completions import Completed, CompletionEvi
 from components.evaluate.evidence_of_flows import FlowEvidence, Likely
 from components.evaluate.probes.is_it_still_told_apart import nearest
 from expunge.errors import BadInput
-from expunge.samples.arrow import column
 
 SCORES, REAL, SEARCH, RELEARNING, MEMBERSHIP, FEATURES, FEATURES_FORGET, PREDICTIONS, LIKELIHOODS, COMPLETIONS = (
     "scores.parquet", "real.parquet", "search.parquet", "relearning.parquet", "membership.parquet",
@@ -183,7 +182,7 @@ def _write(file: Path, columns: dict[str, ArrayLike]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    pq.write_table(pa.table({name: column(values) for name, values in columns.items()}), file)
+    pq.write_table(pa.table(columns), file)
 
 
 def _write_answered(file: Path, columns: dict[str, ArrayLike]) -> None:

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from expunge.errors import BadInput
-from expunge.samples.arrow import column, files
 
 _FEATURES: dict[str, dict[str, Any]] = {
     "image": {"_type": "Image"},
@@ -55,12 +54,13 @@ class SampleTable:
         import pyarrow.parquet as pq
 
         columns = {
-            "image": files([_png(image) for image in self.pixels]),
-            "label": column(self.labels),
+            "image": pa.array([{"bytes": _png(image), "path": None} for image in self.pixels],
+                              pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
+            "label": pa.array(self.labels),
         }
         if self.latents is not None:
             columns["latent"] = pa.FixedSizeListArray.from_arrays(
-                column(np.ascontiguousarray(self.latents, np.float32).ravel()), self.latents.shape[1]
+                pa.array(np.ascontiguousarray(self.latents, np.float32).ravel()), self.latents.shape[1]
             ).cast(pa.list_(pa.float32()))
         features: dict[str, dict[str, Any]] = {name: _FEATURES[name] for name in columns}
         if classes:
