@@ -260,6 +260,14 @@ def test_what_was_changed_in_the_bucket_is_found_and_not_gone_back_to(served_fro
     assert served(bucket) == b"one"
 
 
+def test_an_object_that_says_no_digest_is_read_even_where_its_size_would_do(served_from_s3, bucket):
+    release = publish(served_from_s3, b"one")
+    there = f"served/digits/{releases.folder_name(release)}/model.safetensors"
+    bucket.put_object(Key=there, Body=b"eno")
+    store = releases.store_of(served_from_s3)
+    assert store.digest(release, release.weights, by_bytes=False) == sha256_bytes(b"eno")
+
+
 @pytest.mark.thorough
 def test_a_workspace_that_served_from_its_own_folder_goes_over_with_the_next_change(workspace, bucket):
     one, two = publish(workspace, b"one"), publish(workspace, b"two")
