@@ -61,6 +61,8 @@ class Configuration(Record):
     notice: Notice | None = None
     releases: str | None = None  # s3://bucket/prefix: where models are served from, if not from the workspace
 
+    requests: str | None = None  # s3://bucket/prefix: where filed requests wait, if not in the workspace
+
     @field_validator("database")
     @classmethod
     def _holds_no_password(cls, value: str | None) -> str | None:
@@ -68,7 +70,7 @@ class Configuration(Record):
             raise ValueError("holds a password: leave it out, and set PGPASSWORD or PGPASSFILE")
         return value
 
-    @field_validator("releases")
+    @field_validator("releases", "requests")
     @classmethod
     def _is_a_prefix(cls, value: str | None) -> str | None:
         if value is not None and not _PREFIX.fullmatch(value):

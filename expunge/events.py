@@ -15,6 +15,12 @@ from pydantic import Field
 from expunge.contracts import Frozen
 from expunge.settings import Workspace, current_run
 
+TITLES = {
+    "fetch_checkpoint": "fetch checkpoint", "curate_forget_set": "curate forget set", "adapt": "adapt",
+    "unlearn": "unlearn", "evaluate": "evaluate", "gate": "gate", "deploy": "deploy",
+}
+"""What people call the rooms, in the order in which a request passes through them."""
+
 Kind = Literal["started", "progress", "note", "finished", "failed"]
 
 

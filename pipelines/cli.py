@@ -145,10 +145,10 @@ def run(
     if plan:
         return _plan(request, again, as_json)
     from expunge.contracts import Request, read_record
+    from expunge.runs import Run
     from expunge.stores.sources import pin
     from pipelines import supervisor
     from pipelines.display import Display
-    from pipelines.runs import Run
     from pipelines.tables import show_run
 
     workspace = Workspace.locate().require()
@@ -175,8 +175,8 @@ def _plan(file: Path, again: bool, as_json: bool) -> None:
 @app.command()
 def cancel(run: RunName, as_json: AsJson = False) -> None:
     """Stop a run, from any shell. The same 'expunge run' would continue it."""
+    from expunge.runs import Run
     from pipelines import supervisor
-    from pipelines.runs import Run
 
     state = supervisor.cancel(Run.find(Workspace.locate().require(), run))
     _finish({"run": state.run, "state": state.state, "reason": state.reason}, as_json,
@@ -186,9 +186,9 @@ def cancel(run: RunName, as_json: AsJson = False) -> None:
 @app.command()
 def release(run: RunName, as_json: AsJson = False) -> None:
     """Continue an approved run: gate again, then deploy exactly the bytes that were approved."""
+    from expunge.runs import Run
     from pipelines import supervisor
     from pipelines.display import Display
-    from pipelines.runs import Run
     from pipelines.tables import show_run
 
     workspace = Workspace.locate().require()
@@ -227,7 +227,7 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Say where runs stand, reject those past their deadline, and tell reviewers of the others what is due."""
-    from pipelines.runs import Run
+    from expunge.runs import Run
     from pipelines.summary import standing, summarise
     from pipelines.tables import show_run, show_runs
 
@@ -283,8 +283,8 @@ def reject(run: RunName, person: Person, reason: Reason, as_json: AsJson = False
 
 def _decide(name: str, person: str, decision: Literal["approve", "reject"], reason: str, as_json: bool,
             waives: Sequence[str] = ()) -> None:
-    from pipelines.deciding import decide
-    from pipelines.runs import Run
+    from expunge.deciding import decide
+    from expunge.runs import Run
 
     found = Run.find(Workspace.locate().require(), name)
     signed = decide(found, person, decision, reason, waives)

@@ -16,7 +16,7 @@ RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run, or the reque
 @audit_app.command("log")
 def audit_log(as_json: AsJson = False) -> None:
     """List what the ledger holds, oldest first."""
-    from pipelines.auditing import log_lines
+    from expunge.auditing import log_lines
 
     lines = log_lines(Workspace.locate().require())
     finish(lines, as_json, lambda out: print_lines(
@@ -26,7 +26,7 @@ def audit_log(as_json: AsJson = False) -> None:
 @audit_app.command("show")
 def audit_show(run: RunName, as_json: AsJson = False) -> None:
     """Show what a run did, room by room, and who decided what."""
-    from pipelines.auditing import show
+    from expunge.auditing import show
     from pipelines.tables import show_trail
 
     trail = show(Workspace.locate().require(), run)
@@ -85,7 +85,7 @@ def audit_move(as_json: AsJson = False) -> None:
 @audit_app.command("live")
 def audit_live(as_json: AsJson = False) -> None:
     """List what is served, and whether it is tainted: exit 41 if so, 40 if its bytes are not what was released."""
-    from pipelines.live import lines, live
+    from expunge.live import lines, live
 
     found = live(Workspace.locate().require())
     finish(found.model_dump(mode="json"), as_json, lambda out: print_lines(out, lines(found)), found.exit_code)

@@ -9,17 +9,17 @@ import yaml
 from rich.console import Console
 
 from expunge.contracts import Request, parse_record
+from expunge.deciding import decide
 from expunge.digests import write_atomically
 from expunge.errors import BadInput, DoesNotVerify, Refused
 from expunge.evidence.findings import checked
 from expunge.evidence.keys import create_key
 from expunge.evidence.verify import verify_workspace
+from expunge.runs import Run
 from expunge.settings import WORKSPACE_VARIABLE, Workspace
 from expunge.stores.sources import pin
 from pipelines import supervisor
-from pipelines.deciding import decide
 from pipelines.display import Display
-from pipelines.runs import Run
 from pipelines.summary import summarise
 from pipelines.workspace import initialise
 

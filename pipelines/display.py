@@ -7,12 +7,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from expunge.errors import NotNeeded
-from expunge.events import Event
+from expunge.events import TITLES, Event
 
-TITLES = {
-    "fetch_checkpoint": "fetch checkpoint", "curate_forget_set": "curate forget set", "adapt": "adapt",
-    "unlearn": "unlearn", "evaluate": "evaluate", "gate": "gate", "deploy": "deploy",
-}
 _WIDTH = max(map(len, TITLES.values()))
 
 

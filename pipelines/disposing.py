@@ -45,6 +45,7 @@ from expunge.evidence.keys import OPERATOR, SigningKey
 from expunge.evidence.ledger import Ledger
 from expunge.evidence.statements import DisposalPredicate, ReceiptPredicate, Statement, sign_statement
 from expunge.room import exclusive
+from expunge.runs import Run, State
 from expunge.samples.encryption import RequestKey
 from expunge.samples.imported import importing_alone
 from expunge.settings import Workspace
@@ -53,7 +54,6 @@ from expunge.stores.sources import DATA_SETS
 from expunge.stores.tracking import Tracking
 from pipelines.holdings import Holdings, Sets, keys_in
 from pipelines.keeping import told_by
-from pipelines.runs import Run, State
 from pipelines.sweeping import sweep as sweep_leftovers
 
 WORKSPACE = "workspace"

@@ -32,11 +32,11 @@ from expunge.evidence.coherence import read_policy
 from expunge.evidence.keys import OPERATOR, Keyring, SigningKey, private_key_file
 from expunge.evidence.ledger import Ledger
 from expunge.evidence.policies import has_shipped, is_shipped, keyring_for, signature_beside, signer_of
+from expunge.runs import Run, is_held
 from expunge.samples.encryption import RequestKey
 from expunge.settings import IMAGE_VARIABLE, ROOTS_VARIABLE, Workspace, allowed_roots, image_digest
 from expunge.stores.addresses import shown
 from expunge.stores.tracking import Tracking
-from pipelines.runs import Run, is_held
 
 Level = Literal["ok", "warn", "fail"]
 PACKAGES = ("torch", "kfp", "mlflow", "dvc", "pyarrow", "safetensors", "cryptography")

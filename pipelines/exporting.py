@@ -6,8 +6,8 @@ from typing import Any
 
 from expunge.digests import write_atomically
 from expunge.errors import BadInput
+from expunge.runs import Run
 from expunge.settings import Workspace
-from pipelines.runs import Run
 
 
 def export(workspace: Workspace, name: str, bundle: Path, *, weights: bool = True, reasons: bool = False,

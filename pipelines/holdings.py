@@ -21,11 +21,11 @@ from expunge.custody.wanted import Wanted
 from expunge.digests import sha256_file
 from expunge.errors import BadInput, DoesNotVerify
 from expunge.room import RESUME_SUFFIX
+from expunge.runs import Run
 from expunge.samples.encryption import RequestKey
 from expunge.samples.sample_sets import read_table
 from expunge.settings import Workspace
 from expunge.stores import releases
-from pipelines.runs import Run
 
 _TO_BE_FORGOTTEN = ("forget", "negative")
 

@@ -27,9 +27,9 @@ from expunge.evidence.statements import (
     sign_statement,
 )
 from expunge.room import RESUME_SUFFIX, STATEMENT_FILE, RoomStatement, exclusive
+from expunge.runs import UNFINISHED, Run, RunState
 from expunge.samples.imported import SCHEME, imported_sets, importing_alone
 from expunge.settings import Workspace
-from pipelines.runs import UNFINISHED, Run, RunState
 from pipelines.sweeping import sweep
 
 Fate = Literal["kept", "removable", "evidence"]

@@ -7,9 +7,9 @@ conventions; no label says who or which request.
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any, get_args
 
+from expunge import live
+from expunge.runs import Run, State
 from expunge.settings import Workspace
-from pipelines import live
-from pipelines.runs import Run, State
 from pipelines.summary import standing
 
 if TYPE_CHECKING:

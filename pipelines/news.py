@@ -10,8 +10,8 @@ from typing import get_args
 
 from expunge.contracts import SampleRole, SampleSet, read_record_if_any
 from expunge.events import Event
+from expunge.runs import Run, RunState
 from expunge.stores.tracking import Told, Tracking
-from pipelines.runs import Run, RunState
 
 _PATIENCE = 30.0  # seconds that a finished run waits for MLflow to take in the last news
 _BRIEF = 5.0  # and one that somebody wants to be stopped

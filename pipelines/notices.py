@@ -19,13 +19,13 @@ from urllib.parse import urlsplit
 from expunge.configuration import Configuration
 from expunge.configuration import Notice as Settings
 from expunge.contracts import Frozen, Identifier, Record, read_record, write_record
+from expunge.deciding import deadline_of, expire
 from expunge.errors import ExpungeError, WorkspaceBusy
 from expunge.evidence import decisions
 from expunge.evidence.coherence import read_policy
 from expunge.room import exclusive
+from expunge.runs import Run, RunState
 from expunge.settings import Workspace
-from pipelines.deciding import deadline_of, expire
-from pipelines.runs import Run, RunState
 
 TIMEOUT = 5.0  # seconds that a command or a server may take: whoever looks at a status waits for it
 SENT_FILE = "notices.json"  # in a run's folder

@@ -30,9 +30,9 @@ from expunge.measure.medians import fewest
 from expunge.measure.needed import RATE, SEARCH, Drawing, RuleNeeds, needs
 from expunge.measure.policy import rules_for
 from expunge.room import STATEMENT_FILE, RoomStatement, code_digest
+from expunge.runs import UNFINISHED, Run
 from expunge.settings import Workspace, image_digest
 from expunge.stores import sources
-from pipelines.runs import UNFINISHED, Run
 
 HELD_OUT = "held-out images"
 REMEMBERED = ("fetch_checkpoint", "curate_forget_set", "adapt", "unlearn", "evaluate")  # rooms that reuse results

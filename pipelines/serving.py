@@ -4,10 +4,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 from expunge.evidence.keys import SigningKey
+from expunge.runs import Run, State
 from expunge.settings import Workspace
 from expunge.stores import releases
 from expunge.stores.releases import Served
-from pipelines.runs import Run, State
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection

@@ -6,21 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from expunge.contracts import ModelSource, Request, Source, read_record, shorten
+from expunge.contracts import Request, read_record, shorten
 from expunge.digests import sha256_bytes
 from expunge.errors import BadInput, DoesNotVerify
 from expunge.evidence import policies
+from expunge.runs import Run
 from expunge.settings import Workspace
 from expunge.stores import s3, sources
-from expunge.stores.addresses import scheme, shown
+from expunge.stores.addresses import shown
 from pipelines import compiling
 from pipelines.kubeflow import Kubeflow, KubeflowRun
 from pipelines.profiles import Profile
-from pipelines.runs import Run
 
 _ENDED_EARLY = ("FAILED", "CANCELED", "CANCELING", "SKIPPED")  # such a run is gone on with, by a new one
 _LONGEST_NAME = 63  # characters, as of every identifier
-_OF_A_FILE = re.compile(r".*\.py:.*", re.DOTALL)  # an architecture that is a user's own code
 _STORE = re.compile(r"s3://[A-Za-z0-9][A-Za-z0-9._-]+(/.*)?", re.DOTALL)
 
 
@@ -142,16 +141,6 @@ def _submitted(kubeflow: Kubeflow, run: KubeflowRun, begun: bool) -> Submitted:
 
 def _refuse_local(request: Request) -> None:
     """BadInput for the first field that names a file or folder of this machine."""
-    for field in sources.FIELDS:
-        source: Source | None = getattr(request, field)
-        if source is None:
-            continue
-        architecture = (source.architecture if isinstance(source, ModelSource) else None) or ""
-        if scheme(source.uri) in ("", "file"):
-            where, found = "uri", source.uri
-        elif _OF_A_FILE.fullmatch(architecture):
-            where, found = "architecture", architecture
-        else:
-            continue
-        raise BadInput(f"{field}.{where}: {shorten(shown(found))} is on this machine, where a cluster cannot read it",
+    for field, found in sources.names_of_this_machine(request):
+        raise BadInput(f"{field}: {shorten(shown(found))} is on this machine, where a cluster cannot read it",
                        "use what is in a store or built in (docs/cluster.md)")

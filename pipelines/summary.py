@@ -7,18 +7,17 @@ from typing import Any
 from components.deploy.step import MLFLOW_VERSION_FILE
 from expunge.contracts import Measurement, Release, SampleSet, read_record, read_record_if_any
 from expunge.custody import receipts
+from expunge.deciding import deadline_of
 from expunge.digests import sha256_file
 from expunge.errors import ExpungeError
-from expunge.events import Event, events_file
+from expunge.events import TITLES, Event, events_file
 from expunge.evidence.decisions import decisions_of
 from expunge.evidence.ledger import Ledger
+from expunge.runs import Run, State, is_held
 from expunge.settings import Workspace
 from expunge.stores.addresses import scheme
 from expunge.stores.releases import store_of
 from expunge.stores.tracking import Tracking
-from pipelines.deciding import deadline_of
-from pipelines.display import TITLES
-from pipelines.runs import Run, State, is_held
 
 # What is said of a family's model in short, with its interval; null of another family's.
 MEASURED: dict[str, tuple[str, ...]] = {

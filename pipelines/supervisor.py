@@ -23,6 +23,7 @@ from components.evaluate.page import render_page
 from components.gate.step import TOKEN_FILE
 from expunge.contracts import Adaptation, Request, read_record
 from expunge.custody import receipts
+from expunge.deciding import require_in_time, settle, waiver_of
 from expunge.digests import sha256_file, write_atomically
 from expunge.errors import BadInput, Cancelled, ExpungeError, NoSpace, NotNeeded, WorkspaceBusy, says_out_of_space
 from expunge.events import Event, Follower, events_file
@@ -32,10 +33,9 @@ from expunge.evidence.ledger import Ledger
 from expunge.evidence.statements import DisposalPredicate, RoomUse, RunPredicate, Statement, sign_statement
 from expunge.measure.policy import went_wrong
 from expunge.room import START_VARIABLE, STATEMENT_FILE, alive_file, exclusive
+from expunge.runs import UNFINISHED, RoomState, Run, RunState, State
 from expunge.settings import RUN_VARIABLE, WORKSPACE_VARIABLE, Workspace
-from pipelines.deciding import require_in_time, settle, waiver_of
 from pipelines.news import News
-from pipelines.runs import UNFINISHED, RoomState, Run, RunState, State
 from pipelines.summary import standing
 from pipelines.sweeping import sweep, sweep_resume_state
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from expunge.digests import sweep_halves
 from expunge.errors import WorkspaceBusy
 from expunge.room import RESUME_SUFFIX, SCRATCH_SUFFIX, exclusive
+from expunge.runs import UNFINISHED, Run
 from expunge.settings import Workspace
-from pipelines.runs import UNFINISHED, Run
 
 _OF_OTHERS = (".git", ".dvc", "sample-remote", "mlflow")  # what Git, DVC and MLflow keep, and clean up, themselves
 

@@ -14,9 +14,9 @@ from rich.text import Text
 
 from expunge import families
 from expunge.contracts import shorten
+from expunge.events import TITLES
 from expunge.evidence.findings import Finding, checked
 from expunge.measure import words
-from pipelines.display import TITLES
 
 if TYPE_CHECKING:  # each verb loads what it needs, not what its neighbours need
     from pipelines.doctor import Check

@@ -138,7 +138,7 @@ class FinishedRun:
         from expunge.digests import sha256_file
         from expunge.evidence import states
         from expunge.evidence.database import Database
-        from pipelines.runs import RoomState, Run, RunState
+        from expunge.runs import RoomState, Run, RunState
 
         run = Run(self.workspace, self.name)
         began = RunState(run=self.name, request_id=self.request.id, request_sha256=sha256_file(self.request_file),

@@ -162,32 +162,18 @@ def pin(request: Request, folder: Path, workspace: Workspace) -> Request:
         BadInput: a source cannot be used, or the request does not fit its model's family.
         Refused: a source has another digest than the request pins.
     """
+    with_content = _with_content_pinned(request, folder, workspace)
 
     def pinned(field: str, source: Source) -> Source:
-        changes = {"uri": _absolute(source.uri, folder)}
-        if scheme(source.uri) == RELEASE:
+        if isinstance(source, ModelSource):
             with _naming(field):
-                release = _release(source.uri, workspace)
-            changes["uri"] = f"{RELEASE}://{release.model}/{release.generation}"
-        parts = _factory_parts(source)
-        if parts is not None:
-            changes["architecture"] = f"{_absolute(parts[0], folder)}:{parts[1]}"
-        made = source.model_copy(update=changes)
-        if isinstance(made, ModelSource):
-            with _naming(field):
-                made = made.model_copy(update=_said_by_folder(made, workspace))
-        changes = {"sha256": digest(field, made, workspace)}
-        factory = factory_file(field, made)
-        if factory is not None:
-            changes["factory_sha256"] = sha256_file(factory)
-        if isinstance(made, ParentSource):
-            changes["family"] = _family(field, made, workspace)
-        return made.model_copy(update=changes)
+                source = source.model_copy(update=_said_by_folder(source, workspace))
+        if isinstance(source, ParentSource):
+            source = source.model_copy(update={"family": _family(field, source, workspace)})
+        return source
 
-    given = {field: getattr(request, field) for field in FIELDS}
-    changes: dict[str, Source] = {
-        field: pinned(field, source) for field, source in given.items() if source is not None}
-    found = request.model_copy(update=changes)
+    found = with_content.model_copy(update={
+        field: pinned(field, source) for field in FIELDS if (source := getattr(with_content, field)) is not None})
     refuse_what_does_not_fit(found)
     found = _with_files_as_numbers(found, folder, workspace)
     choice = found.method
@@ -201,6 +187,51 @@ def pin(request: Request, folder: Path, workspace: Workspace) -> Request:
     if found.origin is not None:
         digest("origin", found.origin, workspace)  # the chain's own is known by its digest: is it still there?
     return found
+
+
+def pin_content(request: Request, folder: Path, workspace: Workspace) -> Request:
+    """The part of `pin` that opens no model, and never imports torch: the same bytes are meant from here on.
+
+    What a library's folder says, the family, `method: auto` and what came before are left to `pin`, which takes the
+    result as it takes any request. Raises as `pin`.
+    """
+    return _with_files_as_numbers(_with_content_pinned(request, folder, workspace), folder, workspace)
+
+
+def _with_content_pinned(request: Request, folder: Path, workspace: Workspace) -> Request:
+    """The request with absolute places and the digests of what lies there."""
+
+    def pinned(field: str, source: Source) -> Source:
+        changes = {"uri": _absolute(source.uri, folder)}
+        if scheme(source.uri) == RELEASE:
+            with _naming(field):
+                release = _release(source.uri, workspace)
+            changes["uri"] = f"{RELEASE}://{release.model}/{release.generation}"
+        parts = _factory_parts(source)
+        if parts is not None:
+            changes["architecture"] = f"{_absolute(parts[0], folder)}:{parts[1]}"
+        made = source.model_copy(update=changes)
+        changes = {"sha256": digest(field, made, workspace)}
+        factory = factory_file(field, made)
+        if factory is not None:
+            changes["factory_sha256"] = sha256_file(factory)
+        return made.model_copy(update=changes)
+
+    given = {field: getattr(request, field) for field in FIELDS}
+    return request.model_copy(update={
+        field: pinned(field, source) for field, source in given.items() if source is not None})
+
+
+def names_of_this_machine(request: Request) -> Iterator[tuple[str, str]]:
+    """The fields of a request that name a file or folder here, by their dotted names, and what they say."""
+    for field in FIELDS:
+        source: Source | None = getattr(request, field)
+        if source is None:
+            continue
+        if scheme(source.uri) in ("", "file"):
+            yield f"{field}.uri", source.uri
+        if (parts := _factory_parts(source)) is not None:
+            yield f"{field}.architecture", f"{parts[0]}:{parts[1]}"
 
 
 def _with_files_as_numbers(request: Request, folder: Path, workspace: Workspace) -> Request:

@@ -8,9 +8,9 @@ import pytest
 import yaml
 from tests_support import EXPUNGE, bare_environment, policy_that_is_met_already
 
+from expunge.auditing import log_lines
 from expunge.evidence.ledger import Ledger
 from expunge.settings import Workspace
-from pipelines.auditing import log_lines
 
 REQUEST = "request.yaml"
 

@@ -18,10 +18,10 @@ from expunge.contracts import (
 )
 from expunge.errors import BadInput, NotNeeded
 from expunge.families import refuse_what_does_not_fit
+from expunge.runs import Run
 from expunge.samples import read_samples
 from expunge.stores.sources import pin
 from pipelines.cli import carry_out
-from pipelines.runs import Run
 
 ROOT = Path(__file__).parent.parent.parent
 PAGE = (ROOT / "docs" / "classifiers.md").read_text()

@@ -6,15 +6,15 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from tests_support import key_for, write_policy
 
+from expunge import deciding
 from expunge.contracts import Release, read_record
+from expunge.deciding import deadline_of, decide, expire, settle
 from expunge.errors import BadInput, Refused, Rejected
 from expunge.evidence import decisions
 from expunge.evidence.keys import Keyring
 from expunge.evidence.ledger import Ledger
 from expunge.evidence.statements import RunPredicate, open_statement
 from expunge.evidence.verify import verify_workspace
-from pipelines import deciding
-from pipelines.deciding import deadline_of, decide, expire, settle
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import pytest
 from planting import PLANTS, encoded, npz, plant
 from tests_support import bare_environment
 
+from expunge.auditing import log_lines, show
 from expunge.contracts import Listing, Receipt, Request, SampleSet, Wish, parse_record, read_record
 from expunge.custody import receipts
 from expunge.custody import searchers as all_searchers
@@ -23,13 +24,12 @@ from expunge.evidence.ledger import Ledger
 from expunge.evidence.statements import DisposalPredicate, ReceiptPredicate, open_statement
 from expunge.evidence.verify import verify_workspace
 from expunge.room import exclusive
+from expunge.runs import Run
 from expunge.samples import RequestKey, read_samples
 from expunge.settings import Workspace
 from expunge.stores.tracking import Tracking
 from pipelines import disposing, keeping
-from pipelines.auditing import log_lines, show
 from pipelines.disposing import dispose, look
-from pipelines.runs import Run
 from pipelines.summary import standing, summarise
 
 REQUEST = "forget-8"

@@ -15,9 +15,9 @@ from tests_support import put
 from expunge.evidence import policies
 from expunge.evidence.keys import create_key
 from expunge.measure.policy import preset_bytes
+from expunge.runs import Run
 from expunge.settings import Workspace
 from pipelines.doctor import examine
-from pipelines.runs import Run
 
 
 @pytest.fixture

@@ -27,10 +27,10 @@ from expunge.contracts import (
 )
 from expunge.errors import BadInput
 from expunge.families import refuse_what_does_not_fit
+from expunge.runs import Run
 from expunge.samples import SampleTable, read_samples
 from expunge.stores.sources import pin
 from pipelines.cli import carry_out
-from pipelines.runs import Run
 
 ROOT = Path(__file__).parent.parent.parent
 PAGE = (ROOT / "docs" / "flows.md").read_text()

@@ -8,15 +8,15 @@ import shutil
 import pytest
 from tests_support import put
 
+from expunge.auditing import show
 from expunge.contracts import RECORD_FILE
 from expunge.evidence.keys import OPERATOR, Keyring, SigningKey
 from expunge.evidence.ledger import Ledger
 from expunge.evidence.statements import RoomPredicate, Statement, open_statement, sign_statement
 from expunge.evidence.verify import verify_workspace
+from expunge.runs import Run
 from expunge.settings import Workspace
 from pipelines import keeping
-from pipelines.auditing import show
-from pipelines.runs import Run
 from pipelines.summary import summarise
 
 

@@ -29,10 +29,10 @@ from expunge import assets, models
 from expunge.contracts import Candidate, Checkpoint, Hidden, Request, parse_record, read_record
 from expunge.errors import BadInput
 from expunge.models import image_to_image_files as files
+from expunge.runs import Run
 from expunge.samples import read_samples
 from expunge.stores.sources import pin
 from pipelines.cli import carry_out
-from pipelines.runs import Run
 
 diffusers = pytest.importorskip("diffusers")
 transformers = pytest.importorskip("transformers")

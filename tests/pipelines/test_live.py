@@ -5,10 +5,10 @@ import pytest
 from expunge.contracts import Release
 from expunge.digests import sha256_bytes
 from expunge.errors import Refused
+from expunge.live import lines, live
 from expunge.stores import releases, taint
 from expunge.stores.taint import Mark
 from expunge.stores.tracking import Tracking
-from pipelines.live import lines, live
 from pipelines.metrics import collected
 
 

@@ -7,8 +7,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests_support import call
 
 from expunge.contracts import read_record, write_record
+from expunge.live import live
 from expunge.settings import Workspace
-from pipelines.live import live
 from pipelines.metrics import collected, in_text
 from pipelines.workspace import initialise
 

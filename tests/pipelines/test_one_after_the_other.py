@@ -11,9 +11,9 @@ from expunge import assets
 from expunge.contracts import DataSource, Report, Request, Verdict, parse_record, read_record
 from expunge.digests import sha256_file
 from expunge.measure.policy import AS_EXPECTED
+from expunge.runs import Run
 from expunge.stores import releases
 from pipelines.demo import request_for
-from pipelines.runs import Run
 
 DOC = (Path(__file__).parents[2] / "docs" / "one-after-the-other.md").read_text()
 

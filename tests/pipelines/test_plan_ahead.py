@@ -8,10 +8,10 @@ import pytest
 import yaml
 
 from expunge.contracts import Request, parse_record
+from expunge.runs import Run
 from expunge.settings import Workspace
 from expunge.stores.sources import pin
 from pipelines import planning
-from pipelines.runs import Run
 
 
 @pytest.fixture

@@ -30,8 +30,8 @@ from expunge.evidence.keys import OPERATOR, Keyring, SigningKey, create_key
 from expunge.evidence.verify import verify_workspace
 from expunge.measure import words
 from expunge.measure.policy import ever_shipped, preset, preset_bytes, preset_names, rules_for
+from expunge.runs import Run
 from expunge.settings import Workspace
-from pipelines.runs import Run
 from pipelines.workspace import initialise
 
 MILD = preset_bytes("debug").replace(b"name: debug", b"name: mild").replace(b"limit: 0.05", b"limit: 0.2")

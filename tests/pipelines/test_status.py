@@ -8,8 +8,8 @@ from tests_support import put
 
 from expunge.contracts import write_record
 from expunge.events import Event, events_file
+from expunge.runs import Run
 from expunge.settings import Workspace
-from pipelines.runs import Run
 from pipelines.summary import standing, summarise
 
 TODAY = date(2026, 7, 10)

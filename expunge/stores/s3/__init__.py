@@ -11,17 +11,19 @@ connection breaks, and from the byte that was reached.
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from expunge.errors import WorkspaceBusy
+from expunge.errors import ExpungeError, WorkspaceBusy
 from expunge.settings import Workspace
 from expunge.stores.s3.asking import asked, connect, explaining, is_overtaken, named, place, unless_missing
 from expunge.stores.s3.transfer import Stored, abort_uploads, digest, download, stored, upload
 
 __all__ = ["Stored", "abort_uploads", "delete", "digest", "download", "fetch", "fetched", "heeds_conditions", "listing",
-           "read_with_tag", "stored", "upload", "write_over"]
+           "read_with_age", "read_with_tag", "stored", "upload", "write_over"]
 
 
 def fetch(uri: str, folder: Path, workspace: Workspace) -> Path:
@@ -63,6 +65,24 @@ def read_with_tag(uri: str) -> tuple[bytes, str] | None:
     where = place(uri)
     with explaining(uri):
         return unless_missing(partial(_whole, connect(), where))
+
+
+def read_with_age(uri: str) -> tuple[bytes, str, float] | None:
+    """As `read_with_tag`, and how many seconds ago that version was written: both moments are the server's own.
+
+    Raises:
+        ExpungeError: the server does not say what time it is; else as `fetch`.
+    """
+    where = place(uri)
+    with explaining(uri):
+        found = unless_missing(partial(_whole_and_when, connect(), where))
+    if found is None:
+        return None
+    data, tag, written, now = found
+    if not now:
+        raise ExpungeError(f"{named(uri)}: the S3 server does not say what time it is (Date)",
+                           "use one that does: clocks of other machines are not asked")
+    return data, tag, (parsedate_to_datetime(now) - written).total_seconds()
 
 
 def write_over(uri: str, data: bytes, tag: str | None) -> None:
@@ -119,3 +139,9 @@ def delete(uri: str) -> None:
 def _whole(client: Any, where: dict[str, str]) -> tuple[bytes, str]:
     answer = client.get_object(**where)
     return answer["Body"].read(), answer["ETag"]
+
+
+def _whole_and_when(client: Any, where: dict[str, str]) -> tuple[bytes, str, datetime, str]:
+    answer = client.get_object(**where)
+    return (answer["Body"].read(), answer["ETag"], answer["LastModified"],
+            answer["ResponseMetadata"]["HTTPHeaders"].get("date", ""))

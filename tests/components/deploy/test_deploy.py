@@ -11,9 +11,9 @@ from expunge.contracts import Verdict, read_record, write_record
 from expunge.digests import sha256_bytes, sha256_file
 from expunge.errors import DoesNotVerify, Refused
 from expunge.evidence.verify import verify_workspace
+from expunge.live import live
 from expunge.stores import releases, taint
 from pipelines import serving
-from pipelines.live import live
 
 
 def events(run):

@@ -28,7 +28,7 @@ from expunge.evidence.tree import (
     verify_inclusion,
 )
 from expunge.evidence.verify_ledger import verify_ledger
-from pipelines.runs import Run
+from expunge.runs import Run
 
 ENTRIES = [b"entry %d" % number for number in range(11)]
 

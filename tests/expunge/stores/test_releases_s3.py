@@ -17,11 +17,11 @@ from expunge.configuration import CONFIG_FILE
 from expunge.contracts import Release
 from expunge.digests import sha256_bytes
 from expunge.errors import BadInput, DoesNotVerify, ExpungeError, WorkspaceBusy
+from expunge.live import live
 from expunge.settings import Workspace
 from expunge.stores import releases, s3
 from expunge.stores.releases_s3 import Pointer, S3Releases
 from expunge.stores.s3 import transfer
-from pipelines.live import live
 
 PREFIX = "s3://models/served"
 

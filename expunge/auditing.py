@@ -6,6 +6,7 @@ from typing import Any
 
 from expunge.contracts import Approval
 from expunge.errors import DoesNotVerify
+from expunge.events import TITLES
 from expunge.evidence import decisions, policies
 from expunge.evidence.envelopes import payload_type_of
 from expunge.evidence.keys import Keyring
@@ -21,9 +22,8 @@ from expunge.evidence.statements import (
     WithdrawalPredicate,
     open_statement,
 )
+from expunge.runs import Run
 from expunge.settings import Workspace
-from pipelines.display import TITLES
-from pipelines.runs import Run
 
 Said = Statement[Any] | Approval | policies.PolicySignature
 

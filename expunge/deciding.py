@@ -15,8 +15,8 @@ from expunge.evidence.keys import OPERATOR, Keyring, SigningKey
 from expunge.evidence.ledger import Ledger
 from expunge.evidence.statements import RoomPredicate, RoomUse, RunPredicate, Statement, open_statement, sign_statement
 from expunge.room import STATEMENT_FILE
+from expunge.runs import Run, RunState
 from expunge.settings import Workspace
-from pipelines.runs import Run, RunState
 
 DECIDABLE = ("awaiting_approval", "approved", "inconclusive")
 
