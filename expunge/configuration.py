@@ -60,6 +60,7 @@ class Configuration(Record):
     checkpoints: tuple[Copy, ...] = ()
     notice: Notice | None = None
     releases: str | None = None  # s3://bucket/prefix: where models are served from, if not from the workspace
+    requests: str | None = None  # s3://bucket/prefix: where filed requests wait, if not in the workspace
 
     requests: str | None = None  # s3://bucket/prefix: where filed requests wait, if not in the workspace
 

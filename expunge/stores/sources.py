@@ -119,6 +119,18 @@ def factory_file(field: str, source: Source) -> Path | None:
         return _usable(_local(file))
 
 
+def on_this_machine(request: Request) -> Iterator[Path]:
+    """The files and folders of this machine that a pinned request names, factories' files too, if they are there."""
+    for field in FIELDS:
+        source: Source | None = getattr(request, field)
+        if source is None:
+            continue
+        named = [_path(source.uri)] if scheme(source.uri) in ("", "file") else []
+        if parts := _factory_parts(source):
+            named.append(_path(parts[0]))
+        yield from (path for path in named if path.exists())
+
+
 def images(field: str, source: Source, workspace: Workspace) -> "LabelledImages":
     """The labelled images of a data set, every one readable.
 

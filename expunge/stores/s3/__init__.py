@@ -85,10 +85,11 @@ def read_with_age(uri: str) -> tuple[bytes, str, float] | None:
     return data, tag, (parsedate_to_datetime(now) - written).total_seconds()
 
 
-def write_over(uri: str, data: bytes, tag: str | None) -> None:
+def write_over(uri: str, data: bytes, tag: str | None) -> str:
     """Writes an object in the place of the version of that tag, or where there was none; raises as `fetch`.
 
-    A tag is that of a content: where the same one may come again, it must hold something that rises.
+    Returns the tag of the version that was written. A tag is that of a content: where the same one may come again,
+    it must hold something that rises.
 
     Raises:
         WorkspaceBusy: somebody else has written it meanwhile, and is not overwritten.
@@ -99,7 +100,7 @@ def write_over(uri: str, data: bytes, tag: str | None) -> None:
 
         client = connect()
         try:
-            asked(partial(client.put_object, **where, Body=data, **condition))
+            return str(asked(partial(client.put_object, **where, Body=data, **condition))["ETag"])
         except ClientError as error:
             if not is_overtaken(error):
                 raise
@@ -108,6 +109,7 @@ def write_over(uri: str, data: bytes, tag: str | None) -> None:
             if there is None or there[0] != data:
                 raise WorkspaceBusy(f"{named(uri)}: somebody else has written it meanwhile",
                                     "give the same command again") from None
+            return there[1]
 
 
 def heeds_conditions(uri: str) -> bool:

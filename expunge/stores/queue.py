@@ -1,0 +1,457 @@
+"""The queue of filed requests: what was asked for, and how far each has come. Never imports torch. See docs/queue.md.
+
+Each filed request is a folder called by the digest of its bytes, under ``requests/`` in the workspace or, if
+``config.yaml`` says so, under a prefix of S3 (the same names there)::
+
+    <sha256>/request.json    as it was filed: never changed
+    <sha256>/pinned-1.json   as the first worker pinned it: what every later attempt runs as well
+    <sha256>/ticket.json     how far it has come: changed only by whoever read the version that it replaces
+
+A worker holds a ticket by a lease, which it renews. Ages of leases and waits are told by the clock of whoever keeps the
+tickets, never by a worker's: machines whose clocks disagree agree on them. A lease that ran out while its worker still
+works does no harm, for the workspace itself lets only one run work at a time.
+
+`file_request` is the one way in, for the command line and for the console.
+"""
+
+import fcntl
+import json
+import os
+import re
+import secrets
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from expunge.configuration import Configuration
+from expunge.contracts import Digest, Identifier, Person, Record, Request, parse_record, shorten
+from expunge.custody import receipts
+from expunge.digests import canonical_json, sha256_bytes, write_atomically
+from expunge.errors import BadInput, DoesNotVerify, ExpungeError, Refused, WorkspaceBusy
+from expunge.evidence.ledger import Ledger
+from expunge.runs import Run
+from expunge.settings import Workspace
+from expunge.stores import s3, sources
+from expunge.stores.addresses import shown
+
+FOLDER = "requests"  # of the workspace
+REQUEST_FILE, TICKET_FILE, OWNER = "request.json", "ticket.json", "owner.json"
+PROBE = ".conditional-writes"
+ATTEMPTS = 3  # of each stage, running and releasing; a worker that was lost has had one
+LEASE = 600.0  # seconds without a sign of its worker after which a request is taken over
+FIRST_WAIT, LONGEST_WAIT = 60.0, 3600.0  # seconds before the second attempt, and before any; each four times the last
+
+Stage = Literal["filed", "claimed", "waiting", "released", "closed", "failed", "withdrawn"]
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class Ticket(Record):
+    """How far a filed request has come."""
+
+    SCHEMA: ClassVar[str] = "expunge/ticket/v1"
+
+    request_sha256: Digest  # of request.json
+    request_id: Identifier
+    model: Identifier
+    filed_by: Person
+    filed_at: str  # RFC 3339, UTC, by the clock of whoever filed it: for people, and for the order
+    # filed: a worker may take it, after `wait`. claimed: a worker has it. waiting: for people's decision.
+    # closed: it came to an end without a release. failed: given up. withdrawn: taken back by whoever filed it.
+    stage: Stage = "filed"
+    change: Annotated[int, Field(ge=1)] = 1  # one more with each version of this ticket
+    round: Annotated[int, Field(ge=1)] = 1  # how many times it was filed
+    attempts: Annotated[int, Field(ge=0)] = 0  # at the present stage, the one under way included
+    wait: Annotated[float, Field(ge=0)] = 0.0  # seconds from this version on before a worker may take it
+    lease: Annotated[float, Field(gt=0)] | None = None  # seconds from this version on that the worker has
+    worker: str | None = None  # the last one that took it: machine and process
+    run: Identifier | None = None  # that carries it out
+    outcome: str | None = None  # the state that this run came to
+    last_error: str | None = None  # of the last attempt that failed, one line
+    nonce: str = ""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no worker will touch it again."""
+        return self.stage in ("released", "closed", "failed", "withdrawn")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A ticket as it was at one moment. A change names it, and is not made if there is another version by then."""
+
+    ticket: Ticket
+    tag: str  # of this very version
+    age: float  # seconds since it was written, by the clock of where it is kept
+
+    @property
+    def may_be_taken(self) -> bool:
+        """Whether a worker may take it now: it waits and has waited long enough, or its worker has been lost."""
+        if self.ticket.stage == "claimed":
+            return self.age >= (self.ticket.lease or 0.0)
+        return self.ticket.stage in ("filed", "waiting") and self.age >= self.ticket.wait
+
+
+class TicketStore(ABC):
+    """Where filed requests lie, as small files by name. Each method raises ExpungeError if it cannot be reached."""
+
+    @abstractmethod
+    def address(self, name: str) -> str:
+        """The place of a file, for people."""
+
+    @abstractmethod
+    def require_ready(self, workspace: Workspace) -> None:
+        """ExpungeError if nothing could be kept here safely, or if it is kept for another workspace."""
+
+    @abstractmethod
+    def filed(self) -> Iterator[str]:
+        """The digests of all requests that have a ticket, in no order."""
+
+    @abstractmethod
+    def read(self, name: str) -> tuple[bytes, str, float] | None:
+        """A file's bytes, the tag of this version, and its age in seconds by the clock here; None if there is none."""
+
+    @abstractmethod
+    def write(self, name: str, data: bytes, tag: str | None) -> str:
+        """Writes a file in the place of the version of that tag, or where there was none; returns the new tag.
+
+        Raises:
+            WorkspaceBusy: there is another version by now, and it stays.
+        """
+
+    def keep(self, name: str, data: bytes) -> bytes:
+        """Writes a file that never changes, unless it is there already; returns what is there now."""
+        if (there := self.read(name)) is not None:
+            return there[0]
+        try:
+            self.write(name, data, None)
+        except WorkspaceBusy:
+            there = self.read(name)
+            if there is None:
+                raise
+            return there[0]
+        return data
+
+
+class LocalTickets(TicketStore):
+    """In a folder. A change holds its lock, and what time it is there the lock's own file tells."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def address(self, name: str) -> str:
+        """The file's path."""
+        return str(self._folder / name)
+
+    def require_ready(self, workspace: Workspace) -> None:
+        """It always is: it lies in the workspace."""
+
+    def filed(self) -> Iterator[str]:
+        """By the folders that hold a ticket."""
+        return (file.parent.name for file in self._folder.glob(f"*/{TICKET_FILE}")
+                if _SHA256.fullmatch(file.parent.name))
+
+    def read(self, name: str) -> tuple[bytes, str, float] | None:
+        """By the file's own times, as the file system has them."""
+        if not (self._folder / name).exists():
+            return None
+        with self._locked() as now:
+            data = (self._folder / name).read_bytes()
+            return data, sha256_bytes(data), now - (self._folder / name).stat().st_mtime
+
+    def write(self, name: str, data: bytes, tag: str | None) -> str:
+        """In one step, if it is still the version of that tag."""
+        file = self._folder / name
+        with self._locked():
+            there = sha256_bytes(file.read_bytes()) if file.exists() else None
+            if there != tag:
+                raise _overtaken(self.address(name))
+            write_atomically(file, data)
+            return sha256_bytes(data)
+
+    @contextmanager
+    def _locked(self) -> Iterator[float]:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with (self._folder / ".lock").open("w") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            os.utime(handle.fileno())  # on a network's disk the server writes its own time
+            yield os.fstat(handle.fileno()).st_mtime
+
+
+class S3Tickets(TicketStore):
+    """Under a prefix of a bucket. Writes are conditional, and ages are between two times of the server's."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+
+    def address(self, name: str) -> str:
+        """Of the object."""
+        return f"{self._prefix}/{name}"
+
+    def require_ready(self, workspace: Workspace) -> None:
+        """ExpungeError if the server lets anybody write over a ticket; Refused if another workspace's queue is here."""
+        ours = canonical_json({"ledger": Ledger.existing(workspace).head.origin})
+        if (there := self.read(OWNER)) is None:
+            if not s3.heeds_conditions(self.address(PROBE)):
+                raise ExpungeError(f"{shown(self._prefix)}: the S3 server does not heed If-Match and If-None-Match",
+                                   "keep requests where there are conditional writes; nothing was changed")
+            kept = self.keep(OWNER, ours)
+        else:
+            kept = there[0]
+        if kept != ours:
+            raise Refused(f"{shown(self._prefix)}: is the queue of another workspace",
+                          "name a prefix of your own in config.yaml (requests)")
+
+    def filed(self) -> Iterator[str]:
+        """By the objects that are tickets."""
+        bucket, _, prefix = self._prefix.removeprefix("s3://").partition("/")
+        for key, _ in s3.listing(bucket, f"{prefix}/"):
+            name, _, rest = key.removeprefix(f"{prefix}/").partition("/")
+            if rest == TICKET_FILE and _SHA256.fullmatch(name):
+                yield name
+
+    def read(self, name: str) -> tuple[bytes, str, float] | None:
+        """As the server has it."""
+        return s3.read_with_age(self.address(name))
+
+    def write(self, name: str, data: bytes, tag: str | None) -> str:
+        """On a condition that the server checks."""
+        try:
+            return s3.write_over(self.address(name), data, tag)
+        except WorkspaceBusy:
+            raise _overtaken(self.address(name)) from None
+
+
+def store_of(workspace: Workspace) -> TicketStore:
+    """Where this workspace's filed requests lie. BadInput if its configuration cannot be read."""
+    prefix = Configuration.load(workspace).requests
+    return LocalTickets(workspace.root / FOLDER) if prefix is None else S3Tickets(prefix)
+
+
+# ---------------------------------------------------------------------------------------------- filing
+
+
+def file_request(workspace: Workspace, request: Request, folder: Path, by: str | None = None,
+                 again: bool = False) -> tuple[Ticket, bool]:
+    """Files a request, for whichever worker comes next; or finds that it was filed.
+
+    It is filed by content: places become absolute, and each source is pinned by the digest of what lies there now. The
+    same request about the same bytes is one, however often and from wherever it is filed.
+
+    Args:
+        workspace: Whose queue it is.
+        request: As a person wrote it.
+        folder: What its paths are relative to.
+        by: Who files it; its requester if nobody is named.
+        again: File one again that failed or was withdrawn: with new attempts, and pinned anew.
+
+    Returns:
+        Its ticket, and whether this call has filed it.
+
+    Raises:
+        BadInput: a source, the policy or the request's name cannot be used; with a queue on S3, also if a field names
+            something of this machine. The problem names the field.
+        Refused: a source is not what the request pins, its samples were disposed of, or the queue is another
+            workspace's.
+        ExpungeError: the queue cannot be reached.
+    """
+    workspace.require()
+    store = store_of(workspace)
+    pinned = _ready_to_file(workspace, store, request, folder)
+    data = _as_filed(pinned, "method" in request.model_fields_set)
+    sha256 = sha256_bytes(data)
+    if store.keep(f"{sha256}/{REQUEST_FILE}", data) != data:
+        raise DoesNotVerify(f"{shown(store.address(f'{sha256}/{REQUEST_FILE}'))}: is not what its name says",
+                            "find out who wrote it")
+    fresh = _numbered(Ticket(request_sha256=sha256, request_id=request.id, model=request.model, filed_at=_now(),
+                               filed_by=by or request.requester))
+    queue = Queue(store)
+    seen = queue.seen(sha256)
+    if seen is None:
+        try:
+            store.write(f"{sha256}/{TICKET_FILE}", fresh.to_bytes(), None)
+        except WorkspaceBusy:  # somebody else has filed it in this very moment
+            seen = queue.seen(sha256)
+            if seen is None:
+                raise
+        else:
+            return fresh, True
+    if again and seen.ticket.stage in ("failed", "withdrawn"):
+        return queue.change(seen, **{
+            name: value for name, value in fresh if name not in ("change", "round", "nonce", "schema_name")},
+            round=seen.ticket.round + 1).ticket, True
+    return seen.ticket, False
+
+
+def _ready_to_file(workspace: Workspace, store: TicketStore, request: Request, folder: Path) -> Request:
+    """The request with its content pinned, after everything was looked at that can be without its models."""
+    Run.policy_for(workspace, request)
+    receipts.refuse_disposed(workspace, request.id)
+    if isinstance(store, S3Tickets):
+        for field, found in sources.names_of_this_machine(request):
+            raise BadInput(f"{field}: {shorten(shown(found))} is on this machine, and others read this queue",
+                           "use what is in a store or built in, or keep the queue in the workspace")
+    store.require_ready(workspace)
+    return sources.pin_content(request, folder, workspace)
+
+
+def _as_filed(request: Request, names_method: bool) -> bytes:
+    """What is kept of a request. Where it names no method it says none: which is meant depends on its model."""
+    plain = json.loads(request.to_bytes())
+    return canonical_json(plain if names_method else {name: plain[name] for name in plain if name != "method"})
+
+
+# ---------------------------------------------------------------------------------------------- the queue
+
+
+class Queue:
+    """The tickets of all filed requests, and who may change which."""
+
+    def __init__(self, store: TicketStore) -> None:
+        self._store = store
+
+    @classmethod
+    def of(cls, workspace: Workspace) -> "Queue":
+        """A workspace's queue. Refused if it is kept where another workspace's is."""
+        store = store_of(workspace)
+        store.require_ready(workspace)
+        return cls(store)
+
+    def all(self) -> list[Seen]:
+        """Every ticket, in the order of filing. DoesNotVerify names one that cannot be read."""
+        found = (self.seen(sha256) for sha256 in self._store.filed())
+        return sorted((seen for seen in found if seen is not None),
+                      key=lambda seen: (seen.ticket.filed_at, seen.ticket.request_sha256))
+
+    def seen(self, sha256: str) -> Seen | None:
+        """The ticket of the request with that digest, as it is now; None if it was not filed."""
+        name = f"{sha256}/{TICKET_FILE}"
+        found = self._store.read(name)
+        if found is None:
+            return None
+        data, tag, age = found
+        try:
+            ticket = parse_record(Ticket, json.loads(data), TICKET_FILE)
+        except (BadInput, ValueError):
+            ticket = None
+        if ticket is None or ticket.request_sha256 != sha256:
+            raise DoesNotVerify(f"{shown(self._store.address(name))}: is no ticket of ours", "see who wrote it")
+        return Seen(ticket, tag, max(0.0, age))
+
+    def find(self, name: str) -> Seen:
+        """The ticket of a request, by its id or the beginning of its digest; of several of one id the newest.
+
+        Raises:
+            BadInput: none is known, or several begin so.
+        """
+        every = self.all()
+        called = [seen for seen in every if seen.ticket.request_id == name]
+        begin = [seen for seen in every if len(name) >= 6 and seen.ticket.request_sha256.startswith(name)]
+        if not called and len(begin) != 1:
+            raise BadInput(f"request '{shorten(name)}' is not filed, or not the only one that begins so",
+                           "see 'expunge queue list'")
+        return called[-1] if called else begin[0]
+
+    def request(self, ticket: Ticket) -> Request:
+        """What was filed. DoesNotVerify if it is not what its digest says."""
+        name = f"{ticket.request_sha256}/{REQUEST_FILE}"
+        found = self._store.read(name)
+        if found is None or sha256_bytes(found[0]) != ticket.request_sha256:
+            raise DoesNotVerify(f"{shown(self._store.address(name))}: is not what was filed", "file the request again")
+        return parse_record(Request, json.loads(found[0]), f"request {ticket.request_sha256[:12]}")
+
+    def pinned(self, ticket: Ticket) -> Request | None:
+        """What the attempts of this round run; None before the first."""
+        found = self._store.read(self._pinned_name(ticket))
+        return None if found is None else parse_record(Request, json.loads(found[0]), "pinned")
+
+    def keep_pinned(self, ticket: Ticket, request: Request) -> Request:
+        """Keeps what the attempts of this round run; returns it, or what another worker has kept before."""
+        kept = self._store.keep(self._pinned_name(ticket), request.to_bytes())
+        return parse_record(Request, json.loads(kept), "pinned")
+
+    def _pinned_name(self, ticket: Ticket) -> str:
+        return f"{ticket.request_sha256}/pinned-{ticket.round}.json"
+
+    def claim(self, seen: Seen, worker: str, lease: float = LEASE) -> Seen | None:
+        """Takes a request for a worker; None if it may not be taken, or somebody else was first.
+
+        One whose worker was lost in its last attempt is given up instead.
+        """
+        ticket = seen.ticket
+        if not seen.may_be_taken:
+            return None
+        lost = {}
+        if ticket.stage == "claimed":
+            lost = {"last_error": f"{ticket.worker} was lost while it worked on it"}
+            if ticket.attempts >= ATTEMPTS:
+                self._changed_if_first(seen, stage="failed", lease=None, **lost)
+                return None
+        return self._changed_if_first(seen, stage="claimed", worker=worker, lease=lease, wait=0.0,
+                                      attempts=ticket.attempts + 1, **lost)
+
+    def renew(self, held: Seen) -> Seen:
+        """A sign of life of the worker. WorkspaceBusy if another worker has the request by now."""
+        return self.change(held)
+
+    def put_back(self, held: Seen, stage: Literal["filed", "waiting"]) -> Seen:
+        """Ends a claim as if it had not been made: nothing was tried. WorkspaceBusy as `renew`."""
+        return self.change(held, stage=stage, lease=None, attempts=max(0, held.ticket.attempts - 1))
+
+    def came_to(self, held: Seen, stage: Literal["waiting", "released", "closed"], run: str, outcome: str) -> Seen:
+        """Ends a claim with what came of it. WorkspaceBusy as `renew`."""
+        return self.change(held, stage=stage, lease=None, attempts=0, wait=0.0, run=run, outcome=outcome)
+
+    def failed(self, held: Seen, error: str, back_to: Literal["filed", "waiting"], for_good: bool = False) -> Seen:
+        """Ends a claim with an attempt that failed: it is tried again after a while, or given up.
+
+        WorkspaceBusy as `renew`.
+        """
+        tried = held.ticket.attempts
+        if for_good or tried >= ATTEMPTS:
+            return self.change(held, stage="failed", lease=None, last_error=shorten(error, 500))
+        return self.change(held, stage=back_to, lease=None, last_error=shorten(error, 500),
+                           wait=min(LONGEST_WAIT, FIRST_WAIT * 4 ** (tried - 1)))
+
+    def withdraw(self, seen: Seen) -> Ticket:
+        """Takes a request back that nobody works on, and that nothing came of.
+
+        Raises:
+            BadInput: it is being worked on, waits for people's decision, or is over.
+        """
+        ticket = seen.ticket
+        if ticket.stage not in ("filed", "failed"):
+            remedy = {"claimed": "stop its run: expunge cancel", "waiting": "reject its run: expunge reject"}
+            raise BadInput(f"request '{ticket.request_id}' is {ticket.stage}",
+                           remedy.get(ticket.stage, "there is nothing to take back"))
+        return self.change(seen, stage="withdrawn", wait=0.0).ticket
+
+    def change(self, seen: Seen, **changes: Any) -> Seen:
+        """Writes the next version of a ticket. WorkspaceBusy if there is another one than was seen."""
+        after = _numbered(seen.ticket.model_copy(update={**changes, "change": seen.ticket.change + 1}))
+        tag = self._store.write(f"{after.request_sha256}/{TICKET_FILE}", after.to_bytes(), seen.tag)
+        return Seen(after, tag, 0.0)
+
+    def _changed_if_first(self, seen: Seen, **changes: Any) -> Seen | None:
+        try:
+            return self.change(seen, **changes)
+        except WorkspaceBusy:
+            return None
+
+
+def _numbered(ticket: Ticket) -> Ticket:
+    """The ticket with a number drawn for it: no version is like an earlier one, whatever it says."""
+    return ticket.model_copy(update={"nonce": secrets.token_hex(8)})
+
+
+def _overtaken(place: str) -> WorkspaceBusy:
+    return WorkspaceBusy(f"{shown(place)}: somebody else has changed it meanwhile", "give the same command again")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
