@@ -10,7 +10,7 @@ from expunge.events import TITLES
 from expunge.evidence import decisions, policies
 from expunge.evidence.envelopes import payload_type_of
 from expunge.evidence.keys import Keyring
-from expunge.evidence.ledger import Ledger
+from expunge.evidence.ledger import Entry, Ledger
 from expunge.evidence.statements import (
     DisposalPredicate,
     KeyringPredicate,
@@ -24,6 +24,8 @@ from expunge.evidence.statements import (
 )
 from expunge.runs import Run
 from expunge.settings import Workspace
+
+_DATES = ("decided_at", "signed_at", "checked_at", "started_at", "at")  # what statements call their moment
 
 Said = Statement[Any] | Approval | policies.PolicySignature
 
@@ -48,6 +50,13 @@ class Line:
         if isinstance(self.said, policies.PolicySignature):
             return f"policy {self.said.name} signed"
         return _in_words(self.said)
+
+    @property
+    def at(self) -> str:
+        """When it was said, by who said it; empty where that is not part of it."""
+        about = self.said.predicate if isinstance(self.said, Statement) else self.said
+        about = about.receipt if isinstance(about, ReceiptPredicate) else about
+        return next((str(getattr(about, name)) for name in _DATES if getattr(about, name, None)), "")
 
     def to_json(self) -> dict[str, Any]:
         """The entry as plain values."""
@@ -94,21 +103,26 @@ def _is_about(said: Said | None, run: str, request_id: str) -> bool:
 def _lines(workspace: Workspace) -> Iterator[Line]:
     keyring = Keyring.load(workspace)
     for entry in Ledger.open(workspace).entries():
-        said: Said
-        kind = payload_type_of(entry.envelope)
-        try:
-            if kind == decisions.PAYLOAD_TYPE:
-                said, signer = decisions.open_approval(entry.envelope, keyring)
-                by = signer.person
-            elif kind == policies.PAYLOAD_TYPE:
-                said = policies.open_signature(entry.envelope, keyring)
-                by = said.person
-            else:
-                said, signer = open_statement(entry.envelope, keyring)
-                by = signer.person
-            yield Line(entry.position, entry.sha256, by, said)
-        except DoesNotVerify:
-            yield Line(entry.position, entry.sha256, "?", None)
+        yield open_line(entry, keyring)
+
+
+def open_line(entry: Entry, keyring: Keyring) -> Line:
+    """An entry of the ledger, its signature verified."""
+    said: Said
+    kind = payload_type_of(entry.envelope)
+    try:
+        if kind == decisions.PAYLOAD_TYPE:
+            said, signer = decisions.open_approval(entry.envelope, keyring)
+            by = signer.person
+        elif kind == policies.PAYLOAD_TYPE:
+            said = policies.open_signature(entry.envelope, keyring)
+            by = said.person
+        else:
+            said, signer = open_statement(entry.envelope, keyring)
+            by = signer.person
+        return Line(entry.position, entry.sha256, by, said)
+    except DoesNotVerify:
+        return Line(entry.position, entry.sha256, "?", None)
 
 
 def _in_words(statement: Statement[Any]) -> str:

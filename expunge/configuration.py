@@ -4,12 +4,13 @@ Everything has a default that needs nobody else: a laptop's workspace has no suc
 """
 
 import re
+from ipaddress import ip_network
 from typing import Annotated, ClassVar, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from expunge.contracts import Frozen, Record, read_record
+from expunge.contracts import Digest, Frozen, Person, Record, read_record
 from expunge.settings import Workspace
 
 CONFIG_FILE = "config.yaml"
@@ -51,6 +52,43 @@ class Notice(Frozen):
         return value
 
 
+class ApiToken(Frozen):
+    """Whom a program speaks for that shows a certain token to the console: only the token's digest is kept."""
+
+    person: Person
+    sha256: Digest
+
+
+class ConsoleSettings(Frozen):
+    """How the console knows people where it does not serve one person alone: see docs/console.md."""
+
+    address: str  # by which browsers reach it, as https://console.example.org
+    proxies: tuple[str, ...] = ()  # addresses or networks from which the header is believed
+    person_header: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9-]{0,63}$")] = "X-Forwarded-User"
+    tokens: tuple[ApiToken, ...] = ()
+
+    @field_validator("address")
+    @classmethod
+    def _is_an_origin(cls, value: str) -> str:
+        found = urlsplit(value)
+        if found.scheme not in ("http", "https") or not found.netloc or value != f"{found.scheme}://{found.netloc}":
+            raise ValueError("must be https://host or https://host:port, and nothing after it")
+        return value
+
+    @field_validator("proxies")
+    @classmethod
+    def _are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for one in value:
+            ip_network(one)
+        return value
+
+    @model_validator(mode="after")
+    def _somebody_is_known(self) -> Self:
+        if not self.proxies and not self.tokens:
+            raise ValueError("name proxies, tokens or both: nobody could enter")
+        return self
+
+
 class Configuration(Record):
     """All of it."""
 
@@ -59,10 +97,20 @@ class Configuration(Record):
     database: str | None = None  # an SQLAlchemy address; passwords come from the environment or a password file
     checkpoints: tuple[Copy, ...] = ()
     notice: Notice | None = None
+    console: ConsoleSettings | None = None
     releases: str | None = None  # s3://bucket/prefix: where models are served from, if not from the workspace
-    requests: str | None = None  # s3://bucket/prefix: where filed requests wait, if not in the workspace
 
     requests: str | None = None  # s3://bucket/prefix: where filed requests wait, if not in the workspace
+
+    pushgateway: str | None = None  # address of the Prometheus Pushgateway that steps tell their numbers
+
+    @field_validator("pushgateway")
+    @classmethod
+    def _is_an_open_address(cls, value: str | None) -> str | None:
+        found = urlsplit(value or "http://none")
+        if found.scheme not in ("http", "https") or not found.hostname or found.username or found.query:
+            raise ValueError("must be http://host:port or https://host:port, without a user or password")
+        return value
 
     @field_validator("database")
     @classmethod

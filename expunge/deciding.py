@@ -11,6 +11,7 @@ from expunge.errors import BadInput, DoesNotVerify, Refused, Rejected
 from expunge.evidence import decisions
 from expunge.evidence.coherence import read_policy
 from expunge.evidence.decisions import Subject, Tally
+from expunge.evidence.key_changes import as_entered, place_of
 from expunge.evidence.keys import OPERATOR, Keyring, SigningKey
 from expunge.evidence.ledger import Ledger
 from expunge.evidence.statements import RoomPredicate, RoomUse, RunPredicate, Statement, open_statement, sign_statement
@@ -30,21 +31,71 @@ def decide(run: Run, person: str, decision: Literal["approve", "reject"], reason
         Refused: this person may not decide on this run, or has approved it already.
         Rejected: nobody decided in time.
     """
+    waives = tuple(dict.fromkeys(waives))
+    _require_decidable(run, person, decision, waives)
+    signed = decisions.decide(run.workspace, run.name, person, decision, subject_of(run), reason,
+                              policy_of(run).valid_days, requester=run.request().requester, waives=waives)
+    settle(run)
+    return signed
+
+
+def take_in(run: Run, envelope: bytes, reason: str, now: datetime | None = None) -> decisions.Decision:
+    """Enters a decision that was signed elsewhere, by a key that never came here. Returns it as it was stored.
+
+    What would not count is not taken in, for it would stand beside the run for ever. It has to be of now: one that was
+    kept back may be about what its signer has thought over since.
+
+    Raises:
+        BadInput: the run does not wait for a decision, the reason is not the signed one, or not the inconclusive
+            rules are waived, and only these.
+        DoesNotVerify: the signature does not, or it is about other bytes than the run's.
+        Refused: this person may not decide on this run, or has decided so already.
+        Rejected: nobody decided in time.
+    """
+    now = now or datetime.now(UTC)
+    approval, signer = decisions.open_approval(envelope, as_entered(run.workspace))
+    if approval.run != run.name:
+        raise DoesNotVerify(f"decision: it is about run {approval.run}", "sign for this one")
+    file = decisions.place_for(run.workspace, run.name, envelope)
+    if file.exists():
+        raise Refused(f"{approval.decision}: this very decision has been entered", "a signature counts once")
+    if why_not := signer.why_not_at(Ledger.open(run.workspace).size):
+        raise Refused(f"{approval.decision}: {why_not}", "an admin can enter another key")
+    decisions.require_entitled(signer, approval.decision, run.request().requester)
+    _require_decidable(run, approval.person, approval.decision, approval.waives)
+    subject = subject_of(run)
+    if differing := decisions.differing(approval, subject):
+        raise DoesNotVerify(f"decision: it names {differing}, not what this run made",
+                            "look at the run again, and sign")
+    if not reason.strip():
+        raise BadInput(f"{approval.decision}: a decision needs a reason", "say why")
+    if sha256_bytes(reason.encode()) != approval.reason_sha256:
+        raise DoesNotVerify("decision: the reason is not the one that was signed", "send the text that was signed")
+    decided = decisions.moment(approval.decided_at)
+    if decided is None or abs(decided - now) > decisions.CLOCK_SKEW:
+        raise DoesNotVerify(f"decision: it is dated {approval.decided_at}, and it is {now:%Y-%m-%d %H:%M} UTC",
+                            "sign it now, with a clock that is right")
+    ends = decisions.moment(approval.not_after)
+    if ends is None or not decided < ends <= decided + timedelta(days=policy_of(run).valid_days):
+        raise BadInput(f"decision: it is to hold until {approval.not_after}",
+                       f"the policy lets one hold for {policy_of(run).valid_days:g} days")
+    decisions.store(run.workspace, run.name, envelope, reason)
+    settle(run)
+    return decisions.open_decision(file, run.name, Keyring.load(run.workspace), place_of(run.workspace, envelope))
+
+
+def _require_decidable(run: Run, person: str, decision: Literal["approve", "reject"], waives: tuple[str, ...]) -> None:
+    """Whether the run waits for this person to decide so."""
     require_in_time(run)
     state = settle(run)
     if state.state not in DECIDABLE:
         raise BadInput(f"run '{run.name}' is {state.state}", "only a run that awaits approval can be decided on")
-    waives, waivable = tuple(dict.fromkeys(waives)), decisions.inconclusive(run.verdict())
     if decision == "approve":
-        _require_waived(waives, waivable)
+        _require_waived(waives, decisions.inconclusive(run.verdict()))
     elif waives:
         raise BadInput("reject: a rejection waives nothing", "leave --waive out")
-    if decision == "approve" and any(decisions.same_person(person, known) for known in _tally(run).approved_by):
+    if decision == "approve" and any(decisions.same_person(person, known) for known in tally_of(run).approved_by):
         raise Refused(f"approve: {person} has approved this already", "somebody else must sign: one person counts once")
-    signed = decisions.decide(run.workspace, run.name, person, decision, subject_of(run), reason,
-                              _policy(run).valid_days, requester=run.request().requester, waives=waives)
-    settle(run)
-    return signed
 
 
 def _require_waived(waives: tuple[str, ...], waivable: tuple[str, ...]) -> None:
@@ -86,7 +137,7 @@ def settle(run: Run, now: datetime | None = None) -> RunState:
 def _what_follows(run: Run, state: RunState, now: datetime) -> RunState:
     if state.state not in DECIDABLE:
         return state
-    tally = _tally(run, now)
+    tally = tally_of(run, now)
     if tally.rejected_by:
         return state.model_copy(update={"state": "rejected", "reason": f"rejected by {tally.rejected_by[0]}"})
     if decisions.token(run.verdict(), tally) == "open":
@@ -134,7 +185,7 @@ def deadline_of(run: Run, state: RunState) -> datetime | None:
     """
     if state.state != "awaiting_approval":
         return None
-    days = _policy(run).deadline_days
+    days = policy_of(run).deadline_days
     since = None if days is None else waiting_since(run.workspace, run.name)
     return None if since is None or days is None else since + timedelta(days=days)
 
@@ -144,8 +195,6 @@ def waiting_since(workspace: Workspace, run: str) -> datetime | None:
 
     First is what comes first in the ledger: statements tell when a room began to the second.
     """
-    from expunge.evidence.key_changes import place_of
-
     keyring, found = Keyring.load(workspace), []
     for file in workspace.results.glob(f"gate-*/{STATEMENT_FILE}"):
         try:
@@ -164,17 +213,19 @@ def subject_of(run: Run) -> Subject:
                       report=run.output("evaluate", "report"), policy=run.policy_file)
 
 
-def _tally(run: Run, now: datetime | None = None) -> Tally:
+def tally_of(run: Run, now: datetime | None = None) -> Tally:
+    """What the decisions on a run amount to."""
     return decisions.count_valid(
-        decisions.decisions_of(run.workspace, run.name), subject_of(run), _policy(run), run.request().requester,
+        decisions.decisions_of(run.workspace, run.name), subject_of(run), policy_of(run), run.request().requester,
         now or datetime.now(UTC), run.verdict())
 
 
 def waiver_of(run: Run) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Who waived what of a run's verdict, as far as it holds: people and rules."""
-    tally = _tally(run)
+    tally = tally_of(run)
     return (tuple(sorted(tally.approved_by)), tally.waived) if tally.waived else ((), ())
 
 
-def _policy(run: Run) -> Policy:
+def policy_of(run: Run) -> Policy:
+    """The policy by which a run is judged, as it was when the run began."""
     return read_policy(run.policy_file)

@@ -12,6 +12,8 @@ keys_app = typer.Typer(no_args_is_help=True, help="Who may sign.")
 Signer = Annotated[str | None, typer.Option("--as", metavar="ADMIN", help="Whose key signs the change: an admin's. "
                                             "As long as nobody is admin, the operator's does.")]
 Why = Annotated[str, typer.Option("--reason", help="Why, in your words; it is kept with the change.")]
+PublicKey = Annotated[str | None, typer.Option("--public-key", metavar="HEX", help="The public part of a key made "
+                                               "elsewhere, as the console's page shows it: none is made here.")]
 
 
 @keys_app.command("new")
@@ -20,13 +22,15 @@ def keys_new(
     role: Annotated[list[str], typer.Option(help="requester, reviewer, operator or admin; may be given twice.")],
     by: Signer = None,
     reason: Why = "",
+    public_key: PublicKey = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a signing key for a person, and enter it."""
     from expunge.evidence.keys import create_key
 
     workspace = Workspace.locate().require()
-    entry = create_key(workspace, person, role, by, reason)  # type: ignore[arg-type]  # checked there, with advice
+    entry = create_key(workspace, person, role, by, reason,  # type: ignore[arg-type]  # checked there, with advice
+                       public_key)
     _say(workspace, entry, by, as_json)
 
 
@@ -60,22 +64,29 @@ def keys_rotate(
     whose: Annotated[str, typer.Argument(metavar="NAME|KEYID", help="Whose key, or the beginning of its id.")],
     by: Signer = None,
     reason: Why = "",
+    public_key: PublicKey = None,
     as_json: AsJson = False,
 ) -> None:
     """Give a person another key with the same roles. What the old one signed goes on counting; its file stays."""
     from expunge.evidence import key_changes
 
     workspace = Workspace.locate().require()
-    entry = key_changes.rotate(workspace, whose, by=by, reason=reason)
+    entry = key_changes.rotate(workspace, whose, by=by, reason=reason, public_key=public_key)
     _say(workspace, entry, by, as_json)
 
 
 def _say(workspace: Workspace, entry: Any, by: str | None, as_json: bool) -> None:
-    from expunge.evidence.keys import private_key_file
+    from expunge.errors import ExpungeError
+    from expunge.evidence.keys import SigningKey, private_key_file
 
+    try:
+        here = SigningKey.load(workspace, entry.person).key_id == entry.key_id
+    except ExpungeError:
+        here = False
+    where = str(private_key_file(workspace, entry.person)) if here else "not here: its owner has it"
     finish(_told(entry), as_json, lambda out: print_lines(out, [
         f"{entry.person} ({', '.join(entry.roles)})  key {entry.key_id[:12]}  {_validity(entry)}",
-        f"private part: {private_key_file(workspace, entry.person)}", _signed(by)]))
+        f"private part: {where}", _signed(by)]))
 
 
 def _told(entry: Any) -> dict[str, Any]:

@@ -123,17 +123,33 @@ def decide(workspace: Workspace, run: Identifier, person: str, decision: Literal
     entry = Keyring.load(workspace).by_id(key.key_id)
     if not same_person(entry.person, person):
         raise Refused(f"{decision}: this key is {entry.person}'s by the keyring", f"sign as {entry.person}")
-    if "reviewer" not in entry.roles:
-        raise Refused(f"{decision}: {person} is {' and '.join(entry.roles)}, not reviewer",
-                      "somebody with a reviewer's key must sign")
-    moment = now or datetime.now(UTC)
+    require_entitled(entry, decision, requester)
+    at = now or datetime.now(UTC)
     approval = parse_record(Approval, {
         **subject.model_dump(mode="json"), "run": run, "person": entry.person, "decision": decision,
         "waives": tuple(dict.fromkeys(waives)), "reason_sha256": sha256_bytes(reason.encode()),
-        "decided_at": _written(moment), "not_after": _written(moment + timedelta(days=valid_days)),
+        "decided_at": _written(at), "not_after": _written(at + timedelta(days=valid_days)),
         "nonce": secrets.token_hex(16)}, decision)
-    envelope = seal(approval.to_bytes(), PAYLOAD_TYPE, key)
-    file = workspace.approvals / run / f"{sha256_bytes(envelope)}.json"
+    return store(workspace, run, seal(approval.to_bytes(), PAYLOAD_TYPE, key), reason)
+
+
+def require_entitled(signer: KeyringEntry, decision: Literal["approve", "reject"], requester: str) -> None:
+    """Refused if somebody may not decide so: no reviewer, or the requester of what is to be approved."""
+    if decision == "approve" and same_person(signer.person, requester):
+        raise Refused(f"approve: {signer.person} made this request", "somebody else must sign")
+    if "reviewer" not in signer.roles:
+        raise Refused(f"{decision}: {signer.person} is {' and '.join(signer.roles)}, not reviewer",
+                      "somebody with a reviewer's key must sign")
+
+
+def place_for(workspace: Workspace, run: str, envelope: bytes) -> Path:
+    """Where a decision on a run lies: it goes by its own digest."""
+    return workspace.approvals / run / f"{sha256_bytes(envelope)}.json"
+
+
+def store(workspace: Workspace, run: str, envelope: bytes, reason: str) -> Path:
+    """Keeps a decision and its reason. Returns the envelope's file."""
+    file = place_for(workspace, run, envelope)
     write_atomically(reason_file(file), reason.encode())
     write_atomically(file, envelope)
     return file
@@ -238,10 +254,8 @@ def _why_not_waived(approval: Approval, waivable: tuple[str, ...]) -> str:
 
 def _why_not(decision: Decision, subject: Subject, policy: Policy, requester: str, now: datetime) -> str:
     approval = decision.approval
-    differing = [name for name in Subject.model_fields if getattr(approval, name) != getattr(subject, name)]
-    if differing:
-        return "it names " + ("other sample sets" if differing[0] == "sample_sets" else
-                              f"another {differing[0].removesuffix('_sha256')}")
+    if other := differing(approval, subject):
+        return f"it names {other}"
     if key_ended := decision.signer.why_not_at(decision.position):
         return key_ended
     if "reviewer" not in decision.signer.roles:
@@ -258,6 +272,23 @@ def _why_not(decision: Decision, subject: Subject, policy: Policy, requester: st
     except (ValueError, TypeError, OverflowError):
         return "its dates cannot be read"
     return ""
+
+
+def differing(approval: Approval, subject: Subject) -> str:
+    """The first thing that an approval names otherwise than a subject does, in words; empty if nothing."""
+    found = next((name for name in Subject.model_fields if getattr(approval, name) != getattr(subject, name)), "")
+    if found == "sample_sets":
+        return "other sample sets"
+    return f"another {found.removesuffix('_sha256')}" if found else ""
+
+
+def moment(written: str) -> datetime | None:
+    """A date and time as decisions bear them; None if it cannot be read, or has no zone."""
+    try:
+        found = datetime.fromisoformat(written)
+    except ValueError:
+        return None
+    return found if found.tzinfo is not None else None
 
 
 def token(verdict: Verdict, tally: Tally) -> Token:

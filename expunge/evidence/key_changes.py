@@ -14,6 +14,7 @@ soon as the ledger has it; ``finish`` writes what a kill left unwritten.
 import fcntl
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
@@ -67,11 +68,14 @@ class _Made(Frozen):
 
 
 def enter(workspace: Workspace, person: str, roles: Iterable[Role], *, by: str | None = None,
-          reason: str = "") -> KeyringEntry:
+          reason: str = "", public_key: str | None = None) -> KeyringEntry:
     """Makes a key for a person and enters it. The first of all is the operator's, and needs no statement.
 
+    With `public_key`, 64 hex digits, it is entered and none is made: the private part is the person's, elsewhere.
+
     Raises:
-        BadInput: the name or a role cannot be used, the person has a key that counts, or nobody was named who may.
+        BadInput: the name, a role or the public key cannot be used, the person has a key that counts, or nobody was
+            named who may.
         Refused: whoever signs may not.
     """
     roles = tuple(dict.fromkeys(roles))
@@ -91,12 +95,12 @@ def enter(workspace: Workspace, person: str, roles: Iterable[Role], *, by: str |
             if entry.counts_now:
                 raise BadInput(f"key: {person} already has {entry.key_id[:12]}",
                                f"keys are never overwritten; 'expunge keys rotate {person}' replaces it")
-        key = make_private(workspace, person, keyring)
+        entered = _public(public_key, keyring) if public_key is not None else make_private(workspace, person, keyring)
 
         def make(before: Keyring, position: int) -> _Made:
-            entry = _entry(key, person, roles, position)
+            entry = _entry(entered, person, roles, position)
             return _Made(after=Keyring(entries=(*before.entries, entry)), entry=entry, said=KeyringPredicate(
-                change="entered", person=person, roles=roles, key_id=key.key_id, position=position,
+                change="entered", person=person, roles=roles, key_id=entered.key_id, position=position,
                 by=signer.person, reason=reason, at=entry.created_at))
 
         return _carry_out(workspace, signer, make)
@@ -129,14 +133,15 @@ def revoke(workspace: Workspace, whose: str, *, by: str | None = None, reason: s
         return _carry_out(workspace, signer, make)
 
 
-def rotate(workspace: Workspace, whose: str, *, by: str | None = None, reason: str = "") -> KeyringEntry:
+def rotate(workspace: Workspace, whose: str, *, by: str | None = None, reason: str = "",
+           public_key: str | None = None) -> KeyringEntry:
     """Gives a person another key in the place of theirs, with the same roles; the old one's file stays.
 
     What the old key signed so far is entered first, so that it goes on counting. The old private key is not
-    needed: this is also what helps who has lost it.
+    needed: this is also what helps who has lost it. `public_key` as for `enter`.
 
     Raises:
-        BadInput: no such key counts, or several do.
+        BadInput: no such key counts, several do, the public key cannot be used, or it is to be the operator's.
         Refused: whoever signs may not.
         WorkspaceBusy: it is the operator's, and a run is at work, whose statements would come too late.
     """
@@ -146,13 +151,17 @@ def rotate(workspace: Workspace, whose: str, *, by: str | None = None, reason: s
         keyring = Keyring.load(workspace)
         signer, ended = _entitled(workspace, keyring, by), _named(keyring, whose)
         if "operator" in ended.roles:
+            if public_key is not None:
+                raise BadInput("keys: the operator's key signs what this installation says, so it lies here",
+                               "leave --public-key out")
             alone.enter_context(exclusive(
                 workspace.root / "supervisor.lock", f"workspace: a run works in {workspace.root}",
                 "wait for it, or stop it with 'expunge cancel'"))
         lost = ended.person == OPERATOR and not _lies_here(workspace, OPERATOR)
         if not lost:  # without the operator's key nothing can be entered but this
             _enter_what_it_signed(workspace, ended)
-        key = make_private(workspace, ended.person, keyring)
+        made = None if public_key is not None else make_private(workspace, ended.person, keyring)
+        key = made or _public(str(public_key), keyring)
 
         def make(before: Keyring, position: int) -> _Made:
             entry = _entry(key, ended.person, ended.roles, position)
@@ -161,7 +170,7 @@ def rotate(workspace: Workspace, whose: str, *, by: str | None = None, reason: s
                 change="rotated", person=entry.person, roles=entry.roles, key_id=entry.key_id,
                 replaces=ended.key_id, position=position, by=signer.person, reason=reason, at=entry.created_at))
 
-        return _carry_out(workspace, signer, make, head_signer=key if lost else None)
+        return _carry_out(workspace, signer, make, head_signer=made if lost else None)
 
 
 def place_of(workspace: Workspace, envelope: bytes) -> int:
@@ -333,7 +342,29 @@ def _named(keyring: Keyring, whose: str) -> KeyringEntry:
     raise BadInput(f"keys: {whose} has no key that counts", "see 'expunge keys list'")
 
 
-def _entry(key: SigningKey, person: str, roles: tuple[Role, ...], position: int) -> KeyringEntry:
+@dataclass(frozen=True)
+class _Public:
+    """A key of which the private part is elsewhere."""
+
+    key_id: str
+    public_key: str
+
+
+def _public(given: str, keyring: Keyring) -> _Public:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    try:
+        raw = bytes.fromhex(given)
+        Ed25519PublicKey.from_public_bytes(raw)
+    except ValueError:
+        raise BadInput("keys: the public key is no Ed25519 key", "give its 32 bytes as 64 hex digits") from None
+    key_id = sha256_bytes(raw)
+    if known := [entry for entry in keyring.entries if entry.key_id == key_id]:
+        raise BadInput(f"keys: this key has been {known[0].person}'s", "make another: a key is one person's, once")
+    return _Public(key_id, raw.hex())
+
+
+def _entry(key: SigningKey | _Public, person: str, roles: tuple[Role, ...], position: int) -> KeyringEntry:
     return KeyringEntry(key_id=key.key_id, public_key=key.public_key, person=person, roles=roles, created_at=_now(),
                         valid_from=position + 1)
 

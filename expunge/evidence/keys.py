@@ -208,11 +208,11 @@ def change_file(workspace: Workspace) -> Path:
 
 
 def create_key(workspace: Workspace, person: str, roles: Iterable[Role], by: str | None = None,
-               reason: str = "") -> KeyringEntry:
+               reason: str = "", public_key: str | None = None) -> KeyringEntry:
     """Makes a key for a person and enters it, by a statement in the ledger: see ``key_changes.enter``."""
     from expunge.evidence import key_changes
 
-    return key_changes.enter(workspace, person, roles, by=by, reason=reason)
+    return key_changes.enter(workspace, person, roles, by=by, reason=reason, public_key=public_key)
 
 
 def make_private(workspace: Workspace, person: str, keyring: Keyring) -> SigningKey:
