@@ -24,6 +24,7 @@ from pipelines.cli_cluster import compile_plans, schedule, submit
 from pipelines.cli_custody import dispose
 from pipelines.cli_keys import keys_app
 from pipelines.cli_policies import policies_app
+from pipelines.cli_queue import queue_app
 from pipelines.cli_samples import samples_app
 from pipelines.output import AsJson
 from pipelines.output import finish as _finish
@@ -39,6 +40,7 @@ app.add_typer(keys_app, name="keys")
 app.add_typer(audit_app, name="audit")
 app.add_typer(samples_app, name="samples")
 app.add_typer(policies_app, name="policies")
+app.add_typer(queue_app, name="queue")
 app.command()(dispose)
 app.command("compile")(compile_plans)
 app.command()(submit)

@@ -44,7 +44,7 @@ Watcher = Callable[[Event], None]
 _LOOK_EVERY = 0.05  # seconds between looks at the event file: below what a person notices
 _STOPS_WITHIN = 60.0  # seconds that a supervisor may take to end its engine and tell MLflow
 _TOO_LITTLE = 2**20  # bytes free: with less, a step cannot even say why it failed
-_ON_REQUEST = "cancelled by 'expunge cancel'"
+ON_REQUEST = "cancelled by 'expunge cancel'"  # why a run ended that somebody stopped so
 _INSTEAD = {
     "awaiting_approval": "it waits for people: expunge reject {run} --as REVIEWER --reason '...'",
     "approved": "it waits for its release: expunge reject {run} --as REVIEWER --reason '...'",
@@ -105,7 +105,7 @@ def cancel(run: Run) -> RunState:
     try:
         while True:
             with suppress(WorkspaceBusy), _working_on(run):
-                return _Supervision(run, lambda event: None).give_up(_ON_REQUEST)
+                return _Supervision(run, lambda event: None).give_up(ON_REQUEST)
             if run.state().state == "releasing":
                 raise _cannot_cancel(run.state())
             started = next(run.folder.glob(alive_file(run.workspace, run.name, "*").name), None)
@@ -151,7 +151,7 @@ class _Supervision:
                 if plan == "release" or self._state.state == "releasing":  # what is left is to put it into service
                     raise Cancelled("the release was stopped",
                                     f"expunge release {self._run.name} continues it") from None
-                return self.give_up(_ON_REQUEST if isinstance(stop, _CancelAsked) else "stopped from outside", news)
+                return self.give_up(ON_REQUEST if isinstance(stop, _CancelAsked) else "stopped from outside", news)
             finally:
                 self._update()
             return self._end(self._decided() if ended_well else self._failed(), news)

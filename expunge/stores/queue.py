@@ -248,7 +248,7 @@ def file_request(workspace: Workspace, request: Request, folder: Path, by: str |
         request: As a person wrote it.
         folder: What its paths are relative to.
         by: Who files it; its requester if nobody is named.
-        again: File one again that failed or was withdrawn: with new attempts, and pinned anew.
+        again: File one again that failed, was withdrawn or had its run cancelled: with new attempts, and pinned anew.
 
     Returns:
         Its ticket, and whether this call has filed it.
@@ -281,7 +281,7 @@ def file_request(workspace: Workspace, request: Request, folder: Path, by: str |
                 raise
         else:
             return fresh, True
-    if again and seen.ticket.stage in ("failed", "withdrawn"):
+    if again and (seen.ticket.stage in ("failed", "withdrawn") or seen.ticket.outcome == "cancelled"):
         return queue.change(seen, **{
             name: value for name, value in fresh if name not in ("change", "round", "nonce", "schema_name")},
             round=seen.ticket.round + 1).ticket, True
