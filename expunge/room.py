@@ -28,7 +28,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import entry_points
 from importlib.util import find_spec
@@ -38,12 +38,13 @@ from typing import Any, TypeAlias
 from expunge import __version__
 from expunge.contracts import RECORD_FILE, SampleSet, read_record
 from expunge.digests import canonical_json, files_below, flush, sha256_bytes, sha256_file, sha256_tree
-from expunge.errors import DoesNotVerify, ExpungeError, NoSpace, WorkspaceBusy, out_of_space
+from expunge.errors import DoesNotVerify, ExpungeError, NoSpace, NotNeeded, WorkspaceBusy, out_of_space
 from expunge.events import Event, Progress, emit
 from expunge.evidence.key_changes import place_of
 from expunge.evidence.keys import OPERATOR, Keyring, SigningKey
 from expunge.evidence.statements import RoomPredicate, Statement, open_statement, sign_statement
 from expunge.settings import Workspace, current_run, image_digest
+from expunge.stores import telemetry
 
 STATEMENT_FILE = "statement.json"
 SCRATCH_SUFFIX = ".scratch"
@@ -66,6 +67,7 @@ class Entered:
     progress: Progress
     resume_file: Path  # where encrypted state may be kept to continue after being killed
     code_sha256: str
+    figures: list[telemetry.Figure] = field(default_factory=list)  # what monitoring is told beside time and samples
 
     def note(self, text: str) -> None:
         """Tells the person watching one thing worth knowing."""
@@ -79,6 +81,7 @@ class Kept:
     folder: Path
     statement: RoomStatement
     reused: bool
+    figures: tuple[telemetry.Figure, ...] = ()  # of the work, if it was done now
 
 
 def room(*, outputs: tuple[str, ...], memo: bool = True) -> Callable[[Callable[..., None]], Callable[..., Kept]]:
@@ -99,6 +102,7 @@ def room(*, outputs: tuple[str, ...], memo: bool = True) -> Callable[[Callable[.
             emit(workspace, Event(
                 room=name, kind="finished", seconds=kept.statement.predicate.seconds, reused=kept.reused,
                 result=kept.folder.relative_to(workspace.root).as_posix()))
+            _note(workspace, name, telemetry.done(workspace, name, kept.reused, kept.figures))
             if supervised:
                 leave_quickly()
             return kept
@@ -144,7 +148,9 @@ def _enter(work: Callable[..., None], name: str, workspace: Workspace, outputs: 
                 sign_statement(statement, SigningKey.load(workspace, OPERATOR)))
             _publish(scratch, folder)
         entered.resume_file.unlink(missing_ok=True)
-        return Kept(folder, statement, reused=False)
+        folders = (*inputs.values(), *(folder / output for output in outputs))
+        work_figures = telemetry.of_work(statement.predicate.seconds, folders)
+        return Kept(folder, statement, reused=False, figures=(*work_figures, *entered.figures))
 
 
 def _resume_file(workspace: Workspace, stem: str) -> Path:
@@ -246,6 +252,15 @@ def _report_failure(workspace: Workspace, name: str, error: BaseException) -> No
     remedy = error.remedy if isinstance(error, ExpungeError) else "the traceback is in the run's engine.log"
     with contextlib.suppress(OSError):  # on a full disk there is no room for the news either: the supervisor looks
         emit(workspace, Event(room=name, kind="failed", text=problem, remedy=remedy, error=type(error).__name__))
+        if isinstance(error, Exception) and not isinstance(error, NotNeeded):  # to have nothing to do is no failure
+            _note(workspace, name, telemetry.failed(workspace, name))
+
+
+def _note(workspace: Workspace, name: str, untold: str) -> None:
+    """Warns that monitoring does not know of a step. That is all that comes of it."""
+    if untold:
+        with contextlib.suppress(OSError):
+            emit(workspace, Event(room=name, kind="note", text=f"monitoring: {untold}"))
 
 
 @contextlib.contextmanager
@@ -376,6 +391,6 @@ def _imports_of(source: bytes) -> tuple[str, ...]:
             found += (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             found += (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
-        for field in _BLOCKS:
-            pending += getattr(node, field, ())
+        for block in _BLOCKS:
+            pending += getattr(node, block, ())
     return tuple(found)

@@ -253,13 +253,21 @@ def status(
 def metrics(
     file: Annotated[Path | None, typer.Argument(help="Where to write them, in one step; without it they are "
                                                      "printed.")] = None,
+    serve: Annotated[str | None, typer.Option(metavar="HOST:PORT", help=(
+        "Answer scrapes of /metrics there until told to end."))] = None,
     as_json: AsJson = False,
 ) -> None:
     """Give what waits, what is late and what must not be served as numbers for Prometheus."""
     from expunge.digests import write_atomically
-    from pipelines.metrics import in_text
+    from pipelines import metrics as numbers
 
-    text = in_text(Workspace.locate().require())
+    if serve is not None:
+        if file is not None:
+            raise BadInput("metrics: a file and --serve cannot be given together", "give one of them")
+        numbers.serve(Workspace.locate().require(), serve, lambda address: _finish(
+            {"address": address}, as_json, lambda out: _print(out, [address])))
+        return
+    text = numbers.in_text(Workspace.locate().require())
     if file is not None:
         write_atomically(file, text.encode())
     _finish({"text": text, "file": str(file) if file else None}, as_json,

@@ -40,7 +40,7 @@ def audit_verify(
     as_json: AsJson = False,
 ) -> None:
     """Check every statement, record and released file against the ledger; exit 40 if anything differs."""
-    from expunge.evidence import copies
+    from expunge.evidence import audits, copies
     from expunge.evidence.database import Database
     from expunge.evidence.findings import checked
     from expunge.evidence.verify import verify_workspace
@@ -52,6 +52,7 @@ def audit_verify(
     findings = verify_workspace(workspace, [*(file.read_bytes() for file in checkpoint or ()),
                                             *(note for _, note, _ in outside if note is not None)])
     wrong = [finding for finding in findings if not finding.ok]
+    audits.note(workspace, "verify", success=not wrong)
     finish({"verified": not wrong, "checked": checked(findings),
             "wrong": [finding.model_dump(mode="json") for finding in wrong],
             "notes": [*(finding.message for finding in findings if finding.ok and finding.message),
@@ -85,9 +86,12 @@ def audit_move(as_json: AsJson = False) -> None:
 @audit_app.command("live")
 def audit_live(as_json: AsJson = False) -> None:
     """List what is served, and whether it is tainted: exit 41 if so, 40 if its bytes are not what was released."""
+    from expunge.evidence import audits
     from expunge.live import lines, live
 
-    found = live(Workspace.locate().require())
+    workspace = Workspace.locate().require()
+    found = live(workspace)
+    audits.note(workspace, "live", success=not found.exit_code)
     finish(found.model_dump(mode="json"), as_json, lambda out: print_lines(out, lines(found)), found.exit_code)
 
 

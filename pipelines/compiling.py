@@ -14,25 +14,29 @@ from typing import TYPE_CHECKING, Any
 
 from expunge.errors import BadInput
 from expunge.settings import IMAGE_VARIABLE, KEYS_VARIABLE, RUN_VARIABLE, WORKSPACE_VARIABLE
+from expunge.stores.telemetry import PIPELINE_VARIABLE
 from pipelines.profiles import KIND_OF, SETTINGS, Cluster, Kind, Profile, Step
 
 if TYPE_CHECKING:
     from kfp.dsl import PipelineTask
 
 PLANS = ("unlearning", "release")
+# By these labels a step's pod is known to the network's policies: see deploy/.
+OURS = {"app.kubernetes.io/part-of": "expunge"}
+ROOM_LABEL = "app.kubernetes.io/component"
 _IMAGE = re.compile(r"[a-z0-9][a-zA-Z0-9./:_-]*?(@(?P<digest>sha256:[0-9a-f]{64}))?")
 # Kubeflow gives the name of a run, as a person gave it, to each of its pods.
 _NAME_OF_THE_RUN = "metadata.annotations['pipelines.kubeflow.org/run_name']"
 # Parameters of a compiled plan must be text: of any other type the driver reads nothing (docs/decisions/profiles.md).
 _TEXTS = ("cpu_request", "cpu_limit", "memory_request", "memory_limit", "accelerator_type", "accelerator_limit")
-_FETCHING = ("fetch_checkpoint", "curate_forget_set", "deploy")  # rooms that talk to stores outside
+_FETCHING = ("fetch_checkpoint", "curate_forget_set", "deploy", "keep_up")  # rooms that talk to stores outside
 
 
 def compile_plan(plan: str, image: str, profile: Profile, run: str | None = None) -> str:
     """One plan as YAML: the pipeline, and what Kubernetes is told of its tasks.
 
     Args:
-        plan: one of `PLANS`.
+        plan: one of `PLANS`, or `upkeep`.
         image: what every step runs in: see `require_digest`.
         profile: what steps ask for.
         run: the name that the run goes by in statements and decisions; without it, the one it is given in Kubeflow.
@@ -51,7 +55,7 @@ def compile_plan(plan: str, image: str, profile: Profile, run: str | None = None
         for task in Pipeline.get_default_pipeline().tasks.values():
             task.set_caching_options(False)  # of the importers too, which the plans cannot name
             if task.container_spec is not None:  # importers run in no image of ours
-                _place(task, image, profile, given, run)
+                _place(task, plan, image, profile, given, run)
 
     def compiled() -> str:
         made = dsl.pipeline(name=wiring.name, description=wiring.description)(placed)
@@ -90,13 +94,17 @@ def _wiring(plan: str) -> Any:
         from pipelines.unlearning import unlearning
 
         return unlearning
+    if plan == "upkeep":
+        from pipelines.upkeep import upkeep
+
+        return upkeep
     from pipelines.release import release
 
     return release
 
 
 def _kinds(plan: str) -> tuple[Kind, ...]:
-    return ("plain", "training", "measuring") if plan == "unlearning" else ("plain",)
+    return {"unlearning": ("plain", "training", "measuring"), "upkeep": ("training",)}.get(plan, ("plain",))
 
 
 def _parameters(profile: Profile, kinds: Iterable[Kind]) -> dict[str, Parameter]:
@@ -117,7 +125,8 @@ def _parameters(profile: Profile, kinds: Iterable[Kind]) -> dict[str, Parameter]
     return {each.name: each for each in made}
 
 
-def _place(task: "PipelineTask", image: str, profile: Profile, given: dict[str, Any], run: str | None) -> None:
+def _place(task: "PipelineTask", plan: str, image: str, profile: Profile, given: dict[str, Any],
+           run: str | None) -> None:
     """Tells one task where it runs, what it may use and how often it is tried."""
     from kfp import kubernetes
 
@@ -134,7 +143,9 @@ def _place(task: "PipelineTask", image: str, profile: Profile, given: dict[str, 
         task.set_accelerator_limit(given[f"{kind}_accelerator_limit"])
         kubernetes.add_node_selector_json(task, given[f"{kind}_node_selector"])
         kubernetes.add_toleration_json(task, given[f"{kind}_tolerations"])
-    _tell(task, image, profile.cluster, run)
+    for label, value in {**OURS, ROOM_LABEL: room.replace("_", "-")}.items():
+        kubernetes.add_pod_label(task, label, value)
+    _tell(task, plan, image, profile.cluster, run)
     _lend(task, room, profile.cluster)
 
 
@@ -143,12 +154,13 @@ def _room_of(task: "PipelineTask") -> str:
     return room
 
 
-def _tell(task: "PipelineTask", image: str, cluster: Cluster, run: str | None) -> None:
+def _tell(task: "PipelineTask", plan: str, image: str, cluster: Cluster, run: str | None) -> None:
     """What a step is told by its environment: nothing of it is secret."""
     from kfp import kubernetes
 
     task.set_env_variable(WORKSPACE_VARIABLE, cluster.workspace_path)
     task.set_env_variable(KEYS_VARIABLE, cluster.keys_path)
+    task.set_env_variable(PIPELINE_VARIABLE, plan)
     _, _, digest = image.partition("@")
     if digest:
         task.set_env_variable(IMAGE_VARIABLE, digest)

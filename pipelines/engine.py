@@ -4,17 +4,20 @@ python -m pipelines.engine PLAN ARGUMENTS.json PIPELINE_ROOT
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
 from expunge.room import die_with_run
 from expunge.settings import Workspace
+from expunge.stores.telemetry import PIPELINE_VARIABLE
 
 
 def main() -> None:
     """Compiles and runs the plan named on the command line; a failing room ends it with status 1."""
     die_with_run(Workspace.locate())
     plan, arguments, root = sys.argv[1], json.loads(Path(sys.argv[2]).read_text()), sys.argv[3]
+    os.environ[PIPELINE_VARIABLE] = plan
     from kfp import local
 
     if plan == "unlearning":

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from expunge.contracts import RECORD_FILE, Frozen, SampleSet, read_record
 from expunge.digests import HALF, flush, sha256_file, sweep_halves, write_atomically
 from expunge.errors import BadInput, ExpungeError
+from expunge.evidence import audits
 from expunge.evidence.keys import OPERATOR, Keyring, SigningKey
 from expunge.evidence.ledger import Ledger
 from expunge.evidence.statements import (
@@ -275,6 +276,7 @@ class _Survey:
                 (place.samples, "samples", "the DVC repository, without its cache"),
                 (place.imports, "imports", "labelled images that you imported"),
                 (place.root / "disposals", "disposal", "receipts of what was destroyed"),
+                (place.root / audits.FILE, "audits", "when it was last looked over, for monitoring"),
                 (place.tracking, "mlflow", "lineage for people to browse")):
             if path.exists():
                 yield self._item(path, kind, "kept", why)

@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 from expunge.contracts import Frozen
 from expunge.contracts.records import describe
 from expunge.errors import BadInput
+from expunge.stores.telemetry import GATEWAY_VARIABLE
 
 Kind = Literal["plain", "training", "measuring"]
 KIND_OF: dict[str, Kind] = {
@@ -70,7 +71,8 @@ class Cluster(Frozen):
 
 
 # What the ConfigMap may say, by its key there, and the variable that a step finds it under.
-SETTINGS = {"s3-endpoint": "AWS_ENDPOINT_URL", "s3-region": "AWS_REGION", "mlflow-uri": "MLFLOW_TRACKING_URI"}
+SETTINGS = {"s3-endpoint": "AWS_ENDPOINT_URL", "s3-region": "AWS_REGION", "mlflow-uri": "MLFLOW_TRACKING_URI",
+            "pushgateway": GATEWAY_VARIABLE}
 
 
 class Profile(Frozen):

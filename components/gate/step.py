@@ -10,6 +10,7 @@ from expunge.evidence.decisions import count_valid, decisions_of, token
 from expunge.measure import policy as rules
 from expunge.room import Entered, room
 from expunge.settings import current_run
+from expunge.stores import telemetry
 
 TOKEN_FILE = "token.txt"
 
@@ -33,6 +34,7 @@ def gate(entered: Entered, *, request: Path, candidate: Path, report: Path, poli
     tally = count_valid(decisions, case.subject, case.policy, case.request.requester, datetime.now(UTC), decided)
     write_record(verdict, decided)
     (verdict / TOKEN_FILE).write_text(token(decided, tally))
+    entered.figures.extend(telemetry.of_verdict(decided.outcome, rules.deciding(decided, case.report)))
     if tally.waived:
         entered.note(f"{' and '.join(tally.approved_by)} waived {', '.join(tally.waived)}")
     for void in tally.void:

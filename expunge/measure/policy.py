@@ -106,6 +106,13 @@ def ever_shipped() -> frozenset[str]:
     return frozenset(line.split()[0] for line in listed.splitlines())
 
 
+def deciding(verdict: Verdict, report: Report) -> list[tuple[Rule, Interval]]:
+    """The rules of a verdict that had a number, each with the interval that it was held against."""
+    measured = {measurement.name: measurement for measurement in report.measurements}
+    return [(came.rule, _bounds(came.rule, found, found.interval)) for came in verdict.rules
+            if came.outcome != "INVALID" and (found := measured.get(came.rule.metric)) and found.interval]
+
+
 def worst(outcomes: Iterable[Outcome]) -> Outcome:
     """The outcome that decides among several; PASS if there is none."""
     found = set(outcomes)

@@ -38,6 +38,8 @@ def test_what_is_written_is_what_is_read(workspace):
     ("notice: {before_hours: 0}", "'notice.before_hours'"),
     ("releases: s3://bucket", "'releases' must be s3://bucket/prefix"),
     ("releases: s3://key:secret@bucket/prefix", "'releases' must be s3://bucket/prefix"),
+    ("pushgateway: 'http://key:secret@example.org'", "'pushgateway' must be http"),
+    ("pushgateway: example.org:9091", "'pushgateway' must be http"),
     ("datebase: x", "unknown key 'datebase'"),
 ])
 def test_a_wrong_configuration_is_one_line_that_names_the_field(workspace, text, problem):

@@ -101,7 +101,7 @@ def test_secrets_are_named_and_never_written(monkeypatch):
     for plan in PLANS:
         for container in containers(compiled(plan)[0]).values():
             assert {each["name"] for each in container["env"]} == {
-                "EXPUNGE_WORKSPACE", "EXPUNGE_KEYS", "EXPUNGE_IMAGE_DIGEST"}
+                "EXPUNGE_WORKSPACE", "EXPUNGE_KEYS", "EXPUNGE_PIPELINE", "EXPUNGE_IMAGE_DIGEST"}
 
 
 def test_rooms_that_train_and_measure_hold_no_key_to_any_store():

@@ -1,0 +1,76 @@
+"""Prometheus' own programs for tests, from the system's packages: a real Pushgateway on loopback, promtool, a server."""
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+import urllib.request
+from contextlib import contextmanager
+
+import pytest
+
+# A server lives as long as somebody holds the other end of its standard input, even if that somebody is killed.
+_FOR_AS_LONG = '"$@" </dev/null & cat >/dev/null; kill $!; wait'
+
+
+def program(name, package):
+    """Where a program is; its package is installed where that is possible. Skips, or fails in CI, if it is not."""
+    if shutil.which(name) is None and os.geteuid() == 0 and shutil.which("apt-get"):
+        subprocess.run(f"apt-get update -q && apt-get install -yq --no-install-recommends {package}", shell=True, check=False,
+                       env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"}, stdout=subprocess.DEVNULL)
+    found = shutil.which(name)
+    if found is None:
+        because = f"{name} is not installed ({package}), and only root could install it"
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(because)
+    return found
+
+
+@contextmanager
+def serving(folder, *words, ready="/-/ready"):
+    """Runs a server with `{port}` in its words; gives its address once it says that it is ready."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    address = f"http://127.0.0.1:{port}"
+    with (folder / "server.log").open("wb") as log:
+        server = subprocess.Popen(["sh", "-c", _FOR_AS_LONG, "sh", *(word.format(port=port) for word in words)], cwd=folder,
+                                  stdin=subprocess.PIPE, stdout=log, stderr=log)
+    until = time.monotonic() + 60
+    while True:
+        try:
+            fetch(address + ready)
+            break
+        except OSError:
+            if server.poll() is not None or time.monotonic() > until:
+                pytest.fail((folder / "server.log").read_text())
+            time.sleep(0.05)
+    try:
+        yield address
+    finally:
+        server.stdin.close()
+        server.wait()
+
+
+def fetch(url):
+    """What stands at an address, as text; nothing on the way is asked."""
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=10) as answer:
+        return answer.read().decode()
+
+
+@pytest.fixture(scope="session")
+def pushgateway_server(tmp_path_factory):
+    """The address of a real Pushgateway."""
+    found = program("prometheus-pushgateway", "prometheus-pushgateway")
+    with serving(tmp_path_factory.mktemp("pushgateway"), found, "--web.listen-address=127.0.0.1:{port}",
+                 "--web.enable-admin-api") as address:
+        yield address
+
+
+@pytest.fixture
+def pushgateway(pushgateway_server, monkeypatch):
+    """An empty one, and steps told of it."""
+    urllib.request.urlopen(urllib.request.Request(f"{pushgateway_server}/api/v1/admin/wipe", method="PUT"), timeout=10)
+    monkeypatch.setenv("EXPUNGE_PUSHGATEWAY", pushgateway_server)
+    monkeypatch.setenv("EXPUNGE_PIPELINE", "unlearning")
+    return pushgateway_server
