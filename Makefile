@@ -4,9 +4,11 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 DIGIT ?= 8
+IMAGES ?= cpu
+BUILD_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-thorough check bench images compile clean
+.PHONY: help setup demo test test-thorough test-cluster check bench images compile clean
 
 help:  ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,10 +27,13 @@ demo: .venv/.ready  ## forget a handwritten digit end to end (DIGIT=8)
 	$(BIN)/expunge demo --digit $(DIGIT)
 
 test: .venv/.ready  ## all tests but the thorough ones
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder -m 'not thorough'
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder -m 'not thorough and not cluster'
 
 test-thorough: .venv/.ready  ## what takes minutes: thousands of odd requests, full disks, whole documents
-	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m thorough
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m 'thorough and not cluster'
+
+test-cluster: images  ## carry out the digits request in containers; needs a Docker engine
+	$(BIN)/python -m pytest -m cluster
 
 check: .venv/.ready  ## style, types, and the direction of imports
 	$(BIN)/ruff check .
@@ -41,8 +46,12 @@ bench: .venv/.ready  ## measure every number that the documents quote
 compile: .venv/.ready  ## write the plans as Kubeflow IR to build/ (IMAGE=registry/name@sha256:...)
 	$(BIN)/expunge compile build --image $(IMAGE)
 
-images: .venv/.ready  ## build the container image
-	docker build --file docker/Dockerfile --tag expunge-python:cpu .
+images: .venv/.ready  ## build the container images (IMAGES="cpu gpu", BUILD_ARGS=...)
+	for image in $(IMAGES); do \
+	  docker build --file docker/Dockerfile --target $$image --tag expunge-python:$$image \
+	    $$($(BIN)/python -m pipelines.containers) \
+	    --build-arg REVISION=$$(git describe --always --dirty --abbrev=40 --exclude '*' || echo unknown) $(BUILD_ARGS) .; \
+	done
 
 clean:  ## remove the environment and build leftovers, never a workspace
 	rm -rf .venv build dist *.egg-info

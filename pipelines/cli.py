@@ -48,6 +48,9 @@ app.command()(schedule)
 
 Person = Annotated[str, typer.Option("--as", metavar="PERSON", help="Whose key signs.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why, in your words; it is kept with the decision.")]
+Runner = Annotated[Literal["subprocess", "docker"], typer.Option(
+    help="Where rooms work: in processes of this installation, or each in a container of its own.")]
+Image = Annotated[str | None, typer.Option(help="With --runner docker: the image, expunge-python:cpu by default.")]
 
 
 def main() -> NoReturn:
@@ -141,9 +144,10 @@ def run(
     request: Annotated[Path, typer.Argument(dir_okay=False, help="The request: a YAML or JSON file.")],
     again: Annotated[bool, typer.Option(help="Make another attempt although this request was decided.")] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Only say what would happen; change nothing.")] = False,
-    as_json: AsJson = False,
+    runner: Runner = "subprocess", image: Image = None, as_json: AsJson = False,
 ) -> None:
     """Carry out a request: fetch, curate, adapt, unlearn, evaluate, gate. The same command continues a cut run."""
+    image_id = _image_for(runner, image)
     if plan:
         return _plan(request, again, as_json)
     from expunge.contracts import Request, read_record
@@ -157,8 +161,19 @@ def run(
     pinned = pin(read_record(Request, request), request.parent, workspace)
     out = _out(as_json)
     with Display(out) as display:
-        state = supervisor.start(workspace, pinned, display, again)
+        state = supervisor.start(workspace, pinned, display, again, image_id)
     _finish_run(Run.find(workspace, state.run), as_json, show_run)
+
+
+def _image_for(runner: str, image: str | None) -> str | None:
+    """The id of the image that rooms work in, if they are to have containers."""
+    if runner == "subprocess":
+        if image is not None:
+            raise BadInput("--image: rooms work in no image without --runner docker", "give both, or neither")
+        return None
+    from pipelines.containers import IMAGE, find_image
+
+    return find_image(IMAGE if image is None else image)
 
 
 def _plan(file: Path, again: bool, as_json: bool) -> None:
@@ -186,8 +201,9 @@ def cancel(run: RunName, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def release(run: RunName, as_json: AsJson = False) -> None:
+def release(run: RunName, runner: Runner = "subprocess", image: Image = None, as_json: AsJson = False) -> None:
     """Continue an approved run: gate again, then deploy exactly the bytes that were approved."""
+    image_id = _image_for(runner, image)
     from expunge.runs import Run
     from pipelines import supervisor
     from pipelines.display import Display
@@ -196,7 +212,7 @@ def release(run: RunName, as_json: AsJson = False) -> None:
     workspace = Workspace.locate().require()
     found = Run.find(workspace, run)
     with Display(_out(as_json)) as display:
-        supervisor.release(workspace, found, display)
+        supervisor.release(workspace, found, display, image_id)
     _finish_run(found, as_json, show_run)
 
 

@@ -1,6 +1,6 @@
 """Runs one plan with kfp.local, as a process of its own that dies with the supervisor which started it.
 
-python -m pipelines.engine PLAN ARGUMENTS.json PIPELINE_ROOT
+python -m pipelines.engine PLAN ARGUMENTS.json PIPELINE_ROOT [IMAGE_ID]
 """
 
 import json
@@ -24,7 +24,12 @@ def main() -> None:
         from pipelines.unlearning import unlearning as pipeline
     else:
         from pipelines.release import release as pipeline
-    local.init(local.SubprocessRunner(use_venv=False), pipeline_root=root)
+    runner = local.SubprocessRunner(use_venv=False)
+    if len(sys.argv) > 4:
+        from pipelines.containers import steps_in_containers
+
+        runner = steps_in_containers(sys.argv[4], Path(arguments["request_uri"]))
+    local.init(runner, pipeline_root=root)
     try:
         pipeline(**arguments)
     except RuntimeError as error:  # kfp has printed the step's own output above

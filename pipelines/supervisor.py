@@ -54,13 +54,14 @@ _INSTEAD = {
 _VERDICT_STATES: dict[str, State] = {"FAIL": "refused", "INCONCLUSIVE": "inconclusive", "INVALID": "invalid"}
 
 
-def start(workspace: Workspace, request: Request, watch: Watcher, again: bool = False) -> RunState:
+def start(workspace: Workspace, request: Request, watch: Watcher, again: bool = False,
+          image: str | None = None) -> RunState:
     """Runs a pinned request, or continues it where an earlier start was cut off.
 
     A request that has been decided is not run twice unless `again` asks for another attempt. Refused if its samples
-    and its key were disposed of.
+    and its key were disposed of. With `image`, the id of one, every room has a container of its own.
     """
-    with _alone(workspace):
+    with _alone(workspace, image):
         earlier = [run for run in Run.all(workspace) if run.state().request_id == request.id]
         latest = earlier[-1] if earlier else None
         same = latest if latest and not again and latest.request_file.read_bytes() == request.to_bytes() else None
@@ -69,22 +70,22 @@ def start(workspace: Workspace, request: Request, watch: Watcher, again: bool = 
         receipts.refuse_disposed(workspace, request.id)
         run = same or Run.create(workspace, request, earlier, _now())
         choice = request.method
-        return _Supervision(run, watch).carry_out("unlearning", {
+        return _Supervision(run, watch, image).carry_out("unlearning", {
             "request_uri": str(run.request_file), "policy_uri": str(run.policy_file), "method": choice.name,
             "preset": choice.preset, "overrides": json.dumps(choice.params, sort_keys=True), "seed": request.seed,
             "threads": request.threads})
 
 
-def release(workspace: Workspace, run: Run, watch: Watcher) -> RunState:
+def release(workspace: Workspace, run: Run, watch: Watcher, image: str | None = None) -> RunState:
     """Continues a run that waits for approval: gate, then deploy, from the bytes that were approved."""
-    with _alone(workspace):
+    with _alone(workspace, image):
         require_in_time(run)
         state = settle(run)
         if state.state == "released":
             return state
         if state.state not in ("awaiting_approval", "approved", "releasing"):
             raise BadInput(f"run '{run.name}' is {state.state}", "only a run that awaits approval can be released")
-        return _Supervision(run, watch).carry_out("release", {
+        return _Supervision(run, watch, image).carry_out("release", {
             "request_uri": str(run.request_file), "policy_uri": str(run.policy_file),
             "candidate_uri": str(run.output("unlearn", "candidate")),
             "report_uri": str(run.output("evaluate", "report"))})
@@ -123,8 +124,8 @@ def cancel(run: Run) -> RunState:
 class _Supervision:
     """One stretch of supervised work on a run."""
 
-    def __init__(self, run: Run, watch: Watcher) -> None:
-        self._run, self._watch = run, watch
+    def __init__(self, run: Run, watch: Watcher, image: str | None = None) -> None:
+        self._run, self._watch, self._image = run, watch, image
         self._workspace = run.workspace
         self._ledger = Ledger.open(run.workspace)
         self._key = SigningKey.load(run.workspace, OPERATOR)
@@ -199,7 +200,8 @@ class _Supervision:
             with self._run.log.open("ab") as log:
                 self._log_began = log.tell()
                 engine = subprocess.Popen(
-                    [sys.executable, "-m", "pipelines.engine", plan, str(arguments_file), str(scratch)],
+                    [sys.executable, "-m", "pipelines.engine", plan, str(arguments_file), str(scratch),
+                     *([self._image] if self._image else [])],
                     stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment,
                     start_new_session=True)
             try:
@@ -209,6 +211,11 @@ class _Supervision:
                 with suppress(ProcessLookupError):
                     os.killpg(engine.pid, signal.SIGKILL)
                 engine.wait()
+                if self._image:
+                    from pipelines.containers import START_LABEL, remove_containers
+
+                    with suppress(ExpungeError):  # without an engine: they die by the lock of this start
+                        remove_containers(START_LABEL, start)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
@@ -330,10 +337,14 @@ _TOKEN_STATES: dict[str, State] = {"open": "released", "waiting": "awaiting_appr
 
 
 @contextmanager
-def _alone(workspace: Workspace) -> Iterator[None]:
+def _alone(workspace: Workspace, image: str | None) -> Iterator[None]:
     """One supervisor per workspace; it begins by removing what killed ones left."""
     with exclusive(workspace.root / "supervisor.lock", f"workspace: another run works in {workspace.root}",
                    "wait for it, stop it with 'expunge cancel', or use another workspace"):
+        if image:
+            from pipelines.containers import WORKSPACE_LABEL, remove_containers
+
+            remove_containers(WORKSPACE_LABEL, str(workspace.root))
         sweep(workspace)
         for run in Run.all(workspace):
             _Supervision(run, lambda event: None).dispose_of_adaptation()
