@@ -14,6 +14,7 @@ from expunge.evidence.ledger import Entry, Ledger
 from expunge.evidence.statements import (
     DisposalPredicate,
     KeyringPredicate,
+    ReauditPredicate,
     ReceiptPredicate,
     RollbackPredicate,
     RoomPredicate,
@@ -132,6 +133,9 @@ def _in_words(statement: Statement[Any]) -> str:
             return f"{said.run}: {TITLES.get(said.room, said.room)}, {said.seconds:.1f} s"
         case RunPredicate():
             return f"{said.run}: the run is {said.state.replace('_', ' ')}"
+        case ReauditPredicate():
+            what = {"whole": "", "part": ", as far as it can still be asked", "none": ", nothing could be measured"}
+            return f"{said.model}: generation {said.generation} was evaluated again: {said.outcome}{what[said.extent]}"
         case KeyringPredicate():
             why = f" ({said.reason})" if said.reason else ""
             return f"keyring: {said.person}'s key {said.key_id[:12]} {said.change}{why}"

@@ -139,3 +139,16 @@ def audit_verifier(
     write_atomically(file, program, mode=0o755)
     finish({"file": str(file), "sha256": sha256_bytes(program)}, as_json, lambda out: print_lines(
         out, [f"{sha256_bytes(program)}  {file}"]))
+
+
+@audit_app.command("again")
+def audit_again(
+    model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="One released model; without it, all.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Evaluate what is served again, from new samples where it can draw some; exit 20 if what was forgotten is back."""
+    from pipelines.reauditing import lines, reaudit, worst
+
+    found = reaudit(Workspace.locate().require(), model)
+    finish([{**one.said.model_dump(mode="json"), "changed": one.changed, "waived": list(one.waived)} for one in found],
+           as_json, lambda out: print_lines(out, lines(found)), worst(found))

@@ -66,9 +66,13 @@ def submit(
 
 
 def schedule(
-    request: RequestFile,
     cron: Annotated[str, typer.Option(help="When: second, minute, hour, day, month, day of the week. '0 0 2 * * *' is "
                                            "every night at two. On this machine the seconds may be left out.")],
+    request: Annotated[Path | None, typer.Argument(
+        metavar="[REQUEST]", dir_okay=False, help="The request to carry out, a YAML or JSON file; or one of these two.",
+    )] = None,
+    queue: Annotated[bool, typer.Option("--queue", help="Work the queue of filed requests.")] = False,
+    audit: Annotated[bool, typer.Option("--audit", help="Evaluate again what is live.")] = False,
     endpoint: Annotated[str | None, typer.Option(
         help="Kubeflow's address; without it, lines for this machine.")] = None,
     store: Annotated[str | None, typer.Option(help=STORE)] = None,
@@ -76,29 +80,37 @@ def schedule(
     profile: ProfileName = "gpu", changes: Changes = None, experiment: Experiment = None, namespace: Namespace = None,
     account: Account = None, unpinned: Unpinned = False, as_json: AsJson = False,
 ) -> None:
-    """Carry out a request at given times: on a cluster, or by a crontab's or systemd's lines, which are printed."""
+    """Carry out a request, the queue or an audit at given times: on a cluster, or by lines for cron or systemd."""
+    if [request is not None, queue, audit].count(True) != 1:
+        raise BadInput("schedule: what is to be done is not said, or said twice", "name a request, --queue or --audit")
     from pipelines import cron as times
     from pipelines import scheduling
 
     workspace = Workspace.locate().require()
+    work = "queue" if queue else "audit"
     if endpoint is None:
         from expunge.contracts import Request, read_record
 
-        read_record(Request, request)
-        found = scheduling.lines(request, workspace, times.read(cron, fields=5))
+        if request is not None:
+            read_record(Request, request)
+        verb = scheduling.VERBS[work] if request is None else ("run", str(request.absolute()))
+        found = scheduling.lines(verb, workspace, times.read(cron, fields=5))
         finish(asdict(found), as_json, lambda out: print_lines(out, [
             "# crontab -e", found.crontab or "# (a crontab knows no seconds)", "", "# or expunge.service",
             found.service, "# and expunge.timer", found.timer]))
         return
-    if store is None or image is None:
-        raise BadInput(f"{'--store' if store is None else '--image'}: is needed with --endpoint", "see --help")
+    if (store is None and request is not None) or image is None:
+        raise BadInput(f"{'--image' if image is None else '--store'}: is needed with --endpoint", "see --help")
     from pipelines import compiling, profiles, submitting
     from pipelines.kubeflow import Kubeflow
 
     when = times.read(cron)
     wanted, pinned = profiles.profile(profile, changes or ()), compiling.require_digest(image, unpinned)
     kubeflow = Kubeflow(endpoint, namespace)
-    ordered = submitting.order(request, workspace, store)
-    made = scheduling.schedule(ordered, kubeflow, when, pinned, wanted, experiment, account)
+    if request is None or store is None:
+        made = scheduling.schedule_upkeep(work, kubeflow, when, pinned, wanted, experiment, account)
+    else:
+        made = scheduling.schedule(submitting.order(request, workspace, store), kubeflow, when, pinned, wanted,
+                                   experiment, account)
     finish(asdict(made), as_json, lambda out: print_lines(out, [
         f"{made.run} is {'scheduled' if made.begun else 'scheduled already'} at {made.cron}: {made.id}", made.address]))

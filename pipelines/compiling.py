@@ -29,6 +29,8 @@ _IMAGE = re.compile(r"[a-z0-9][a-zA-Z0-9./:_-]*?(@(?P<digest>sha256:[0-9a-f]{64}
 _NAME_OF_THE_RUN = "metadata.annotations['pipelines.kubeflow.org/run_name']"
 # Parameters of a compiled plan must be text: of any other type the driver reads nothing (docs/decisions/profiles.md).
 _TEXTS = ("cpu_request", "cpu_limit", "memory_request", "memory_limit", "accelerator_type", "accelerator_limit")
+_KINDS: dict[str, tuple[Kind, ...]] = {
+    "unlearning": ("plain", "training", "measuring"), "release": ("plain",), "upkeep": ("training",)}
 _FETCHING = ("fetch_checkpoint", "curate_forget_set", "deploy", "keep_up")  # rooms that talk to stores outside
 
 
@@ -104,7 +106,7 @@ def _wiring(plan: str) -> Any:
 
 
 def _kinds(plan: str) -> tuple[Kind, ...]:
-    return {"unlearning": ("plain", "training", "measuring"), "upkeep": ("training",)}.get(plan, ("plain",))
+    return _KINDS[plan]
 
 
 def _parameters(profile: Profile, kinds: Iterable[Kind]) -> dict[str, Parameter]:

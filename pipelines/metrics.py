@@ -7,16 +7,21 @@ label says who or which request. What steps tell a Pushgateway is in expunge/sto
 
 import signal
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from datetime import UTC, date, datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
+from expunge.contracts import Outcome, Release
 from expunge.deciding import deadline_of, waiting_since
-from expunge.errors import BadInput, ExpungeError
+from expunge.errors import BadInput, DoesNotVerify, ExpungeError
 from expunge.evidence import audits
 from expunge.live import live
 from expunge.runs import Run, State
 from expunge.settings import Workspace
+from expunge.stores.queue import Queue, Stage
+from expunge.stores.releases import current, models
+from pipelines import reauditing
 from pipelines.summary import standing
 
 if TYPE_CHECKING:
@@ -46,7 +51,8 @@ def collected(workspace: Workspace, today: date | None = None) -> "CollectorRegi
         def collect(self) -> Iterator["GaugeMetricFamily"]:
             return iter(families)
 
-    families = [*_of_runs(workspace, today or datetime.now(UTC).date()), *_of_models(workspace), *_of_audits(workspace)]
+    families = [*_of_runs(workspace, today or datetime.now(UTC).date()), *_of_models(workspace), *_of_audits(workspace),
+                *_of_queue(workspace), *_of_reaudits(workspace)]
     registry = CollectorRegistry(auto_describe=False)
     registry.register(Collector())
     return registry
@@ -150,6 +156,32 @@ def _of_audits(workspace: Workspace) -> Iterator["GaugeMetricFamily"]:
     yield _gauge("expunge_audit_last_success_timestamp_seconds",
                  "When it last found nothing wrong; absent if never.",
                  {(audit,): one.last_success for audit, one in done.items() if one.last_success}, "audit")
+
+
+def _of_queue(workspace: Workspace) -> Iterator["GaugeMetricFamily"]:
+    tickets = [seen.ticket for seen in Queue.of(workspace).all()]
+    yield _gauge("expunge_queue_requests", "Filed requests, by how far they have come.",
+                 {(stage,): sum(ticket.stage == stage for ticket in tickets) for stage in get_args(Stage)}, "stage")
+    yield _gauge("expunge_queue_oldest_timestamp_seconds",
+                 "When the oldest of those was filed that no worker has finished; absent if there is none.",
+                 _earliest(datetime.fromisoformat(ticket.filed_at) for ticket in tickets
+                           if ticket.stage in ("filed", "claimed")))
+
+
+def _of_reaudits(workspace: Workspace) -> Iterator["GaugeMetricFamily"]:
+    served: dict[str, Release] = {}
+    for model in models(workspace):
+        with suppress(DoesNotVerify):  # it is counted as changed
+            if (release := current(workspace, model)) is not None:
+                served[model] = release
+    said = {model: reauditing.latest(workspace, release) for model, release in served.items()}
+    yield _gauge("expunge_model_evaluated_timestamp_seconds",
+                 "When what is in service of a model was last evaluated: by 'expunge audit again', or for its release.",
+                 {(model,): datetime.fromisoformat(audit.at if audit else served[model].released_at).timestamp()
+                  for model, audit in said.items()}, "model")
+    yield _gauge("expunge_model_reaudit", "What 'expunge audit again' last came to, of what is in service.",
+                 {(model, outcome): float(audit.outcome == outcome) for model, audit in said.items() if audit
+                  for outcome in get_args(Outcome)}, "model", "outcome")
 
 
 def _gauge(name: str, help_text: str, value: float | dict[tuple[str, ...], Any] | None,

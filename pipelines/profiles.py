@@ -20,7 +20,7 @@ from expunge.stores.telemetry import GATEWAY_VARIABLE
 Kind = Literal["plain", "training", "measuring"]
 KIND_OF: dict[str, Kind] = {
     "fetch_checkpoint": "plain", "curate_forget_set": "plain", "adapt": "training", "unlearn": "training",
-    "evaluate": "measuring", "gate": "plain", "deploy": "plain"}
+    "evaluate": "measuring", "gate": "plain", "deploy": "plain", "keep_up": "training"}
 
 # As Kubeflow's own check has it, which knows fewer units than Kubernetes and says so in a traceback.
 Cpu = Annotated[str, Field(pattern=r"^([0-9]*[.])?[0-9]+m?$")]

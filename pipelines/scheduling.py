@@ -1,8 +1,12 @@
-"""A request at given times: a recurring run of Kubeflow, or the lines for this machine's own scheduler."""
+"""Work at given times: a recurring run of Kubeflow, or the lines for this machine's own scheduler.
+
+The work is a request, the queue of filed ones, or another look at what is live.
+"""
 
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +18,9 @@ from pipelines.cron import Cron
 from pipelines.kubeflow import Kubeflow
 from pipelines.profiles import Profile
 from pipelines.submitting import Order
+
+# What can be done at given times beside a request, and the verb that does it.
+VERBS: dict[str, tuple[str, ...]] = {"queue": ("queue", "work"), "audit": ("audit", "again")}
 
 
 @dataclass(frozen=True)
@@ -64,18 +71,41 @@ def schedule(ordered: Order, kubeflow: Kubeflow, cron: Cron, image: str, profile
     return Scheduled(run, made.id, _address(kubeflow, made.id), cron.text, begun=True)
 
 
-def lines(file: Path, workspace: Workspace, cron: Cron) -> Lines:
-    """The lines that start a request on this machine. Two at once do no harm: the second ends with exit code 75.
+def schedule_upkeep(work: str, kubeflow: Kubeflow, cron: Cron, image: str, profile: Profile,
+                    experiment: str | None = None, service_account: str | None = None) -> Scheduled:
+    """Has Kubeflow do one of `VERBS` at given times; or finds that it does already.
+
+    It is done on the workspace of the profile's cluster, in one step.
+
+    Raises:
+        BadInput: this is scheduled at other times.
+    """
+    inside = None if experiment is None else kubeflow.experiment(experiment)
+    name = f"expunge {work} {profile.cluster.workspace_claim}"
+    there = kubeflow.recurring_named(name)
+    if there is not None:
+        if there.cron != cron.text:
+            raise BadInput(f"--cron: this is scheduled already, at '{there.cron}'",
+                           f"delete the recurring run '{name}' in Kubeflow first")
+        return Scheduled(name, there.id, _address(kubeflow, there.id), cron.text, begun=False)
+    # It works for no run of its own: those that it carries out have names.
+    document = compiling.compile_plan("upkeep", image, profile, run="-")
+    made = kubeflow.schedule(name, f"expunge {' '.join(VERBS[work])}", document, {"work": work}, cron.text, inside,
+                             service_account)
+    return Scheduled(name, made.id, _address(kubeflow, made.id), cron.text, begun=True)
+
+
+def lines(verb: Sequence[str], workspace: Workspace, cron: Cron) -> Lines:
+    """The lines that give a verb on this machine. Two at once do no harm: the second ends with exit code 75.
 
     Raises:
         BadInput: a path has a line break or the like in it, which neither scheduler can be told.
     """
     keys = os.environ.get(KEYS_VARIABLE)
     command = [*(["/usr/bin/env", f"{KEYS_VARIABLE}={Path(keys).absolute()}"] if keys else []),
-               str(Path(sys.executable).parent / "expunge"), "--workspace", str(workspace.root), "run",
-               str(file.absolute())]
+               str(Path(sys.executable).parent / "expunge"), "--workspace", str(workspace.root), *verb]
     if not "".join(command).isprintable():
-        raise BadInput(f"{shorten(str(file))}: its path cannot be written into a crontab", "give it another name")
+        raise BadInput(f"{shorten(' '.join(verb))}: cannot be written into a crontab", "give its file another name")
     try:
         # In a crontab % begins a new line.
         crontab = f"{cron.crontab} {shlex.join(command)}".replace("%", r"\%")
@@ -83,10 +113,11 @@ def lines(file: Path, workspace: Workspace, cron: Cron) -> Lines:
         crontab = None
     times = "".join(f"OnCalendar={each}\n" for each in cron.calendar)
     quoted = " ".join(_for_systemd(word) for word in command)
+    title = f"expunge {' '.join((*verb[:-1], Path(verb[-1]).name))}"
     return Lines(
         crontab=crontab,
-        service=f"[Unit]\nDescription=expunge run {file.name}\n\n[Service]\nType=oneshot\nExecStart={quoted}\n",
-        timer=f"[Unit]\nDescription=expunge run {file.name}\n\n[Timer]\n{times}AccuracySec=1s\nPersistent=false\n\n"
+        service=f"[Unit]\nDescription={title}\n\n[Service]\nType=oneshot\nExecStart={quoted}\n",
+        timer=f"[Unit]\nDescription={title}\n\n[Timer]\n{times}AccuracySec=1s\nPersistent=false\n\n"
               "[Install]\nWantedBy=timers.target\n")
 
 

@@ -13,7 +13,7 @@ from expunge.contracts import (
     read_record,
     read_record_if_any,
 )
-from expunge.digests import sha256_file
+from expunge.digests import sha256_bytes, sha256_file
 from expunge.errors import BadInput
 from expunge.evidence.coherence import latent_seed
 
@@ -61,11 +61,12 @@ class Given:
     # What training could read. Flows and image-to-image models are asked about these very images.
     forget: SampleSet | None
     retain: SampleSet | None
+    audit: str = ""  # of a later look at a released candidate: draws other latents than any before
 
     @classmethod
     def open(cls, *, request: Path, policy: Path, checkpoint: Path, candidate: Path, oracle: Path, judge: Path,
              extractor: Path, reference: Path, origin: Path, forget: Path, retain: Path, holdout: Path,
-             members: Path) -> "Given":
+             members: Path, audit: str = "") -> "Given":
         """Reads the records.
 
         Raises:
@@ -83,7 +84,7 @@ class Given:
             guided_by=stored(oracle), judged_by=stored(judge), extractor=stored(extractor),
             reference=stored(reference), origin=stored(origin),
             holdout=read_record(SampleSet, holdout), members=read_record_if_any(SampleSet, members),
-            forget=read_record_if_any(SampleSet, forget), retain=read_record_if_any(SampleSet, retain))
+            forget=read_record_if_any(SampleSet, forget), retain=read_record_if_any(SampleSet, retain), audit=audit)
         if made.parent_sha256 != given.parent.sha256:
             raise BadInput("candidate: it was made from another parent than the checkpoint given",
                            "evaluate a candidate beside its own parent")
@@ -129,7 +130,8 @@ class Given:
     @property
     def latent_seed(self) -> str:
         """From what latents are drawn: known to nobody before the candidate is there."""
-        return latent_seed(self.candidate.sha256, self.request_sha256)
+        fixed = latent_seed(self.candidate.sha256, self.request_sha256)
+        return sha256_bytes(f"{fixed} {self.audit}".encode()) if self.audit else fixed
 
 
 def _needed(field: str, found: StoredAs | None) -> StoredAs:

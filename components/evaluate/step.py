@@ -39,16 +39,18 @@ def evaluate(
     holdout: Path,
     members: Path,
     report: Path,
+    audit: str = "",
 ) -> None:
     """Measures `candidate` against its parent on the same latents and writes the report's folder.
 
     The number of samples is fixed by the request before anything is seen, unless it asks for sequential sampling.
-    The latents come from H(candidate digest || request digest), so that nobody can tune a candidate to them.
+    The latents come from H(candidate digest || request digest), so that nobody can tune a candidate to them. An `audit`
+    is a number drawn for one later look at what was released: the latents then come from it as well.
     """
     given = Given.open(
         request=request, policy=policy, checkpoint=checkpoint, candidate=candidate, oracle=oracle, judge=judge,
         extractor=extractor, reference=reference, origin=origin, forget=forget, retain=retain, holdout=holdout,
-        members=members)
+        members=members, audit=audit)
     family = given.candidate.record.family
     if family not in FAMILIES:
         raise BadInput(f"candidate: nothing is known of how to evaluate a {family}", f"use {', '.join(FAMILIES)}")

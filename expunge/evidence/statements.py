@@ -115,6 +115,39 @@ class WithdrawalPredicate(Predicate):
     at: str
 
 
+class RuleAsked(Frozen):
+    """How one rule of the policy came out over what was measured again."""
+
+    metric: str
+    outcome: Literal["PASS", "INCONCLUSIVE", "FAIL", "INVALID"]
+    reason: str  # with the numbers
+
+
+class ReauditPredicate(Predicate):
+    """What is served was evaluated once more, by the policy that it was released by. Its subjects are what is served.
+
+    A generator draws other latents each time; other families are asked about the same images.
+    """
+
+    TYPE: ClassVar[str] = "urn:expunge:predicate:reaudit:v1"
+
+    model: str
+    generation: int
+    run: str  # by which it was released
+    request_id: str
+    request_sha256: Digest
+    policy_sha256: Digest
+    audit: str  # the number that its latents come from
+    # whole: every rule was asked. part: those that need none of the disposed images. none: nothing could be measured.
+    extent: Literal["whole", "part", "none"]
+    outcome: Literal["PASS", "INCONCLUSIVE", "FAIL", "INVALID"]
+    rules: tuple[RuleAsked, ...]
+    not_asked: dict[str, str]  # metric -> why
+    report_sha256: Digest | None  # of the report's record, where there is one
+    problem: str = ""  # why nothing, or not all, could be told
+    at: str
+
+
 class KeyringPredicate(Predicate):
     """The keyring changed. Its one subject is the new keyring's file; see ``key_changes``."""
 
@@ -134,7 +167,7 @@ class KeyringPredicate(Predicate):
 
 PREDICATES: tuple[type[Predicate], ...] = (
     RoomPredicate, RunPredicate, DisposalPredicate, ReceiptPredicate, RollbackPredicate, WithdrawalPredicate,
-    KeyringPredicate)
+    KeyringPredicate, ReauditPredicate)
 
 P = TypeVar("P", bound=Predicate)
 

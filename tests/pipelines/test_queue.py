@@ -2,13 +2,17 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
+from datetime import datetime
+from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
-from tests_support import EXPUNGE, bare_environment, call
+from tests_support import EXPUNGE, bare_environment, blocks, call, typed
 
 from expunge.contracts import Request, parse_record, write_record
 from expunge.errors import ExpungeError, NonFiniteLoss, Refused
@@ -16,9 +20,10 @@ from expunge.room import exclusive
 from expunge.runs import Run
 from expunge.settings import RUN_VARIABLE, Workspace
 from expunge.stores import releases
-from expunge.stores.queue import Queue, file_request
+from expunge.stores.queue import Queue, Stage, file_request
 from pipelines.cli import carry_out
 from pipelines.demo import request_for
+from pipelines.metrics import collected
 from pipelines.queueing import Engine, explained, work
 
 REQUEST = {**request_for(8, 0, True), "reference": None}
@@ -135,6 +140,17 @@ def test_what_may_pass_is_tried_again_and_what_cannot_is_given_up_at_once(filed,
     assert explained(Queue.of(filed).all()[0]) == f"given up: {error}"
 
 
+def test_what_waits_is_counted_and_the_oldest_is_known(filed):
+    def counted():
+        found = collected(filed).get_sample_value
+        return ([found("expunge_queue_requests", {"stage": stage}) for stage in ("filed", "waiting")],
+                found("expunge_queue_oldest_timestamp_seconds"))
+
+    assert counted() == ([1, 0], datetime.fromisoformat(ticket(filed).filed_at).timestamp())
+    work(filed, Rooms())
+    assert counted() == ([0, 1], None)
+
+
 def test_a_busy_workspace_costs_no_attempt(filed, capsys):
     with exclusive(filed.root / "supervisor.lock", "", ""):
         assert carry_out(["queue", "work"]) == 75
@@ -230,6 +246,17 @@ def released_once(folder):
     assert (seen.ticket.stage, seen.ticket.run) == ("released", "forget-8.1")
     assert len(list(folder.glob(".expunge/releases/digits/[0-9]*"))) == 1
     assert call(folder, "audit", "verify").code == 0
+
+
+@pytest.mark.thorough
+def test_the_page_can_be_followed_line_by_line(waiting):
+    page = (Path(__file__).parents[2] / "docs" / "queue.md").read_text()
+    filed, worked, again, scheduled = typed(blocks(page, "bash"), waiting)
+    assert "filed: waits for a worker" in filed
+    assert worked.rstrip().endswith("released: forget-8.1 is released")
+    assert "released by forget-8.1: PASS" in again
+    assert scheduled.count("queue work") + scheduled.count("audit again") >= 8
+    assert re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE) == list(get_args(Stage))
 
 
 @pytest.mark.thorough

@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 import socket
+import sys
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 
@@ -310,3 +311,70 @@ def test_seconds_are_for_systemd_alone(workspace, request_file, capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["crontab"] is None
     assert "OnCalendar=*-*-* 02:00:00,30\n" in found["timer"]
+
+
+# --------------------------------------------------------------------------------------- what is not one request
+
+
+def test_the_queue_and_the_audit_are_scheduled_once_each_as_one_step(kubeflow, capsys):
+    def say(*words):
+        code = carry_out(["schedule", *words, "--endpoint", kubeflow.endpoint, "--image", IMAGE, "--json"])
+        return code, json.loads(capsys.readouterr().out)
+
+    for number, work in enumerate(("queue", "audit"), 1):
+        code, found = say(f"--{work}", *EVERY_NIGHT)
+        assert (code, found["run"], found["id"], found["begun"]) == (0, f"expunge {work} expunge-workspace", f"rr-{number}", True)
+        sent = kubeflow.sent[-1]
+        assert sent["runtime_config"]["parameters"] == {"work": work}
+        assert (sent["max_concurrency"], sent["no_catchup"]) == ("1", True)
+        container, = (one["container"] for one in sent["pipeline_spec"]["pipeline_spec"]["deploymentSpec"]["executors"].values())
+        assert container["image"] == IMAGE
+        assert {"name": "EXPUNGE_RUN", "value": "-"} in container["env"]
+        platform, = sent["pipeline_spec"]["platform_spec"]["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values()
+        assert {mount["mountPath"] for mount in platform["pvcMount"]} == {
+            "/var/lib/expunge/workspace", "/var/lib/expunge/keys/requests"}
+    assert say("--queue", *EVERY_NIGHT)[1]["begun"] is False
+    code, found = say("--queue", "--cron", "0 0 3 * * *")
+    assert (code, found["problem"]) == (2, "--cron: this is scheduled already, at '0 0 2 * * *'")
+    assert len(kubeflow.sent) == 2
+
+
+@pytest.mark.parametrize("words", [(), ("--queue", "--audit"), ("request.yaml", "--queue")])
+def test_what_is_to_be_done_is_said_once(workspace, words, capsys):
+    assert carry_out(["schedule", *words, *EVERY_NIGHT]) == 2
+    assert "schedule: what is to be done is not said, or said twice" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("work", "verb"), [("queue", "queue work"), ("audit", "audit again")])
+def test_on_a_laptop_their_lines_are_printed_too(workspace, work, verb, capsys):
+    assert carry_out(["schedule", f"--{work}", "--cron", "*/10 * * * *", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["crontab"].startswith("*/10 * * * * ")
+    assert found["crontab"].endswith(f"--workspace {workspace.root} {verb}")
+    assert f"Description=expunge {verb}\n" in found["timer"]
+
+
+@pytest.mark.thorough
+def test_the_step_gives_the_verb_and_fails_as_it_does(workspace, monkeypatch, tmp_path):
+    """The compiled document, run by Kubeflow's own local runner."""
+    from kfp import components, local
+
+    from expunge.contracts import Request, parse_record
+    from expunge.stores.queue import Queue, file_request
+    from pipelines.compiling import compile_plan
+    from pipelines.profiles import profile
+
+    here = profile("cpu", [f"cluster.workspace_path={workspace.root}", f"cluster.keys_path={workspace.keys}"])
+    document = tmp_path / "upkeep.yaml"
+    document.write_text(compile_plan("upkeep", IMAGE, here, run="-"))
+    monkeypatch.setenv("PATH", os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]]))
+    local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(tmp_path / "root"))
+    plan = components.load_component_from_file(str(document))
+    plan(work="queue")
+    file_request(workspace, parse_record(Request, REQUEST, "request"), tmp_path)
+    ticket, = workspace.root.glob("requests/*/request.json")
+    ticket.write_bytes(ticket.read_bytes() + b" ")
+    with pytest.raises(RuntimeError, match=r"(?i)fail"):
+        plan(work="queue")
+    seen, = Queue.of(workspace).all()
+    assert (seen.ticket.stage, seen.ticket.attempts) == ("failed", 1)
