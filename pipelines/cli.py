@@ -21,6 +21,7 @@ from expunge.errors import BadInput, Cancelled, ExpungeError, NoSpace, out_of_sp
 from expunge.settings import WORKSPACE_VARIABLE, Workspace
 from pipelines.cli_audit import RunName, audit_app
 from pipelines.cli_cluster import compile_plans, schedule, submit
+from pipelines.cli_console import console
 from pipelines.cli_custody import dispose
 from pipelines.cli_keys import keys_app
 from pipelines.cli_policies import policies_app
@@ -45,6 +46,7 @@ app.command()(dispose)
 app.command("compile")(compile_plans)
 app.command()(submit)
 app.command()(schedule)
+app.command()(console)
 
 Person = Annotated[str, typer.Option("--as", metavar="PERSON", help="Whose key signs.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why, in your words; it is kept with the decision.")]

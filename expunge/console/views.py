@@ -1,0 +1,227 @@
+"""What pages and the JSON API say: plain values, read from the foundation when they are asked for. Changes nothing."""
+
+from contextlib import suppress
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from expunge import auditing, deciding
+from expunge import live as served
+from expunge.console.index import Index
+from expunge.contracts import Measurement, Report, Rule, Verdict
+from expunge.digests import sha256_file
+from expunge.errors import BadInput, DoesNotVerify, ExpungeError
+from expunge.evidence import decisions
+from expunge.evidence.keys import Keyring
+from expunge.evidence.ledger import Ledger
+from expunge.measure import words
+from expunge.room import STATEMENT_FILE
+from expunge.runs import Run, RunState
+from expunge.settings import Workspace
+
+PAGE = 50  # rows
+EVIDENCE = ("request", "candidate", "report", "policy", "verdict")
+_PLOT = 1_000  # units from one end of a plot to the other
+
+
+def known_run(workspace: Workspace, name: str) -> tuple[Run, RunState]:
+    """A run by its exact name; BadInput if there is none."""
+    run = Run(workspace, name)
+    return run, run.state()
+
+
+# ------------------------------------------------------------------------------------------------ the queue
+
+
+def queue(index: Index, state: str | None = None, after: tuple[Any, ...] | None = None,
+          limit: int = PAGE) -> dict[str, Any]:
+    """Runs, those that wait for people first and by deadline; `next` is where to go on."""
+    rows, onward = index.runs(state, after, limit)
+    today = datetime.now(UTC)
+    return {"states": index.states(), "next": onward, "runs": [
+        {**asdict(row), "hours_left": None if row.deadline is None else round(
+            (datetime.fromisoformat(row.deadline) - today).total_seconds() / 3600, 1)} for row in rows]}
+
+
+# ------------------------------------------------------------------------------------------------ one run
+
+
+def run_page(workspace: Workspace, index: Index, name: str, person: str | None) -> dict[str, Any]:
+    """Everything known of a run; what it has not come to is null, never zero."""
+    run, state = known_run(workspace, name)
+    request = run.request()
+    found: dict[str, Any] = {
+        "run": run.name, "state": state.state, "reason": state.reason, "remedy": state.remedy,
+        "attempt": state.attempt, "attempts": index.attempts(request.id), "started_at": state.started_at,
+        "since": state.since, "seconds": state.seconds,
+        "request": {"id": request.id, "requester": request.requester, "reason": request.reason,
+                    "model": request.model, "family": request.family, "policy": request.policy,
+                    "classes": list(request.forget.classes), "images": len(request.forget.images),
+                    "due": request.due and request.due.isoformat()},
+        "deadline": None, "verdict": None, "measurements": [], "controls": [], "claim": None, "method": None,
+        "lineage": [], "subject": None, "deciding": None, "not_shown": [], "has_report_page": run.page.exists()}
+    if "unlearn" in state.rooms:
+        made = run.candidate()
+        found |= {"claim": made.claim, "method": made.method}
+    if "evaluate" in state.rooms:
+        report = run.report()
+        found |= {"measurements": [_measured(one) for one in report.measurements],
+                  "not_shown": [{"what": words.title(one.name), "why": one.missing, "applies": not one.not_applicable}
+                                for one in report.measurements if one.missing]}
+    if "gate" in state.rooms:
+        deadline = deciding.deadline_of(run, state)
+        found |= {"verdict": _verdict(run.verdict(), run.report()), "deadline": deadline and deadline.isoformat(
+                      timespec="seconds"),
+                  "controls": _controls(run.report(), run.verdict()),
+                  "subject": deciding.subject_of(run).model_dump(mode="json"),
+                  "lineage": _lineage(run, state), "deciding": _deciding(run, state, person)}
+    return found
+
+
+def _measured(one: Measurement) -> dict[str, Any]:
+    interval = one.interval
+    return {"name": one.name, "title": words.title(one.name), "meaning": words.meaning(one.name),
+            "estimate": one.estimate, "lower": interval and interval.lower, "upper": interval and interval.upper,
+            "confidence": interval and interval.confidence, "method": interval and interval.method, "n": one.n,
+            "value": None if one.estimate is None else words.number(one.name, one.estimate, interval),
+            "between": interval and words.interval(one.name, interval), "missing": one.missing,
+            "not_applicable": one.not_applicable}
+
+
+def _verdict(verdict: Verdict, report: Report) -> dict[str, Any]:
+    measured = {one.name: one for one in report.measurements}
+    return {"outcome": verdict.outcome, "waivable": list(decisions.inconclusive(verdict)), "rules": [{
+        "metric": one.rule.metric, "title": words.title(one.rule.metric), "outcome": one.outcome, "reason": one.reason,
+        "limit": words.limit(one.rule), "why": one.rule.reason,
+        "plot": _plot(measured.get(one.rule.metric), one.rule)} for one in verdict.rules]}
+
+
+def _plot(one: Measurement | None, rule: Rule) -> dict[str, float] | None:
+    """Where interval, estimate and limit lie between the ends of a plot; null without a number."""
+    if one is None or one.estimate is None:
+        return None
+    lower, upper = (one.interval.lower, one.interval.upper) if one.interval else (one.estimate, one.estimate)
+    ends = (min(lower, rule.limit, 0.0), max(upper, rule.limit, 0.0))
+    margin = (ends[1] - ends[0]) * 0.08 or 1.0
+    begin, width = ends[0] - margin, ends[1] - ends[0] + 2 * margin
+
+    def at(value: float) -> float:
+        return round((value - begin) / width * _PLOT, 1)
+
+    return {"lower": at(lower), "upper": at(upper), "estimate": at(one.estimate), "limit": at(rule.limit),
+            "good_from": 0.0 if rule.side == "at most" else at(rule.limit),
+            "good_to": at(rule.limit) if rule.side == "at most" else float(_PLOT)}
+
+
+def _controls(report: Report, verdict: Verdict) -> list[dict[str, Any]]:
+    return [{"name": one.name, "must": one.must, "found": verdict.controls.get(one.name, "not asked"),
+             "covers": [words.title(rule) for rule in one.covers]} for one in report.controls]
+
+
+def _lineage(run: Run, state: RunState) -> list[dict[str, Any]]:
+    """From the request to what is served, each with its digest."""
+    made, report = run.candidate(), run.report()
+    subject = deciding.subject_of(run)
+    steps = [("request", subject.request_sha256, "what was asked for"),
+             ("parent", made.parent_sha256, "the model that was to forget"),
+             ("adaptation", made.adaptation_sha256, "what the method learned about what it must lose"),
+             ("candidate", made.weights.sha256, f"made by {made.method}, seed {made.seed}"),
+             ("report", subject.report_sha256, f"latents from {report.latent_seed[:12]}…"),
+             ("policy", subject.policy_sha256, "the rules")]
+    return [{"what": what, "sha256": sha256, "says": says} for what, sha256, says in steps if sha256]
+
+
+def _deciding(run: Run, state: RunState, person: str | None) -> dict[str, Any]:
+    """Who may decide, who has, and what is still needed: shown before anybody tries."""
+    request, policy = run.request(), deciding.policy_of(run)
+    tally = deciding.tally_of(run)
+    now = datetime.now(UTC)
+    deadline = deciding.deadline_of(run, state)
+    open_ = state.state in deciding.DECIDABLE and (deadline is None or now < deadline)
+    reviewers = sorted({entry.person for entry in Keyring.load(run.workspace).holders("reviewer")})
+    return {
+        "open": open_, "needed": tally.needed, "approved_by": list(tally.approved_by),
+        "rejected_by": list(tally.rejected_by), "waived": list(tally.waived), "valid_days": policy.valid_days,
+        "requester": request.requester, "you": person,
+        "may_approve": [one for one in reviewers if not decisions.same_person(one, request.requester)
+                        and not any(decisions.same_person(one, known) for known in tally.approved_by)],
+        "may_reject": reviewers, "void": [one.model_dump(mode="json") for one in tally.void],
+        "decisions": [{**one.approval.model_dump(mode="json", include={
+            "person", "decision", "decided_at", "not_after", "waives"}), "reason": one.reason, "sha256": one.sha256,
+            "position": one.position} for one in decisions.decisions_of(run.workspace, run.name)]}
+
+
+def evidence_file(run: Run, what: str) -> Path:
+    """The stored bytes that a decision names by digest; BadInput if the run has not come so far."""
+    places = {"request": lambda: run.request_file, "policy": lambda: run.policy_file,
+              "candidate": lambda: run.output("unlearn", "candidate") / "record.json",
+              "report": lambda: run.output("evaluate", "report") / "record.json",
+              "verdict": lambda: run.output("gate", "verdict") / "record.json"}
+    file = places[what]()
+    if not file.is_file():
+        raise DoesNotVerify(f"{what}: it is missing", "run 'expunge audit verify'")
+    return file
+
+
+# ------------------------------------------------------------------------------------------------ the trail
+
+
+def trail(workspace: Workspace, index: Index, *, request: str | None = None, person: str | None = None,
+          kind: str | None = None, digest: str | None = None, before: int | None = None, limit: int = PAGE,
+          ) -> dict[str, Any]:
+    """Entries of the ledger, the newest first; each is opened and its signature verified."""
+    ledger, keyring = Ledger.existing(workspace), Keyring.load(workspace)
+    size = ledger.size
+    terms = [f"{name}:{value}" for name, value in (("request", request), ("person", person), ("kind", kind)) if value]
+    if terms or digest:
+        positions = index.positions(terms, digest, before, limit + 1)
+    else:
+        newest = min(size, before if before is not None else size) - 1
+        positions = list(range(newest, max(-1, newest - limit - 1), -1))
+    more = len(positions) > limit
+    positions = positions[:limit]
+    return {"size": size, "next": positions[-1] if more and positions else None,
+            "entries": [_line(auditing.open_line(ledger.entry(one), keyring)) for one in positions]}
+
+
+def trail_of_run(workspace: Workspace, index: Index, run: Run, state: RunState) -> list[dict[str, Any]]:
+    """The entries that belong to a run, oldest first; those of its rooms are there though another run made them."""
+    ledger, keyring = Ledger.existing(workspace), Keyring.load(workspace)
+    positions = set(index.positions([f"run:{run.name}"], None, None, 500))
+    for done in state.rooms.values():
+        with suppress(OSError, ExpungeError):
+            place = ledger.position_of(sha256_file(workspace.root / done.result / STATEMENT_FILE))
+            if place is not None:
+                positions.add(place)
+    return [_line(auditing.open_line(ledger.entry(one), keyring)) for one in sorted(positions)]
+
+
+def _line(line: auditing.Line) -> dict[str, Any]:
+    return {**line.to_json(), "at": line.at, "verifies": line.said is not None}
+
+
+def proofs(workspace: Workspace, positions: list[int], size: int) -> dict[str, Any]:
+    """Raw envelopes, and what shows that they are in the tree of `size` entries: for whoever does not believe us."""
+    ledger = Ledger.existing(workspace)
+    if size > ledger.size:
+        raise BadInput(f"size: the ledger has {ledger.size} entries", "ask for a smaller one")
+    return {"size": size, "entries": [{
+        "position": one, "envelope": ledger.entry(one).envelope.decode(),
+        "proof": [step.hex() for step in ledger.inclusion(one, size)]} for one in positions]}
+
+
+def consistency(workspace: Workspace, first: int, size: int) -> dict[str, Any]:
+    """What shows that the tree of `size` entries begins with that of `first`."""
+    ledger = Ledger.existing(workspace)
+    return {"first": first, "size": size, "proof": [step.hex() for step in ledger.consistency(first, size)]}
+
+
+# ------------------------------------------------------------------------------------------------ in service
+
+
+def in_service(workspace: Workspace) -> dict[str, Any]:
+    """What is served and whether it is tainted, by records and sizes: bytes are for `expunge audit live`."""
+    return served.live(workspace, by_bytes=False).model_dump(mode="json")
+
+

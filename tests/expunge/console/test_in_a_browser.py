@@ -1,0 +1,235 @@
+"""What people do with the console, in a real browser: Debian's Chromium, without a window."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from console_served import served, waiting_runs
+
+from expunge.console.protection import Rate
+from expunge.evidence import key_changes
+from expunge.evidence.decisions import decisions_of
+from expunge.evidence.verify import verify_workspace
+from expunge.runs import Run
+
+pytestmark = pytest.mark.thorough
+DRIVER = shutil.which("chromedriver")
+PICTURES = os.environ.get("EXPUNGE_PICTURES")  # a folder: what is seen on the way is kept there
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    return waiting_runs(tmp_path, ["forget-8", "forget-3"])
+
+
+@pytest.fixture
+def browser(tmp_path):
+    if DRIVER is None:
+        pytest.skip("no chromium-driver on this machine")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1100,1400",
+                     f"--user-data-dir={tmp_path / 'profile'}"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    started = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=DRIVER))
+    started.implicitly_wait(20)
+    yield started
+    started.quit()
+
+
+def complaints(browser):
+    """What the browser has logged as wrong: a script that the policy held back, an error."""
+    return [one["message"] for one in browser.get_log("browser") if one["level"] == "SEVERE"]
+
+
+def picture(browser, name, width=1100, height=1400):
+    """Keeps what is seen, if somebody wants it."""
+    if PICTURES:
+        browser.set_window_size(width, height)
+        browser.save_screenshot(str(Path(PICTURES) / f"console-{name}.png"))
+
+
+def verification(browser):
+    """What the page says of the ledger once it has verified it: how, and in which words."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    box = WebDriverWait(browser, 60).until(lambda there: (
+        found := there.find_element("id", "verification")).get_attribute("data-result") in ("good", "bad") and found)
+    return box.get_attribute("data-result"), box.text
+
+
+def test_a_person_makes_a_key_signs_with_the_keyboard_alone_and_the_trail_verifies(workspace, browser, tmp_path):
+    from selenium.webdriver.common.keys import Keys
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    def settled(what):
+        return WebDriverWait(browser, 60).until(what)
+
+    with served(workspace) as (app, address):
+        app.state.console.reads = Rate(10_000, 1_000)
+        browser.get(f"{address}/enter?token={app.state.console.identity.link_token}")
+        assert [one.text for one in browser.find_elements("css selector", "a.run")] == ["forget-3.1", "forget-8.1"]
+        picture(browser, "queue", height=600)
+
+        browser.get(f"{address}/key")
+        browser.find_element("id", "make").send_keys(Keys.ENTER)
+        public = settled(lambda there: there.find_element("id", "public").text)
+        picture(browser, "key")
+        browser.get(f"{address}/runs/forget-8.1")
+        settled(lambda there: "the keyring does not know this browser" in there.find_element("id", "checks").text)
+        assert not browser.find_element("css selector", "button.approve").is_enabled()
+        key_changes.enter(workspace, "hopper", ("reviewer",), public_key=public)
+        readable = browser.execute_async_script("""
+            const done = arguments[0];
+            import("/static/keys.js").then(keys => keys.mine())
+                .then(key => crypto.subtle.exportKey("pkcs8", key.privateKey)).then(() => done(true), () => done(false))""")
+        assert readable is False
+
+        browser.get(f"{address}/runs/forget-8.1")
+        settled(lambda there: there.find_element("css selector", "button.approve").is_enabled())
+        assert browser.find_element("id", "checks").get_attribute("data-agrees") == "true"
+        assert verification(browser)[0] == "good"
+        picture(browser, "run", height=2600)
+        reason = browser.find_element("id", "reason")
+        reason.send_keys("<b>clean</b> “grids”", Keys.TAB, Keys.ENTER)
+        settled(lambda there: there.find_element("id", "confirm").is_displayed())
+        picture(browser, "sign", height=900)
+        browser.switch_to.active_element.send_keys(Keys.ENTER)
+        settled(lambda there: there.find_elements("css selector", ".decisions li.approve"))
+        decided, = decisions_of(workspace, "forget-8.1")
+        assert (decided.signer.person, decided.reason) == ("hopper", "<b>clean</b> “grids”")
+        assert Run(workspace, "forget-8.1").state().state == "approved"
+        assert [finding for finding in verify_workspace(workspace) if not finding.ok] == []
+
+        browser.get(f"{address}/audit?person=hopper")
+        how, said = verification(browser)
+        assert how == "good", said
+        assert "it begins with" in said
+        assert "approve forget-8.1" in browser.find_element("css selector", "td.checked").text
+        picture(browser, "audit", height=1000)
+        browser.get(f"{address}/live")
+        picture(browser, "live", height=600)
+        assert complaints(browser) == []
+
+
+def test_the_requester_is_told_before_they_try_and_a_page_fits_a_telephone(workspace, browser, tmp_path):
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    with served(workspace, person="ada") as (app, address):
+        app.state.console.reads = Rate(10_000, 1_000)
+        browser.get(f"{address}/enter?token={app.state.console.identity.link_token}")
+        browser.get(f"{address}/key")
+        browser.find_element("id", "file").send_keys(str(next((workspace.keys / "people").glob("ada*.pem"))))
+        WebDriverWait(browser, 60).until(lambda there: "ada’s key" in there.find_element("id", "mine").text)
+        browser.get(f"{address}/runs/forget-8.1")
+        WebDriverWait(browser, 60).until(lambda there: "You cannot approve" in there.find_element("id", "checks").text)
+        assert not browser.find_element("css selector", "button.approve").is_enabled()
+        assert verification(browser)[0] == "good"
+        for path in ("/", "/runs/forget-8.1", "/audit", "/live", "/key"):
+            browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {
+                "width": 360, "height": 800, "deviceScaleFactor": 1, "mobile": True})
+            browser.get(address + path)
+            wide = browser.execute_script("return document.documentElement.scrollWidth")
+            assert wide <= 360, (path, wide)
+        browser.get(f"{address}/runs/forget-8.1")
+        if PICTURES:
+            browser.save_screenshot(str(Path(PICTURES) / "console-telephone.png"))
+
+
+# ------------------------------------------------------------------------------------------------ a server that lies
+
+
+def lying(change):
+    """Puts a liar before the console: `change` gets path and answer of what scripts ask, and gives another answer."""
+
+    def around(app):
+        async def answer(scope, receive, send):
+            held = []
+
+            async def hold(message):
+                if scope.get("type") != "http" or not scope["path"].startswith("/api/v1/ledger"):
+                    return await send(message)
+                held.append(message)
+                if message["type"] == "http.response.body" and not message.get("more_body"):
+                    body = change(scope["path"], b"".join(one.get("body", b"") for one in held[1:]))
+                    headers = [(name, value) for name, value in held[0]["headers"] if name != b"content-length"]
+                    await send({**held[0], "headers": headers})
+                    await send({"type": "http.response.body", "body": body})
+
+            await app(scope, receive, hold)
+
+        return answer
+
+    return around
+
+
+def another_envelope(path, body):
+    if not path.endswith("proofs"):
+        return body
+    found = json.loads(body)
+    found["entries"][0]["envelope"] = found["entries"][1]["envelope"]
+    return json.dumps(found).encode()
+
+
+def another_proof(path, body):
+    if not path.endswith("proofs"):
+        return body
+    found = json.loads(body)
+    found["entries"][0]["proof"][0] = "00" * 32
+    return json.dumps(found).encode()
+
+
+def as_it_is(path, body):
+    return body
+
+
+def another_name(path, body):
+    return body.replace("— ".encode(), "— x".encode(), 1) if path.endswith("checkpoint") else body
+
+
+def another_signature(path, body):
+    if not path.endswith("checkpoint"):
+        return body
+    return body[:-10] + (b"A" if body[-10:-9] != b"A" else b"B") + body[-9:]
+
+
+def an_earlier_end(earlier):
+    return lambda path, body: earlier if path.endswith("checkpoint") else body
+
+
+def no_consistency(path, body):
+    return json.dumps({"proof": ["11" * 32]}).encode() if path.endswith("consistency") else body
+
+
+def test_the_page_turns_red_against_a_server_that_lies(workspace, browser):
+    from expunge.evidence.ledger import Ledger
+
+    ledger = Ledger.open(workspace)
+    earlier = next(note for size, note in ledger.checkpoints(3) if size == 3)
+    said, memory = {}, ""
+    for name, change in (("honest", as_it_is), ("envelope", another_envelope), ("proof", another_proof),
+                         ("name", another_name), ("signature", another_signature), ("shortened", an_earlier_end(earlier)),
+                         ("grown", as_it_is), ("forked", no_consistency)):
+        if name == "forked":
+            key_changes.enter(workspace, "turing", ("reviewer",))
+        with served(workspace, around=lying(change)) as (app, address):
+            app.state.console.reads = Rate(10_000, 1_000)
+            browser.get(f"{address}/enter?token={app.state.console.identity.link_token}")
+            browser.get(f"{address}/key")
+            if name != "honest":  # another port is another memory: what this browser saw is put there
+                browser.execute_script("localStorage.setItem('expunge:checkpoint', arguments[0])", memory)
+            browser.get(f"{address}/audit")
+            said[name] = verification(browser)
+            if name == "honest":
+                memory = browser.execute_script("return localStorage.getItem('expunge:checkpoint')")
+            if name == "forked":
+                picture(browser, "alarm", height=700)
+    assert {name for name, (how, _) in said.items() if how == "good"} == {"honest", "grown"}, said
+    for name, words in (("envelope", "1 of the entries"), ("proof", "1 of the entries"),
+                        ("name", "in another name"), ("signature", "signed by no operator"),
+                        ("shortened", "has 3 entries"), ("forked", "does not begin with")):
+        assert words in said[name][1], said
