@@ -18,7 +18,7 @@ from expunge import __version__
 from expunge.configuration import ConsoleSettings
 from expunge.console.identity import Asking, Identity, Unknown, entries_of, roles_of
 from expunge.console.index import Behind, Index
-from expunge.console.protection import Protection, Rate
+from expunge.console.protection import Protection, Rate, names_of
 from expunge.contracts import shorten
 from expunge.errors import BadInput, DoesNotVerify, ExpungeError, Refused, Rejected, WorkspaceBusy
 from expunge.evidence.keys import Keyring
@@ -93,18 +93,13 @@ def changer(request: Request, asking: Annotated[Asking, Depends(reader)]) -> Ask
     """Who asks, if it was they who wanted the change: no other site's page can have made their browser ask."""
     console = of(request)
     if not asking.is_program():
-        if request.headers.get("origin") not in (console.origin, _also(console.origin)):
+        if request.headers.get("origin") not in names_of(console.origin):
             raise Forbidden("this did not come from a page of the console")
         if not console.identity.is_csrf_token(asking, request.headers.get("x-csrf-token", "")):
             raise Forbidden("the page is of an earlier start of the console: load it again")
     if not console.writes.allows(asking.person or "one"):
         raise TooOften
     return asking
-
-
-def _also(origin: str) -> str:
-    """The other name of a laptop's own address."""
-    return origin.replace("//127.0.0.1:", "//localhost:") if "//127.0.0.1:" in origin else origin
 
 
 Reading = Annotated[Asking, Depends(reader)]

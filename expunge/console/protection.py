@@ -24,16 +24,21 @@ _HEADERS = {
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()", "Cache-Control": "no-store"}
 
 
+def names_of(origin: str) -> set[str]:
+    """The origins by which browsers reach the console: a laptop's own has two names."""
+    found = urlsplit(origin)
+    if found.hostname not in ("127.0.0.1", "localhost") or found.port is None:
+        return {origin}
+    return {f"{found.scheme}://{name}:{found.port}" for name in ("127.0.0.1", "localhost")}
+
+
 class Protection:
     """Around the application. `origin` is how browsers reach it: `http://127.0.0.1:8765`."""
 
     def __init__(self, app: ASGIApp, origin: str) -> None:
         self._app = app
-        found = urlsplit(origin)
-        self._hosts = {found.netloc}
-        if found.hostname in ("127.0.0.1", "localhost"):
-            self._hosts |= {f"{name}:{found.port}" for name in ("127.0.0.1", "localhost")}
-        self._secure = found.scheme == "https"
+        self._hosts = {urlsplit(name).netloc for name in names_of(origin)}
+        self._secure = origin.startswith("https:")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""

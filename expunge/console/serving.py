@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 _AT_ONCE = 200  # connections
 
 
-def serve(workspace: Workspace, host: str, port: int, metrics: Callable[[], str], say: Callable[[str], None],
-          person: str | None = None) -> None:
-    """Answers until it is stopped. `say` is told the address, and on a laptop the link that lets its reader in.
+def serve(workspace: Workspace, host: str, port: int, metrics: Callable[[], str],
+          say: Callable[[str, str | None], None], person: str | None = None) -> None:
+    """Answers until it is stopped. `say` is told the address, and on a laptop the link that lets its reader in, once.
 
     Raises:
         BadInput: the address cannot be used; others could reach it and nothing says how they are known; or the
@@ -36,13 +36,9 @@ def serve(workspace: Workspace, host: str, port: int, metrics: Callable[[], str]
     if settings is not None and person is not None:
         raise BadInput(f"--as: {CONFIG_FILE} says how the console knows people", "leave it out")
     listening = _listen(host, port)
-    bound = listening.getsockname()[1]
-    origin = settings.address if settings else f"http://127.0.0.1:{bound}"
+    origin = settings.address if settings else f"http://{host}:{listening.getsockname()[1]}"
     app = create(workspace, settings, origin, metrics, person)
-    if settings is None:
-        say(f"{origin}/enter?token={app.state.console.identity.link_token}")
-    else:
-        say(f"listening on {host}:{bound}, for {origin}")
+    say(origin, None if settings else f"{origin}/enter?token={app.state.console.identity.link_token}")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     server(app).run(sockets=[listening])
 
