@@ -1,5 +1,6 @@
 """The verbs about filed requests: filing one, working them, seeing how far they are, taking one back."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,10 +48,13 @@ def queue_list(
 
     queue = Queue.of(Workspace.locate().require())
     found = queue.all() if request is None else [queue.find(request)]
+    spoiled = queue.spoiled() if request is None else []
+    for wrong in spoiled:
+        print(f"expunge: {wrong}", file=sys.stderr)
     finish([{**_plain(seen.ticket), "age": round(seen.age, 1), "says": explained(seen)} for seen in found], as_json,
            lambda out: print_lines(out, [
                f"{seen.ticket.request_id}  {seen.ticket.request_sha256[:12]}  {seen.ticket.stage}: {explained(seen)}"
-               for seen in found] or ["nothing was filed"]))
+               for seen in found] or ["nothing was filed"]), spoiled[0].exit_code if spoiled else 0)
 
 
 @queue_app.command("work")

@@ -76,6 +76,7 @@ def work(workspace: Workspace, engine: Engine, lease: float = LEASE,
     """Takes every request that may be taken, one after the other, in the order of filing; returns what it took.
 
     Raises:
+        DoesNotVerify: a ticket is spoiled; all others were seen to.
         WorkspaceBusy: another run works in this workspace; what was claimed is put back, untried.
         Cancelled: the worker was stopped; likewise.
         ExpungeError: the queue cannot be reached.
@@ -90,6 +91,8 @@ def work(workspace: Workspace, engine: Engine, lease: float = LEASE,
             continue
         done.append(_carried_out(workspace, queue, held, engine))
         say(done[-1])
+    for wrong in queue.spoiled():
+        raise wrong
     return done
 
 
@@ -212,7 +215,8 @@ def _alive(queue: Queue, held: Seen) -> Iterator[_Holding]:
 def explained(seen: Seen) -> str:
     """What a ticket says, and what is to be done next, in one line."""
     ticket = seen.ticket
-    tried = f"; attempt {ticket.attempts} of {ATTEMPTS} failed: {ticket.last_error}" if ticket.last_error else ""
+    failed = ticket.last_error and ticket.attempts
+    tried = f"; attempt {ticket.attempts} of {ATTEMPTS} failed: {ticket.last_error}" if failed else ""
     match ticket.stage:
         case "filed":
             left = ticket.wait - seen.age

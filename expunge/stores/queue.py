@@ -323,13 +323,30 @@ class Queue:
         return cls(store)
 
     def all(self) -> list[Seen]:
-        """Every ticket, in the order of filing. DoesNotVerify names one that cannot be read."""
-        found = (self.seen(sha256) for sha256 in self._store.filed())
-        return sorted((seen for seen in found if seen is not None),
-                      key=lambda seen: (seen.ticket.filed_at, seen.ticket.request_sha256))
+        """Every ticket that can be read, in the order of filing: a spoiled one keeps no other from its worker."""
+        return self._looked_through()[0]
+
+    def spoiled(self) -> list[DoesNotVerify]:
+        """What is wrong with tickets that cannot be read."""
+        return self._looked_through()[1]
+
+    def _looked_through(self) -> tuple[list[Seen], list[DoesNotVerify]]:
+        found, wrong = [], []
+        for sha256 in self._store.filed():
+            try:
+                seen = self.seen(sha256)
+            except DoesNotVerify as error:
+                wrong.append(error)
+            else:
+                found += [seen] if seen is not None else []
+        return sorted(found, key=lambda seen: (seen.ticket.filed_at, seen.ticket.request_sha256)), wrong
 
     def seen(self, sha256: str) -> Seen | None:
-        """The ticket of the request with that digest, as it is now; None if it was not filed."""
+        """The ticket of the request with that digest, as it is now; None if it was not filed.
+
+        Raises:
+            DoesNotVerify: what lies there is no ticket of that request.
+        """
         name = f"{sha256}/{TICKET_FILE}"
         found = self._store.read(name)
         if found is None:
@@ -405,7 +422,8 @@ class Queue:
 
     def came_to(self, held: Seen, stage: Literal["waiting", "released", "closed"], run: str, outcome: str) -> Seen:
         """Ends a claim with what came of it. WorkspaceBusy as `renew`."""
-        return self.change(held, stage=stage, lease=None, attempts=0, wait=0.0, run=run, outcome=outcome)
+        return self.change(held, stage=stage, lease=None, attempts=0, wait=0.0, last_error=None, run=run,
+                           outcome=outcome)
 
     def failed(self, held: Seen, error: str, back_to: Literal["filed", "waiting"], for_good: bool = False) -> Seen:
         """Ends a claim with an attempt that failed: it is tried again after a while, or given up.

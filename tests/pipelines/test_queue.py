@@ -15,7 +15,7 @@ import yaml
 from tests_support import EXPUNGE, bare_environment, blocks, call, typed
 
 from expunge.contracts import Request, parse_record, write_record
-from expunge.errors import ExpungeError, NonFiniteLoss, Refused
+from expunge.errors import DoesNotVerify, ExpungeError, NonFiniteLoss, Refused
 from expunge.room import exclusive
 from expunge.runs import Run
 from expunge.settings import RUN_VARIABLE, Workspace
@@ -138,6 +138,18 @@ def test_what_may_pass_is_tried_again_and_what_cannot_is_given_up_at_once(filed,
         later(filed)
     assert work(filed, Rooms()) == []
     assert explained(Queue.of(filed).all()[0]) == f"given up: {error}"
+
+
+def test_a_spoiled_ticket_is_told_after_all_others_were_seen_to(filed, capsys):
+    (filed.root / "requests" / ("0" * 64)).mkdir()
+    (filed.root / "requests" / ("0" * 64) / "ticket.json").write_text("{}")
+    with pytest.raises(DoesNotVerify, match="is no ticket of ours"):
+        work(filed, Rooms())
+    assert ticket(filed).stage == "waiting"
+    assert carry_out(["queue", "list"]) == 40
+    printed = capsys.readouterr()
+    assert "forget-8.1 is awaiting approval" in printed.out
+    assert "is no ticket of ours" in printed.err
 
 
 def test_what_waits_is_counted_and_the_oldest_is_known(filed):

@@ -46,7 +46,7 @@ def on_s3(workspace, bucket):  # noqa: F811
     return workspace
 
 
-@pytest.fixture(params=["here", "on s3"])
+@pytest.fixture(params=["here", pytest.param("on s3", marks=pytest.mark.thorough)])
 def place(request, workspace):
     """A workspace whose queue is in it, and one whose queue is on S3."""
     return request.getfixturevalue("on_s3") if request.param == "on s3" else workspace
@@ -130,11 +130,15 @@ def test_the_queue_of_another_workspace_is_left_alone(on_s3, tmp_path):
 def test_what_was_changed_in_the_queue_is_told(place):
     ticket, _ = file(place)
     store, queued = queue.store_of(place), Queue.of(place)
-    for name, asked in (("request.json", lambda: queued.request(ticket)), ("ticket.json", queued.all)):
+    other, _ = file(place, seed=5)
+    for name, asked in (("request.json", lambda: queued.request(ticket)),
+                        ("ticket.json", lambda: queued.seen(ticket.request_sha256))):
         _, tag, _ = store.read(f"{ticket.request_sha256}/{name}")
         store.write(f"{ticket.request_sha256}/{name}", b'{"schema": "expunge/ticket/v1"}', tag)
         with pytest.raises(DoesNotVerify, match=r"is not what was filed|is no ticket of ours"):
             asked()
+    assert [seen.ticket for seen in queued.all()] == [other], "one that is spoiled keeps no other from its worker"
+    assert len(queued.spoiled()) == 1
 
 
 def test_what_was_cut_while_it_was_filed_is_completed_by_filing_it_again(place, monkeypatch):
@@ -217,8 +221,10 @@ def test_a_server_that_is_busy_half_of_the_time_loses_nothing_and_doubles_nothin
     between.trouble = lambda method, path, headers: ("busy", "lost", None)[next(turn) % 3]
     file(on_s3)
     queued = Queue.of(on_s3)
-    held = queued.claim(queued.all()[0], "a")
+    seen = queued.all()[0]
+    held = queued.claim(seen, "a")
     assert held is not None
+    assert queued.claim(seen, "b") is None
     assert queued.renew(queued.renew(held)).ticket.change == 4
     assert {what for *_, what in between.seen} == {"busy", "lost", None}
 
