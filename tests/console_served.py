@@ -10,28 +10,36 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import requests
 from finished_run import FinishedRun
-from tests_support import key_for
+from tests_support import key_for, write_policy
 
 from expunge.digests import sha256_bytes
+from expunge.measure.policy import preset_bytes
 from expunge.settings import RUN_VARIABLE, WORKSPACE_VARIABLE, Workspace
 
 
-def waiting_runs(root, names, requester="ada"):
-    """A workspace in a folder, with keys of ada, grace and linus, and runs that await approval."""
+def waiting_runs(root, names, days=None, undecided=()):
+    """A workspace in a folder, with keys of ada, grace and linus, and runs that await approval.
+
+    `days` are what a run's policy gives people to decide. Those of `undecided` are INCONCLUSIVE.
+    """
     from pipelines.workspace import initialise
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
         workspace = initialise(Workspace(root / ".expunge"))
         patch.setenv(WORKSPACE_VARIABLE, str(workspace.root))
-        for person, role in ((requester, "requester"), ("grace", "reviewer"), ("linus", "reviewer")):
+        for person, role in (("ada", "requester"), ("grace", "reviewer"), ("linus", "reviewer")):
             key_for(workspace, person, role)
         for name in names:
             patch.setenv(RUN_VARIABLE, f"{name}.1")
-            run = FinishedRun(workspace, name=f"{name}.1", weights=name.encode(), request_id=name, model=name)
+            run = FinishedRun(workspace, name=f"{name}.1", weights=name.encode(), request_id=name, model=name,
+                              residual=0.04 if name in undecided else 0.001)
+            if days and name in days:
+                write_policy(workspace, "debug", preset_bytes("debug") + f"deadline_days: {days[name]}\n".encode(),
+                             run_folder=run.policy_file.parent)
             run.make()
-            assert run.gate() == "waiting"
-            run.as_run("awaiting_approval")
+            assert run.gate() == ("closed" if name in undecided else "waiting")
+            run.as_run("inconclusive" if name in undecided else "awaiting_approval")
             (workspace.runs / run.name / "report.html").write_text("<style>h1 { color:teal }</style><h1>Report</h1>")
     return workspace
 

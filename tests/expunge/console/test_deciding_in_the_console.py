@@ -15,12 +15,12 @@ from expunge.evidence.ledger import Ledger
 from expunge.evidence.verify import verify_workspace
 from expunge.runs import Run
 
-RUNS = ("first", "second", "third", "hostile", "crowded")
+RUNS = ("first", "second", "third", "hostile", "crowded", "undecided")
 
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
-    return waiting_runs(tmp_path_factory.mktemp("console"), RUNS)
+    return waiting_runs(tmp_path_factory.mktemp("console"), RUNS, undecided=("undecided",))
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +58,15 @@ def test_a_rejection_closes_the_run(workspace, visitor):
     assert visitor.decide("second.1", signed(workspace, "second.1", "linus", "reject")).json()["state"] == "rejected"
     late = visitor.decide("second.1", signed(workspace, "second.1"))
     assert (late.status_code, late.json()["problem"]) == (400, "run 'second.1' is rejected")
+
+
+def test_two_people_waive_what_is_inconclusive(workspace, visitor):
+    assert visitor.get("/api/v1/runs/undecided.1").json()["verdict"]["waivable"] == ["residual_rate"]
+    refused = visitor.decide("undecided.1", signed(workspace, "undecided.1"))
+    assert (refused.status_code, "the verdict is INCONCLUSIVE" in refused.json()["problem"]) == (400, True)
+    states = [visitor.decide("undecided.1", signed(workspace, "undecided.1", person, waives=("residual_rate",))).json()["state"]
+              for person in ("grace", "linus")]
+    assert states == ["inconclusive", "approved"]
 
 
 OF_NOW = datetime.now(UTC)
