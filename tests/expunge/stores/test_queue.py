@@ -326,6 +326,12 @@ class Workers(RuleBasedStateMachine):
         self.tries += 1
         self.holder, self.holds[worker] = worker, self._wrote(held)
 
+    @rule(worker=st.sampled_from("abc"))
+    def come_much_later(self, worker):
+        self.pass_time(10_000)
+        self.look(worker)
+        self.claim(worker)
+
     @precondition(lambda self: self.holds)
     @rule(data=st.data(), what=st.sampled_from(["renew", "fail", "fail for good", "put back", "wait", "release", "die"]))
     def go_on(self, data, what):
