@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from debian_packages import install
 
 # The server lives as long as somebody holds the other end of its standard input, even if that somebody is killed.
 _FOR_AS_LONG = """
@@ -25,9 +26,8 @@ def _programs():
     def found():
         return max(Path("/usr/lib/postgresql").glob("*/bin/initdb"), default=None)
 
-    if found() is None and os.geteuid() == 0 and shutil.which("apt-get"):
-        subprocess.run("apt-get update -q && apt-get install -yq --no-install-recommends postgresql", shell=True,
-                       check=False, env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"}, stdout=subprocess.DEVNULL)
+    if found() is None:
+        install("postgresql")
     return found() and found().parent
 
 

@@ -9,6 +9,7 @@ import urllib.request
 from contextlib import contextmanager
 
 import pytest
+from debian_packages import install
 
 # A server lives as long as somebody holds the other end of its standard input, even if that somebody is killed.
 _FOR_AS_LONG = '"$@" </dev/null & cat >/dev/null; kill $!; wait'
@@ -16,9 +17,8 @@ _FOR_AS_LONG = '"$@" </dev/null & cat >/dev/null; kill $!; wait'
 
 def program(name, package):
     """Where a program is; its package is installed where that is possible. Skips, or fails in CI, if it is not."""
-    if shutil.which(name) is None and os.geteuid() == 0 and shutil.which("apt-get"):
-        subprocess.run(f"apt-get update -q && apt-get install -yq --no-install-recommends {package}", shell=True, check=False,
-                       env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"}, stdout=subprocess.DEVNULL)
+    if shutil.which(name) is None:
+        install(package)
     found = shutil.which(name)
     if found is None:
         because = f"{name} is not installed ({package}), and only root could install it"
