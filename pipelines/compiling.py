@@ -29,6 +29,7 @@ _IMAGE = re.compile(r"[a-z0-9][a-zA-Z0-9./:_-]*?(@(?P<digest>sha256:[0-9a-f]{64}
 _NAME_OF_THE_RUN = "metadata.annotations['pipelines.kubeflow.org/run_name']"
 # Parameters of a compiled plan must be text: of any other type the driver reads nothing (docs/decisions/profiles.md).
 _TEXTS = ("cpu_request", "cpu_limit", "memory_request", "memory_limit", "accelerator_type", "accelerator_limit")
+_ONCE = ("keep_up",)  # a second try has nothing to do, and would hide what the first one told; the next start is near
 _KINDS: dict[str, tuple[Kind, ...]] = {
     "unlearning": ("plain", "training", "measuring"), "release": ("plain",), "upkeep": ("training",)}
 _FETCHING = ("fetch_checkpoint", "curate_forget_set", "deploy", "keep_up")  # rooms that talk to stores outside
@@ -137,8 +138,9 @@ def _place(task: "PipelineTask", plan: str, image: str, profile: Profile, given:
     task.set_container_image(image)
     task.set_cpu_request(given[f"{kind}_cpu_request"]).set_cpu_limit(given[f"{kind}_cpu_limit"])
     task.set_memory_request(given[f"{kind}_memory_request"]).set_memory_limit(given[f"{kind}_memory_limit"])
-    task.set_retry(num_retries=step.retries, backoff_duration=f"{step.backoff}s", backoff_factor=step.backoff_factor,
-                   backoff_max_duration=f"{step.backoff_max}s")
+    if room not in _ONCE:
+        task.set_retry(num_retries=step.retries, backoff_duration=f"{step.backoff}s",
+                       backoff_factor=step.backoff_factor, backoff_max_duration=f"{step.backoff_max}s")
     kubernetes.set_timeout(task, step.timeout)
     if step.accelerator_limit:
         task.set_accelerator_type(given[f"{kind}_accelerator_type"])

@@ -4,6 +4,7 @@ import json
 from datetime import datetime
 
 import pytest
+from s3_server import bucket, environment, s3_server  # noqa: F401 - fixtures
 from tests_support import call, write_policy
 
 from expunge.contracts import Report, read_record
@@ -12,7 +13,7 @@ from expunge.measure.policy import preset_bytes
 from expunge.runs import Run
 from expunge.samples import RequestKey
 from expunge.settings import Workspace
-from expunge.stores.releases import folder_of, history
+from expunge.stores.releases import folder_of, history, store_of
 from pipelines.cli import carry_out
 from pipelines.metrics import collected
 from pipelines.reauditing import latest
@@ -77,6 +78,20 @@ def test_an_alarm_is_given_where_what_was_forgotten_is_back(again):
     receipts.folder_of(again.workspace, "forget-8").mkdir(parents=True)  # the shorter way: only what it draws is asked
     said = again(20)
     assert (said["outcome"], said["rules"][0]["metric"], said["rules"][0]["outcome"]) == ("FAIL", "residual_rate", "FAIL")
+
+
+@pytest.mark.thorough
+def test_what_is_served_from_s3_is_fetched_from_there(again, bucket):  # noqa: F811
+    (again.workspace.root / "config.yaml").write_text("releases: s3://models/served\n")
+    store, (released,) = store_of(again.workspace), history(again.workspace, "digits")
+    store.place(released)
+    store.serve("digits", released, store.pointed("digits"))
+    receipts.folder_of(again.workspace, "forget-8").mkdir(parents=True)  # the shorter way: only what it draws is asked
+    folder_of(again.workspace, released).joinpath(released.weights.name).unlink()  # so the workspace's copy is not read
+    assert again(0)["outcome"] == "PASS"
+    there = bucket.Object(store.served_at(released, released.weights.name).removeprefix("s3://models/"))
+    there.put(Body=there.get()["Body"].read()[:-1] + b"x")
+    assert again(40)["changed"] is True
 
 
 def test_an_alarm_is_given_where_it_can_no_longer_be_told(again):

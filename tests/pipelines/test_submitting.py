@@ -329,6 +329,7 @@ def test_the_queue_and_the_audit_are_scheduled_once_each_as_one_step(kubeflow, c
         assert (sent["max_concurrency"], sent["no_catchup"]) == ("1", True)
         container, = (one["container"] for one in sent["pipeline_spec"]["pipeline_spec"]["deploymentSpec"]["executors"].values())
         assert container["image"] == IMAGE
+        assert "retryPolicy" not in json.dumps(sent), "a second try would hide what the first one told"
         assert {"name": "EXPUNGE_RUN", "value": "-"} in container["env"]
         platform, = sent["pipeline_spec"]["platform_spec"]["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values()
         assert {mount["mountPath"] for mount in platform["pvcMount"]} == {
