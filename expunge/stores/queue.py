@@ -292,12 +292,16 @@ def _ready_to_file(workspace: Workspace, store: TicketStore, request: Request, f
     """The request with its content pinned, after everything was looked at that can be without its models."""
     Run.policy_for(workspace, request)
     receipts.refuse_disposed(workspace, request.id)
-    if isinstance(store, S3Tickets):
-        for field, found in sources.names_of_this_machine(request):
-            raise BadInput(f"{field}: {shorten(shown(found))} is on this machine, and others read this queue",
-                           "use what is in a store or built in, or keep the queue in the workspace")
+    _refuse_local(store, request)
     store.require_ready(workspace)
     return sources.pin_content(request, folder, workspace)
+
+
+def _refuse_local(store: TicketStore, request: Request) -> None:
+    """BadInput for the first field that names something of one machine, where the queue is for several."""
+    for field, found in sources.names_of_this_machine(request) if isinstance(store, S3Tickets) else ():
+        raise BadInput(f"{field}: {shorten(shown(found))} is on one machine, and others read this queue",
+                       "use what is in a store or built in, or keep the queue in the workspace")
 
 
 def _as_filed(request: Request, names_method: bool) -> bytes:
@@ -375,12 +379,23 @@ class Queue:
         return called[-1] if called else begin[0]
 
     def request(self, ticket: Ticket) -> Request:
-        """What was filed. DoesNotVerify if it is not what its digest says."""
+        """What was filed.
+
+        Raises:
+            DoesNotVerify: it is not what its digest says.
+            BadInput: it was put there past `file_request`, and cannot be used.
+        """
         name = f"{ticket.request_sha256}/{REQUEST_FILE}"
         found = self._store.read(name)
         if found is None or sha256_bytes(found[0]) != ticket.request_sha256:
             raise DoesNotVerify(f"{shown(self._store.address(name))}: is not what was filed", "file the request again")
-        return parse_record(Request, json.loads(found[0]), f"request {ticket.request_sha256[:12]}")
+        try:
+            plain = json.loads(found[0])
+        except ValueError:
+            raise BadInput(f"request {ticket.request_sha256[:12]}: is no request", "file one") from None
+        request = parse_record(Request, plain, f"request {ticket.request_sha256[:12]}")
+        _refuse_local(self._store, request)
+        return request
 
     def pinned(self, ticket: Ticket) -> Request | None:
         """What the attempts of this round run; None before the first."""

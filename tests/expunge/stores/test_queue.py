@@ -103,9 +103,20 @@ def test_what_cannot_be_used_is_told_and_nothing_is_filed(workspace, changes, er
 
 
 def test_a_request_about_this_machine_is_not_filed_where_others_read_it(on_s3, bucket):  # noqa: F811
-    with pytest.raises(BadInput, match=r"^checkpoint\.uri: here\.safetensors is on this machine, and others read"):
+    with pytest.raises(BadInput, match=r"^checkpoint\.uri: here\.safetensors is on one machine, and others read"):
         file(on_s3, checkpoint={"uri": "here.safetensors"})
     assert not list(bucket.objects.all())
+
+
+def test_nor_is_one_carried_out_that_somebody_put_there_past_us(on_s3):
+    queued, store = Queue.of(on_s3), queue.store_of(on_s3)
+    for written in (asked_for(checkpoint={"uri": "builtin://digits/dcgan", "architecture": "/tmp/a.py:build"}).to_bytes(),
+                    b"not even JSON"):
+        sha256 = sha256_bytes(written)
+        store.write(f"{sha256}/request.json", written, None)
+        put = Ticket(request_sha256=sha256, request_id="x", model="m", filed_by="ada", filed_at="2026-01-01")
+        with pytest.raises(BadInput, match=r"checkpoint\.architecture: /tmp/a\.py:build is on one machine|is no request"):
+            queued.request(put)
 
 
 def test_a_request_that_names_no_method_leaves_it_to_its_model(workspace):
