@@ -68,8 +68,9 @@ def test_a_real_prometheus_answers_every_panel_from_what_a_gate_and_the_installa
             answers = _answers(server)
         exporter.terminate()
     nothing = {title for title, results in answers.items() if not all(results)}
-    # No deadline, no GPU, no failure, no sample set: absent is not zero.
-    assert nothing == {"Time left until the nearest deadline", "GPU seconds", "Since a failure", "Samples", "Samples a second"}
+    # No deadline, no GPU, no failure, no sample set, no model in service, no queue: absent is not zero.
+    assert nothing == {"Time left until the nearest deadline", "GPU seconds", "Since a failure", "Samples", "Samples a second",
+                       "Days since it was evaluated", "Evaluated again", "The oldest unfinished"}
     assert answers["Verdict"][0][0]["metric"]["outcome"] == "PASS"
 
 
