@@ -11,13 +11,14 @@ import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
-from expunge.contracts import Policy, Request, read_record
+from expunge.contracts import Policy, Request, parse_record, read_record
 from expunge.digests import sha256_bytes
+from expunge.documents import parse_document
 from expunge.errors import ExpungeError
 from expunge.evidence import states
-from expunge.evidence.coherence import read_policy
 from expunge.evidence.database import Database
 from expunge.evidence.decisions import PAYLOAD_TYPE as DECISION
 from expunge.evidence.keys import Keyring
@@ -155,8 +156,8 @@ class Index:
         try:
             request = read_record(Request, run.request_file)
             if standing.state == "awaiting_approval":
-                deadline = self._deadline(standing.run, read_policy(run.policy_file))
-        except ExpungeError:
+                deadline = self._deadline(standing.run, run.policy_file.read_bytes())
+        except (ExpungeError, OSError):
             pass  # its own page says what is wrong with it
         written = datetime.fromisoformat(standing.since)
         return (standing.run, standing.revision, standing.state, _RANKS.get(standing.state, 6), deadline,
@@ -164,8 +165,9 @@ class Index:
                 request.model if request else "", request.due.isoformat() if request and request.due else None,
                 record.get("attempt", 1), int("gate" in record.get("rooms", {})), standing.since)
 
-    def _deadline(self, run: str, policy: Policy) -> str:
-        if policy.deadline_days is None:
+    def _deadline(self, run: str, policy: bytes) -> str:
+        days = _days(policy)
+        if days is None:
             return _NEVER
         first = self._file.execute("SELECT min(position) FROM terms WHERE term = ?", (f"gate:{run}",)).fetchone()[0]
         if first is None:
@@ -173,7 +175,7 @@ class Index:
         _, said, _ = _payload(Ledger.existing(self._workspace).entry(first).envelope)
         said = said["predicate"]
         ended = datetime.fromisoformat(said["started_at"]) + timedelta(seconds=said["seconds"])
-        return (ended + timedelta(days=policy.deadline_days)).astimezone(UTC).isoformat(timespec="seconds")
+        return (ended + timedelta(days=days)).astimezone(UTC).isoformat(timespec="seconds")
 
     def _transaction(self) -> "_Transaction":
         return _Transaction(self._file)
@@ -231,6 +233,11 @@ class Index:
                     f"SELECT DISTINCT t0.position FROM terms t0 WHERE t0.term >= ? AND t0.term < ? AND t0.position < ? "
                     f"{also} ORDER BY t0.position DESC LIMIT ?", (low, high, end, *exact, limit)).fetchall()
         return [one[0] for one in found]
+
+
+@lru_cache(maxsize=64)  # thousands of runs have the same few, and YAML is slow to read
+def _days(policy: bytes) -> float | None:
+    return parse_record(Policy, parse_document(policy, "policy"), "policy").deadline_days
 
 
 class _Transaction:

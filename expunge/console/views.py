@@ -182,7 +182,7 @@ def trail(workspace: Workspace, index: Index, *, request: str | None = None, per
     more = len(positions) > limit
     positions = positions[:limit]
     return {"size": size, "next": positions[-1] if more and positions else None,
-            "entries": [_line(auditing.open_line(ledger.entry(one), keyring)) for one in positions]}
+            "entries": [_line(auditing.open_line(one, keyring)) for one in ledger.entries_at(positions)]}
 
 
 def trail_of_run(workspace: Workspace, index: Index, run: Run, state: RunState) -> list[dict[str, Any]]:
@@ -194,7 +194,7 @@ def trail_of_run(workspace: Workspace, index: Index, run: Run, state: RunState) 
             place = ledger.position_of(sha256_file(workspace.root / done.result / STATEMENT_FILE))
             if place is not None:
                 positions.add(place)
-    return [_line(auditing.open_line(ledger.entry(one), keyring)) for one in sorted(positions)]
+    return [_line(auditing.open_line(one, keyring)) for one in ledger.entries_at(sorted(positions))]
 
 
 def _line(line: auditing.Line) -> dict[str, Any]:
@@ -206,9 +206,9 @@ def proofs(workspace: Workspace, positions: list[int], size: int) -> dict[str, A
     ledger = Ledger.existing(workspace)
     if size > ledger.size:
         raise BadInput(f"size: the ledger has {ledger.size} entries", "ask for a smaller one")
-    return {"size": size, "entries": [{
-        "position": one, "envelope": ledger.entry(one).envelope.decode(),
-        "proof": [step.hex() for step in ledger.inclusion(one, size)]} for one in positions]}
+    return {"size": size, "entries": [
+        {"position": one.position, "envelope": one.envelope.decode(), "proof": [step.hex() for step in proof]}
+        for one, proof in zip(ledger.entries_at(positions), ledger.inclusions(positions, size), strict=True)]}
 
 
 def consistency(workspace: Workspace, first: int, size: int) -> dict[str, Any]:

@@ -5,9 +5,10 @@ checkpoint and the change of a run's state that it records become durable togeth
 updates and deletions by triggers; somebody who can write it can lift those, which is what the checkpoints are for.
 """
 
+import functools
 import logging
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -149,6 +150,19 @@ class Ledger:
             raise DoesNotVerify(f"ledger: it has no entry {position}")
         return Entry(position, bytes(found))
 
+    def entries_at(self, positions: Sequence[int]) -> list[Entry]:
+        """The entries at these positions, in this order; DoesNotVerify if one is not there."""
+        from sqlalchemy import bindparam, text
+
+        query = text("SELECT position, envelope FROM entries WHERE position IN :positions").bindparams(
+            bindparam("positions", expanding=True))
+        with self._database.reading() as connection:
+            found = {position: bytes(envelope)
+                     for position, envelope in connection.execute(query, {"positions": list(positions)})}
+        if missing := [position for position in positions if position not in found]:
+            raise DoesNotVerify(f"ledger: it has no entry {missing[0]}")
+        return [Entry(position, found[position]) for position in positions]
+
     def position_of(self, sha256: str) -> int | None:
         """Where the envelope of that digest lies; None if it was not entered.
 
@@ -206,6 +220,15 @@ class Ledger:
             DoesNotVerify: there are fewer entries than that, or a subtree is missing.
         """
         return self._proof(consistency_proof, first, size)
+
+    def inclusions(self, positions: Sequence[int], size: int) -> list[Proof]:
+        """The same for several entries at once: what their ways up share is looked up once."""
+        with self._database.reading() as connection:
+            lookup = functools.cache(lambda level, position: _node(connection, level, position))
+            try:
+                return [inclusion_proof(position, size, lookup) for position in positions]
+            except ValueError as error:
+                raise DoesNotVerify(f"ledger: {error}") from None
 
     def _proof(self, of: Callable[[int, int, Lookup], Proof], number: int, size: int | None) -> Proof:
         size = self.size if size is None else size

@@ -1,0 +1,149 @@
+"""How long do the console's pages take with ten thousand runs and a million entries, and in how much memory?
+
+    python benchmarks/console.py [--entries 1000000] [--runs 10000] [--work FOLDER]
+
+The ledger is filled as in `ledger.py`; of the runs, every third awaits approval under a policy with a deadline. The
+console is started as `expunge console` starts it and asked through loopback, each page so many times, one after the
+other: its answer is timed whole. Before, its index is made from nothing. `--work` is kept and used again.
+"""
+
+import argparse
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from datetime import UTC, datetime
+from http.cookiejar import CookieJar
+from pathlib import Path
+from typing import Any
+
+import psutil
+from ledger import fill
+from recording import record
+
+from expunge.console.index import FILE
+from expunge.contracts import ClassifierSource, DataSource, Forget, ParentSource, Request, write_record
+from expunge.digests import sha256_file
+from expunge.evidence.database import Database
+from expunge.measure.policy import preset_bytes
+from expunge.runs import Run, RunState
+from expunge.settings import KEYS_VARIABLE, WORKSPACE_VARIABLE, Workspace
+from pipelines.workspace import initialise
+
+TIMES = 30
+PAGES = {
+    "queue": "/", "queue, one state": "/?state=awaiting_approval", "audit trail": "/audit",
+    "audit trail, in the middle": "/audit?before={half}", "audit trail, one person": "/audit?person=grace",
+    "audit trail, a digest": "/audit?digest={digest}",
+    "queue as JSON, 200 runs": "/api/v1/runs?limit=200",
+    "50 proofs": "/api/v1/ledger/proofs?size={size}&{positions}",
+}
+
+
+def begin_runs(workspace: Workspace, count: int) -> None:
+    """Requests, policies and states of so many runs."""
+    from sqlalchemy import text
+
+    policy = preset_bytes("debug") + b"deadline_days: 5\n"
+    rows = []
+    for number in range(count):
+        run = Run(workspace, f"request-{number}.1")
+        if run.folder.exists():
+            continue
+        run.folder.mkdir(parents=True)
+        run.policy_file.write_bytes(policy)
+        write_record(run.request_file, Request(
+            id=f"request-{number}", requester="ada", reason="safety", model=f"model-{number % 100}", policy="debug",
+            checkpoint=ParentSource(uri="builtin:digits"), oracle=ClassifierSource(uri="builtin:oracle"),
+            judge=ClassifierSource(uri="builtin:judge"), holdout=DataSource(uri="builtin:holdout"),
+            forget=Forget(classes=(8,))))
+        state = RunState(run=run.name, request_id=f"request-{number}", request_sha256=sha256_file(run.request_file),
+                         attempt=1, state="running", started_at="2026-01-01T00:00:00+00:00")
+        rows.append({"run": run.name, "state": ("awaiting_approval", "released", "refused")[number % 3],
+                     "since": datetime.now(UTC).isoformat(timespec="seconds"), "record": state.record})
+    if rows:
+        with Database(workspace).ready().writing() as connection:
+            connection.execute(text("INSERT INTO runs (run, state, revision, since, record) "
+                                    "VALUES (:run, :state, 1, :since, :record)"), rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--entries", type=int, default=1_000_000)
+    parser.add_argument("--runs", type=int, default=10_000)
+    parser.add_argument("--work", type=Path)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = (given.work or Path(temporary)).absolute()
+        folder.mkdir(parents=True, exist_ok=True)
+        os.environ |= {KEYS_VARIABLE: str(folder / "keys"), WORKSPACE_VARIABLE: str(folder / ".expunge")}
+        workspace = initialise(Workspace(folder / ".expunge"))
+        fill(workspace, given.entries)
+        begin_runs(workspace, given.runs)
+        for file in workspace.root.glob(f"{FILE}*"):
+            file.unlink()
+        found: dict[str, Any] = {"entries": given.entries, "runs": given.runs, "times": TIMES,
+                                 "load_average": os.getloadavg()[0], **measured(workspace, given.entries)}
+    lines = [f"{given.entries:,} entries, {given.runs:,} runs; load average of the machine when it began "
+             f"{found['load_average']:.1f}", "", "| what | result |", "|---|---|",
+             f"| index made from nothing | {found['index_seconds']} s, {found['index_mib']} MiB |",
+             *(f"| {name} | {one['median_ms']} ms, the longest of {TIMES} {one['longest_ms']} ms |"
+               for name, one in found["pages"].items()),
+             f"| memory of the server | {found['memory_mib']} MiB at most |"]
+    record("console", found, "\n".join(lines))
+
+
+def measured(workspace: Workspace, entries: int) -> dict[str, Any]:
+    """What the server does, asked as a browser asks."""
+    expunge = Path(sys.executable).with_name("expunge")
+    began = time.monotonic()
+    with subprocess.Popen([expunge, "console", "--port", "0", "--json"], stdout=subprocess.PIPE, text=True) as served:
+        try:
+            assert served.stdout is not None
+            told = json.loads(served.stdout.readline())
+            asker = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(CookieJar()))
+            asker.open(told["link"]).read()
+            while not _is_ready(told["address"]):
+                time.sleep(0.2)
+            index_seconds = round(time.monotonic() - began, 1)
+            first = asker.open(f"{told['address']}/api/v1/ledger/entries?limit=1&before={entries // 3}").read()
+            places = {"half": entries // 2, "size": entries, "digest": json.loads(first)["entries"][0]["sha256"],
+                      "positions": "&".join(f"position={number * (entries // 50)}" for number in range(50))}
+            pages = {name: timed(asker, told["address"] + path.format(**places)) for name, path in PAGES.items()}
+            memory = psutil.Process(served.pid).memory_info().rss
+            status = Path(f"/proc/{served.pid}/status").read_text()
+            peak = re.search(r"VmHWM:\s+(\d+) kB", status)
+        finally:
+            served.terminate()
+    size = sum(file.stat().st_size for file in workspace.root.glob(f"{FILE}*"))
+    return {"index_seconds": index_seconds, "index_mib": round(size / 2**20), "pages": pages,
+            "memory_mib": round(int(peak[1]) / 1024 if peak else memory / 2**20)}
+
+
+def _is_ready(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{address}/readyz") as answer:
+            return bool(answer.status == 200)
+    except urllib.error.HTTPError:
+        return False
+
+
+def timed(asker: urllib.request.OpenerDirector, address: str) -> dict[str, float]:
+    """Milliseconds of each whole answer: the middle one and the longest."""
+    spent = []
+    for _ in range(TIMES):
+        began = time.perf_counter()
+        asker.open(address).read()
+        spent.append((time.perf_counter() - began) * 1000)
+        time.sleep(0.05)  # as many as one person may ask for in a second
+    return {"median_ms": round(statistics.median(spent), 1), "longest_ms": round(max(spent), 1)}
+
+
+if __name__ == "__main__":
+    main()
