@@ -15,7 +15,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterable
-from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, get_args
 
@@ -50,7 +49,6 @@ NUMBERS: dict[str, tuple[str, tuple[str, ...]]] = {
     BOUND: ("The end of a metric's interval that its rule is decided by.", ("metric", "side")),
     LIMIT: ("What that end is held against.", ("metric", "side")),
 }
-_UNREACHABLE = (ExpungeError, OSError, ValueError, HTTPException)
 
 
 class Figure(NamedTuple):
@@ -125,13 +123,15 @@ def _tell(workspace: Workspace, room: str, figures: Iterable[Figure], *, replace
     problems: list[str] = []
 
     def push() -> None:
+        from http.client import HTTPException
+
         from prometheus_client import push_to_gateway, pushadd_to_gateway
 
         group = {"pipeline": os.environ.get(PIPELINE_VARIABLE, "none"), "component": room}
         try:
             (push_to_gateway if replace else pushadd_to_gateway)(
                 address, JOB, registry_of(figures), group, timeout=PATIENCE)
-        except _UNREACHABLE as error:
+        except (OSError, ValueError, HTTPException) as error:
             problems.append(f"{shown(address)} was not told: {shown(str(error)) or type(error).__name__}")
 
     # A thread of its own, for a timeout of the connection does not hold for looking up its name.
