@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -138,6 +139,33 @@ def test_the_requester_is_told_before_they_try_and_a_page_fits_a_telephone(works
         browser.get(f"{address}/runs/forget-8.1")
         if PICTURES:
             browser.save_screenshot(str(Path(PICTURES) / "console-telephone.png"))
+
+
+def test_axe_finds_nothing_serious_on_any_page(workspace, browser, tmp_path):
+    if shutil.which("npm") is None:
+        pytest.skip("no npm on this machine")
+    subprocess.run(["npm", "install", "--prefix", tmp_path / "npm", "--no-audit", "--no-fund", "axe-core@4.10.3"], check=True,
+                   capture_output=True)
+    axe = (tmp_path / "npm" / "node_modules" / "axe-core" / "axe.min.js").read_text()
+    found = {}
+    with served(workspace) as (app, address):
+        app.state.console.reads = Rate(10_000, 1_000)
+        browser.get(address)  # who is let in nowhere
+        pages = ["", f"/enter?token={app.state.console.identity.link_token}", "/runs/forget-8.1", "/audit", "/live", "/key"]
+        for scheme in ("light", "dark"):
+            browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
+            for path in pages if scheme == "light" else ["/", *pages[2:]]:
+                browser.get(address + path)
+                if path in ("/audit", "/runs/forget-8.1"):
+                    assert verification(browser)[0] == "good"
+                browser.execute_script(axe)
+                violations = browser.execute_async_script(
+                    "axe.run(document, {iframes: false}).then(found => arguments[0](found.violations))")
+                found[scheme, path[:6]] = [(one["id"], one["nodes"][0]["html"]) for one in violations
+                                           if one["impact"] in ("serious", "critical")]
+        browser.execute_script("document.documentElement.removeAttribute('lang')")  # it does look
+        assert browser.execute_async_script("axe.run(document).then(found => arguments[0](found.violations.length))")
+    assert {where: what for where, what in found.items() if what} == {}
 
 
 # ------------------------------------------------------------------------------------------------ a server that lies
