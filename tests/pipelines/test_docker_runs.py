@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 from tests_support import EXPUNGE, bare_environment
 
 from expunge import __version__
@@ -19,6 +20,7 @@ from expunge.evidence.statements import RoomPredicate, open_statement
 from expunge.room import STATEMENT_FILE
 from expunge.settings import Workspace
 from pipelines import containers
+from pipelines.demo import request_for
 
 pytestmark = pytest.mark.cluster
 REQUEST = ("run", "request.yaml", "--runner", "docker", "--json")
@@ -43,6 +45,14 @@ def image(engine):
     return containers.find_image()
 
 
+@pytest.fixture
+def begun(tmp_path, expunge):
+    """A workspace in which nothing has run yet, and the demo's request."""
+    (tmp_path / "request.yaml").write_text(yaml.safe_dump(request_for(8, 0, True)))
+    assert expunge(tmp_path, "init").code == 0
+    return tmp_path
+
+
 def containers_of(engine, folder):
     return engine.containers.list(all=True, filters={"label": f"{containers.WORKSPACE_LABEL}={folder}/.expunge"})
 
@@ -65,7 +75,8 @@ def start(folder):
 
 
 def candidates(folder):
-    return {record.read_bytes() for record in folder.glob(".expunge/results/unlearn-*/candidate/record.json")}
+    return {json.loads(record.read_text())["weights"]["sha256"]
+            for record in folder.glob(".expunge/results/unlearn-*/candidate/record.json")}
 
 
 def rooms_of(folder):
@@ -75,40 +86,40 @@ def rooms_of(folder):
 
 
 def test_a_request_goes_through_containers_to_a_release_and_makes_the_same_candidate(
-        engine, image, demo, fresh, expunge):
-    assert expunge(fresh, "keys", "new", "ada", "--role", "requester").code == 0
-    assert expunge(fresh, "keys", "new", "grace", "--role", "reviewer").code == 0
-    done = expunge(fresh, *REQUEST)
-    assert done.code == 10, done.err + "".join(log.read_text()[-4000:] for log in fresh.glob(".expunge/runs/*/engine.log"))
-    assert candidates(fresh) == candidates(demo[0]), "a process of this installation makes the very same"
-    assert expunge(fresh, "approve", "forget-8", "--as", "grace", "--reason", "no eights").code == 0
-    released = expunge(fresh, "release", "forget-8", "--runner", "docker", "--json")
+        engine, image, demo, begun, expunge):
+    assert expunge(begun, "keys", "new", "ada", "--role", "requester").code == 0
+    assert expunge(begun, "keys", "new", "grace", "--role", "reviewer").code == 0
+    done = expunge(begun, *REQUEST)
+    assert done.code == 10, done.err + "".join(log.read_text()[-4000:] for log in begun.glob(".expunge/runs/*/engine.log"))
+    assert candidates(begun) == candidates(demo[0]), "a process of this installation makes the very same"
+    assert expunge(begun, "approve", "forget-8", "--as", "grace", "--reason", "no eights").code == 0
+    released = expunge(begun, "release", "forget-8", "--runner", "docker", "--json")
     assert released.code == 0, released.err
-    assert {predicate.image for predicate in rooms_of(fresh)} == {image}
-    assert expunge(fresh, "audit", "verify").code == 0
-    assert not containers_of(engine, fresh)
-    assert {path.stat().st_uid for path in (fresh / ".expunge").rglob("*")} == {os.getuid()}
+    assert {predicate.image for predicate in rooms_of(begun)} == {image}
+    assert expunge(begun, "audit", "verify").code == 0
+    assert not containers_of(engine, begun)
+    assert {path.stat().st_uid for path in (begun / ".expunge").rglob("*")} == {os.getuid()}
 
 
 def test_a_killed_container_is_a_killed_room_and_the_run_goes_on_to_the_same_candidate(
-        engine, image, demo, fresh, expunge):
-    run = start(fresh)
-    at_work(engine, fresh, "unlearn").kill()
+        engine, image, demo, begun, expunge):
+    run = start(begun)
+    at_work(engine, begun, "unlearn").kill()
     assert run.wait(60) == 1
-    assert "ended without a word, as if killed" in expunge(fresh, "status", "forget-8", "--json").json["reason"]
-    assert not containers_of(engine, fresh)
-    assert expunge(fresh, *REQUEST).code == 10
-    assert candidates(fresh) == candidates(demo[0])
+    assert "ended without a word, as if killed" in expunge(begun, "status", "forget-8", "--json").json["reason"]
+    assert not containers_of(engine, begun)
+    assert expunge(begun, *REQUEST).code == 10
+    assert candidates(begun) == candidates(demo[0])
 
 
 @pytest.mark.parametrize(("how", "code"), [(signal.SIGTERM, 31), (signal.SIGKILL, -signal.SIGKILL)])
-def test_no_container_outlives_its_supervisor(engine, image, fresh, how, code):
-    run = start(fresh)
-    at_work(engine, fresh, "adapt")
+def test_no_container_outlives_its_supervisor(engine, image, begun, how, code):
+    run = start(begun)
+    at_work(engine, begun, "unlearn")
     run.send_signal(how)
     assert run.wait(60) == code
     until = time.monotonic() + (10 if how == signal.SIGKILL else 0)
-    while left := containers_of(engine, fresh):
+    while left := containers_of(engine, begun):
         assert time.monotonic() < until, f"{left} still there"
         time.sleep(0.05)
 
