@@ -8,13 +8,35 @@ import threading
 from collections.abc import Callable
 from typing import get_args
 
-from expunge.contracts import SampleRole, SampleSet, read_record_if_any
+from expunge.contracts import RECORD_FILE, Candidate, Release, SampleRole, SampleSet, read_record, read_record_if_any
+from expunge.digests import sha256_file
+from expunge.errors import ExpungeError
 from expunge.events import Event
 from expunge.runs import Run, RunState
 from expunge.stores.tracking import Told, Tracking
 
 _PATIENCE = 30.0  # seconds that a finished run waits for MLflow to take in the last news
 _BRIEF = 5.0  # and one that somebody wants to be stopped
+
+
+def lineage_of(run: Run, state: RunState) -> dict[str, str]:
+    """The walk from a request to what is served, as far as a run has come: of each step its digest.
+
+    They are those of the signed statements, so that `expunge audit show` has each again.
+    """
+    found = {"request": state.request_sha256}
+    if "unlearn" in state.rooms:
+        candidate = read_record(Candidate, run.output("unlearn", "candidate"))
+        found |= {"parent": candidate.parent_sha256, "adaptation": candidate.adaptation_sha256,
+                  "candidate": candidate.weights.sha256}
+    if "evaluate" in state.rooms:
+        found["report"] = sha256_file(run.output("evaluate", "report") / RECORD_FILE)
+    if "gate" in state.rooms:
+        found |= {"verdict": sha256_file(run.output("gate", "verdict") / RECORD_FILE), "outcome": run.verdict().outcome}
+    if "deploy" in state.rooms:
+        release = read_record(Release, run.output("deploy", "release"))
+        found |= {"release": release.weights.sha256, "serves": f"{release.model}, generation {release.generation}"}
+    return found
 
 
 class News:
@@ -47,6 +69,7 @@ class News:
         if "evaluate" in state.rooms:
             page = self._run.page if self._run.page.exists() else None
             self._queue.put(lambda: self._tracking.log_report(self._id, self._run.report(), page))
+        self._queue.put(lambda: self._tell_lineage(state))
         self._queue.put(lambda: self._tracking.finish(self._id, state.state, failed=failed))
         self._queue.put(None)
         self._thread.join(patience)
@@ -55,6 +78,13 @@ class News:
         if self._complaint:
             self._say(f"MLflow was not told everything: {self._complaint}")
         return self._mlflow_run
+
+    def _tell_lineage(self, state: RunState) -> Told:
+        try:
+            lineage = lineage_of(self._run, state)
+        except (ExpungeError, OSError) as error:
+            return Told(None, f"its lineage cannot be read: {error}")
+        return self._tracking.log_lineage(self._id, lineage)
 
     @property
     def _id(self) -> str:

@@ -18,7 +18,7 @@ from pipelines.profiles import KIND_OF, SETTINGS, Cluster
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
 RULE = DEPLOY / "monitoring" / "prometheus-rule.yaml"
-OVERLAYS = ("in-cluster", "external")
+OVERLAYS = ("in-cluster", pytest.param("external", marks=pytest.mark.thorough))
 ROOMS = {room.replace("_", "-") for room in KIND_OF}
 NOT_SET = re.compile(r"[a-z-]+\.not-set\.invalid/[a-z-]+@sha256:0{64}")
 NOWHERE = "192.0.2."  # addresses that lead nowhere, as RFC 5737 has it

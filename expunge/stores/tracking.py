@@ -173,6 +173,20 @@ class Tracking:
 
         return self._safely(tell)
 
+    def log_lineage(self, mlflow_run: str, lineage: Mapping[str, str]) -> Told:
+        """Tells by digests what came of what, in order: a tag for each, and all of it where the UI describes a run."""
+
+        def tell() -> str:
+            from mlflow.entities import RunTag
+
+            rows = "\n".join(f"| {name} | `{value}` |" for name, value in lineage.items())
+            self._client.log_batch(mlflow_run, tags=[
+                RunTag("mlflow.note.content", f"| what came of what | |\n|---|---|\n{rows}"),
+                *(RunTag(f"lineage.{name}", value) for name, value in lineage.items())])
+            return str(len(lineage))
+
+        return self._safely(tell)
+
     def register_release(self, release: Release) -> Told:
         """Enters a release in the model registry as `champion`. The value is the version's number.
 

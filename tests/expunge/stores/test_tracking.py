@@ -10,6 +10,7 @@ import textwrap
 import pytest
 
 from expunge.contracts import Interval, Measurement, Release, Report, SampleSet, Shard, StoredFile
+from expunge.events import Event
 from expunge.settings import Workspace
 from expunge.stores import tracking
 from expunge.stores.tracking import Tracking
@@ -81,6 +82,31 @@ def test_what_is_measured_of_a_part_is_told_whatever_that_part_is_called(workspa
     assert told.log_report(run, report).value == "6"
     assert client(told).get_run(run).data.metrics.keys() == {
         f"residual_rate/{part}" for part in ("8", "images to forget", "a_b", "_", "忘れて", "_x_")}
+
+
+@pytest.mark.thorough
+def test_the_walk_from_request_to_release_is_in_the_ui_by_the_digests_of_the_ledger(begin_run, monkeypatch):
+    from expunge.auditing import show
+    from expunge.runs import Run
+    from pipelines.news import News
+
+    made = begin_run().make()
+    made.sign()
+    made.gate()
+    made.deploy()
+    run = made.as_run("released")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    news = News(Run.find(run.workspace, run.name), pytest.fail)
+    news.tell(Event(room="deploy", kind="finished"))
+    told = client(Tracking.for_workspace(run.workspace)).get_run(news.finish(run.state())).data.tags
+    walk = {name.removeprefix("lineage."): value for name, value in told.items() if name.startswith("lineage.")}
+    assert walk["serves"] == "digits, generation 1"
+    assert walk["outcome"] == "PASS"
+    assert walk["release"] == walk["candidate"] != walk["parent"]
+    assert all(f"| {name} | `{value}` |" in told["mlflow.note.content"] for name, value in walk.items())
+    signed = str(show(run.workspace, run.name))
+    for step in ("request", "candidate", "report", "verdict", "release"):
+        assert walk[step] in signed, f"{step} is in no statement"
 
 
 def test_a_release_keeps_its_version_and_the_next_one_becomes_champion(workspace):
