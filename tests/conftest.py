@@ -11,6 +11,7 @@ from finished_run import FinishedRun
 from postgresql_server import postgresql  # noqa: F401 - a fixture
 
 from expunge.settings import KEYS_VARIABLE, ROOTS_VARIABLE, RUN_VARIABLE, WORKSPACE_VARIABLE, Workspace
+from expunge.stores.telemetry import GATEWAY_VARIABLE
 
 # Said before any test loads torch: waiting threads give up the core early, see docs/decisions/waiting.md.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -39,7 +40,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch):
-    for name in (WORKSPACE_VARIABLE, KEYS_VARIABLE, RUN_VARIABLE, ROOTS_VARIABLE):
+    for name in (WORKSPACE_VARIABLE, KEYS_VARIABLE, RUN_VARIABLE, ROOTS_VARIABLE, GATEWAY_VARIABLE):
         monkeypatch.delenv(name, raising=False)
 
 

@@ -26,14 +26,15 @@ import yaml
 from numpy.typing import NDArray
 
 from expunge.settings import KEYS_VARIABLE, ROOTS_VARIABLE, RUN_VARIABLE, WORKSPACE_VARIABLE, Workspace
+from expunge.stores.telemetry import GATEWAY_VARIABLE
 from expunge.stores.tracking import QUIET
 
 Images, Labels = NDArray[np.float32], NDArray[np.int64]
 
 EXPUNGE = Path(sys.executable).parent / "expunge"
 # The last of them would have every process of every run compile our modules anew, which a new user's do once.
-FOREIGN = (KEYS_VARIABLE, ROOTS_VARIABLE, RUN_VARIABLE, WORKSPACE_VARIABLE, "MLFLOW_TRACKING_URI", "VIRTUAL_ENV",
-           "PYTHONDONTWRITEBYTECODE")
+FOREIGN = (KEYS_VARIABLE, ROOTS_VARIABLE, RUN_VARIABLE, WORKSPACE_VARIABLE, GATEWAY_VARIABLE, "MLFLOW_TRACKING_URI",
+           "VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE")
 
 
 @dataclass(frozen=True)
