@@ -253,6 +253,11 @@ class _Transaction:
         self._file.execute("ROLLBACK" if kind else "COMMIT")
 
 
+def called(predicate_type: str) -> str:
+    """What people call a kind of statement: `room` of `urn:expunge:predicate:room:v1`."""
+    return predicate_type.rpartition(":predicate:")[2].partition(":")[0]
+
+
 def _payload(envelope: bytes) -> tuple[str, dict[str, Any], str]:
     document = json.loads(envelope)
     said, key_id = json.loads(base64.b64decode(document["payload"])), document["signatures"][0]["keyid"]
@@ -270,8 +275,8 @@ def _terms(entry: Entry, people: dict[str, str]) -> Iterator[str]:
         yield f"person:{people[key_id]}"
     about = said if kind in (DECISION, POLICY) else said.get("predicate", {})
     about = about.get("receipt", about)
-    named = "decision" if kind == DECISION else "policy" if kind == POLICY else str(
-        said.get("predicateType", "")).rpartition(":predicate:")[2].partition(":")[0]
+    named = "decision" if kind == DECISION else "policy" if kind == POLICY else called(
+        str(said.get("predicateType", "")))
     yield f"kind:{named}"
     for field in ("by", "person"):
         if isinstance(about.get(field), str):

@@ -10,12 +10,14 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from expunge.console import api, views
 from expunge.console.app import Asking, Reading, TooOften, anybody, of, who
 from expunge.console.identity import COOKIE
+from expunge.console.index import called
+from expunge.evidence.statements import PREDICATES
 
 if TYPE_CHECKING:
     import jinja2
 
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
-KINDS = ("room", "run", "decision", "keyring", "policy", "disposal", "disposal-receipt", "rollback", "withdrawal")
+KINDS = ("decision", "policy", *(called(predicate.TYPE) for predicate in PREDICATES))
 
 
 @functools.cache
