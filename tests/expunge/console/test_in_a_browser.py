@@ -67,6 +67,8 @@ def test_a_person_makes_a_key_signs_with_the_keyboard_alone_and_the_trail_verifi
     from selenium.webdriver.common.keys import Keys
     from selenium.webdriver.support.ui import WebDriverWait
 
+    from pipelines import supervisor
+
     def settled(what):
         return WebDriverWait(browser, 60).until(what)
 
@@ -104,6 +106,7 @@ def test_a_person_makes_a_key_signs_with_the_keyboard_alone_and_the_trail_verifi
         decided, = decisions_of(workspace, "forget-8.1")
         assert (decided.signer.person, decided.reason) == ("hopper", "<b>clean</b> “grids”")
         assert Run(workspace, "forget-8.1").state().state == "approved"
+        assert supervisor.release(workspace, Run(workspace, "forget-8.1"), lambda event: None).state == "released"
         assert [finding for finding in verify_workspace(workspace) if not finding.ok] == []
 
         browser.get(f"{address}/audit?person=hopper")
@@ -113,6 +116,7 @@ def test_a_person_makes_a_key_signs_with_the_keyboard_alone_and_the_trail_verifi
         assert "approve forget-8.1" in browser.find_element("css selector", "td.checked").text
         picture(browser, "audit", height=1000)
         browser.get(f"{address}/live")
+        assert browser.find_element("css selector", ".served em").text == "clean"
         picture(browser, "live", height=600)
         assert complaints(browser) == []
 
