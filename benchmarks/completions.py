@@ -32,6 +32,7 @@ from expunge.measure.distances import kid, kid_ratio, unit_scale
 from expunge.measure.proportions import Estimate, PairedCounts, paired_difference
 from expunge.measure.ratios import relative_change
 from expunge.methods import find
+from expunge.methods.image_to_image import distances
 from expunge.methods.training import Material, Samples, prepare, stream
 from expunge.models import Classifier, ModelSpec, build
 from expunge.models.image_to_image import ImageToImage, asked_to_complete, fit_completions
@@ -116,6 +117,13 @@ class Completions(Bench):
 
     def parent_of(self, kind: str) -> tuple[ImageToImage, Row]:
         """A model that learned to complete the whole train split, and the facts of its training."""
+        return self._trained(kind, f"{kind}-parent", {})
+
+    def without(self, kind: str) -> tuple[ImageToImage, Row]:
+        """One that has never seen an image of what is forgotten, trained as long."""
+        return self._trained(kind, f"{kind}-without", {"without": list(self.forgotten)})
+
+    def _trained(self, kind: str, name: str, but: Row) -> tuple[ImageToImage, Row]:
         training = TRAINING[kind] | ({} if self.steps is None else {"steps": self.steps})
 
         def make(session: Watched) -> Made:
@@ -123,15 +131,17 @@ class Completions(Bench):
             torch.manual_seed(session.seed)
             model = asked_to_complete(build(kind, **KINDS[kind]), HIDDEN).train()
             began, random = time.process_time(), stream(session, 1)
-            images, _ = self.tensors("train")
+            images, labels = self.tensors("train")
+            if "without" in but:
+                images = images[~torch.isin(labels, torch.tensor(but["without"]))]
             losses = fit_completions(model, images, model.masks(MASKS, random), **training, random=random)
             return model.state_dict(), self.spec(kind), {
                 "samples": training["steps"] * training["batch"], "processor_s": time.process_time() - began,
                 "loss": float(np.mean(losses[-100:]))}
 
         made_from = {"config": KINDS[kind], "training": training, "masks": MASKS,
-                     "hidden": HIDDEN.model_dump(mode="json")}
-        return self.asked(self.keep(f"{kind}-parent", made_from, 0, make, resumable=False))
+                     "hidden": HIDDEN.model_dump(mode="json")} | but
+        return self.asked(self.keep(name, made_from, 0, make, resumable=False))
 
     def candidate_of(
         self, kind: str, row: str, seed: int, changed: Mapping[str, Any] | None = None,
@@ -255,7 +265,7 @@ class Completions(Bench):
         parent, parent_facts = self.parent_of(kind)
         candidate, facts = self.candidate_of(kind, row, seed, changed, method, preset)
         key = {"weights": facts["sha256"], "parent": parent_facts["sha256"], "looks": LOOKS, "seed": MEASURE_SEED,
-               "trial": self.trial, "measures": 2}
+               "trial": self.trial, "measures": 3}
         file = self.kept / f"completions-row-{digest(key)}.json"
         if not file.exists():
             if self.looks:
@@ -283,30 +293,37 @@ class Completions(Bench):
             "excess_before": _ends(paired_difference(PairedCounts.of(right["noise"], right["before"]))),
             "excess": _ends(paired_difference(PairedCounts.of(right["noise"], right["after"]))),
             "retained_recognised": [float((some["retain"].named == retained).mean()) for some in (before, after)],
+            "left": left_to_go(*(model for model, _ in both), images, self.masks(images)),
             "variance": [float(before["forget"].variance), float(after["forget"].variance),
                          variance(images, self.masks(images).expand_as(images))],
             "named": np.bincount(after["forget"].named, minlength=10).tolist()}
 
     def relearned(self, kind: str, row: str, seed: int) -> Row:
-        """How soon the candidate completes the forgotten again, beside an encoder that was never trained."""
+        """How soon the candidate completes the forgotten again.
+
+        Beside it stand an encoder that was never trained, and a model that has never seen an image of them.
+        """
         parent, parent_facts = self.parent_of(kind)
         candidate, facts = self.candidate_of(kind, row, seed)
-        key = {"weights": facts["sha256"], "parent": parent_facts["sha256"], "lessons": LESSONS,
-               "seed": MEASURE_SEED, "relearned": 1}
+        without, without_facts = self.without(kind)
+        key = {"weights": facts["sha256"], "parent": parent_facts["sha256"], "without": without_facts["sha256"],
+               "lessons": LESSONS, "seed": MEASURE_SEED, "relearned": 2}
         file = self.kept / f"relearned-{digest(key)}.json"
         if not file.exists():
             if self.looks:
                 raise NotThere(file.name)
             images, labels, _ = self.held_out("forget")
             taught = [one for lesson in lessons(parent, images.numpy(), labels.numpy(), str(MEASURE_SEED), LESSONS,
-                                                torch.device("cpu")) for one in relearn(parent, candidate, lesson)]
-            of = {name: [one for one in taught if one.model == name] for name in ("candidate", "never exposed")}
-            steps = {name: [one.reached for one in found] for name, found in of.items()}
-            found: Row = {"steps": steps, "ratio": None}
-            try:
-                found["ratio"] = _ends(relearning_ratio(of["candidate"], of["never exposed"]))
-            except BadInput as error:  # one that never knew did not learn it in these steps
-                found["because"] = str(error)
+                                                torch.device("cpu"))
+                      for one in relearn(parent, candidate, lesson, {"without": without})]
+            of = {name: [one for one in taught if one.model == name]
+                  for name in ("candidate", "never exposed", "without")}
+            found: Row = {"steps": {name: [one.reached for one in some] for name, some in of.items()}}
+            for name in ("never exposed", "without"):
+                try:
+                    found[name] = _ends(relearning_ratio(of["candidate"], of[name]))
+                except BadInput as error:  # this one did not learn it in these steps
+                    found[name], found[f"{name}, because"] = None, str(error)
             write_atomically(file, (json.dumps(found) + "\n").encode())
         return cast(Row, json.loads(file.read_text()))
 
@@ -349,6 +366,19 @@ def variance(images: torch.Tensor, inside: torch.Tensor) -> float:
     count = inside.double().sum(dim=0)
     mean = (images * inside).double().sum(dim=0) / count
     return ((images - mean).square() * inside).sum(dim=0).div(count - 1).mean().item()
+
+
+@torch.inference_mode()
+def left_to_go(parent: ImageToImage, candidate: ImageToImage, images: torch.Tensor, masks: torch.Tensor) -> list[float]:
+    """How far the candidate's features of images [N, C, H, W] are from the parent's of noise, feature map by map.
+
+    In parts of how far the parent's own are: 0 is at the method's aim, 1 is not moved at all.
+    """
+    random = torch.Generator().manual_seed(MEASURE_SEED)
+    chance, noise = parent.chance(len(images), random), torch.randn(images.shape, generator=random)
+    aims = parent.encode(noise, masks, chance)
+    was, now = (distances(model.encode(images, masks, chance), aims) for model in (parent, candidate))
+    return (now / was).tolist()
 
 
 def _ends(found: Estimate) -> list[float]:

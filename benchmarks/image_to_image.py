@@ -17,8 +17,12 @@ python benchmarks/image_to_image.py FOLDER --kept KEPT --steps 20        # to tr
                 candidate that reached it on every such image would be recognised as often
     variance    between the completions of images to forget, mean over the hidden pixels: parent, candidate, real images
     named       how often the judge names a candidate's completion of an image to forget 0, 1, ... 9
+    left        how far the candidate's features of images to forget are from the method's aim, in parts of how far the
+                parent's are, from the feature map next to the image to the deepest
     relearning  steps until a candidate is taught to complete them again, half of the way back to the parent, over those
                 of the parent's decoder behind an encoder never trained: median over lessons and its interval
+    without     the same over the steps of a model that was trained as long as the parent, and never saw an image of
+                what is forgotten: what a candidate is that forgot and kept everything else
     seen        images in updates, as a share of those of the parent's training
     proxy       a row without any image to keep: images of the other data set stand in for them
 """
@@ -62,7 +66,7 @@ def table(parents: list[Row], rows: list[Row]) -> str:
           for one in parents), "",
         "| data | kind | row | seed | retained error | KID before → after | KID ratio | recognised: parent, candidate,"
         " noise | excess | retained recognised | forget error | variance: parent, candidate, real | named 0 to 9 |"
-        " relearning | seen | seconds | misses |", "|" + "---|" * 17]
+        " left, map by map | relearning | without | seen | seconds | misses |", "|" + "---|" * 19]
     return "\n".join([*lines, *(_line(row) for row in rows)])
 
 
@@ -81,14 +85,15 @@ def _line(row: Row) -> str:
             f" {100 * row['excess'][0]:+.1f} ({100 * row['excess'][1]:+.1f} to {100 * row['excess'][2]:+.1f}) |"
             f" {row['retained_recognised'][0]:.1%} → {row['retained_recognised'][1]:.1%} | {forget[1]:+.0%} |"
             f" {', '.join(f'{one:.3f}' for one in row['variance'])} | {' '.join(map(str, row['named']))} |"
-            f" {_again(row)} |"
+            f" {' '.join(f'{one:.2f}' for one in row['left'])} | {_again(row, 'never exposed')} |"
+            f" {_again(row, 'without')} |"
             f" {row['seen']:.1%} | {row['adapt_s'] + row['unlearn_s']:.0f} | {missed(row)} |")
 
 
-def _again(row: Row) -> str:
+def _again(row: Row, beside: str) -> str:
     if (found := row.get("relearned")) is None:
         return "not asked"
-    return "who never knew did not learn it" if found["ratio"] is None else _between(found["ratio"])
+    return f"{beside} did not learn it" if found[beside] is None else _between(found[beside])
 
 
 def _between(found: list[float]) -> str:
@@ -101,8 +106,8 @@ def missed(row: Row) -> str:
     parts = {"retained error": row["error"]["retain"][1] <= (PROXY_GOAL if row["row"] == "proxy" else ERROR_GOAL),
              "KID": ratio is not None and ratio[2] <= KID_GOAL,
              "excess": row["excess"][0] <= EXCESS_GOAL,
-             "relearning": row.get("relearned") is None or row["relearned"]["ratio"] is None
-             or row["relearned"]["ratio"][2] >= 1,
+             "relearning": row.get("relearned") is None or row["relearned"]["never exposed"] is None
+             or row["relearned"]["never exposed"][2] >= 1,
              "parent's excess": row["excess_before"][0] >= PARENT_GOAL}
     if row["row"] == "proxy":
         del parts["KID"]

@@ -10,8 +10,9 @@ model that still holds what it was asked to forget needs fewer steps for it than
 """
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 ASKED = 256  # images that are asked about, at most
 RATE = 1e-3  # of Adam, on the encoder's weights
 WAY_BACK = "way_back"  # what the curves show
+EMPTY: Mapping[str, "ImageToImage"] = MappingProxyType({})
 
 IMAGES_OF_A_LESSON = CHECKS[-1] * SAMPLES + (len(CHECKS) + 1) * ASKED  # at most: a pupil is shown so many
 
@@ -74,8 +76,13 @@ def lessons(parent: "ImageToImage", images: NDArray[np.float32], labels: NDArray
                  for repeat in range(count))
 
 
-def relearn(parent: "ImageToImage", candidate: "ImageToImage", lesson: Lesson) -> tuple[Relearned, ...]:
-    """How the candidate and a model that was never trained are taught a lesson, and where the parent stands."""
+def relearn(
+    parent: "ImageToImage", candidate: "ImageToImage", lesson: Lesson, others: Mapping[str, "ImageToImage"] = EMPTY
+) -> tuple[Relearned, ...]:
+    """How the candidate, a model that was never trained and others are taught a lesson, and where the parent stands.
+
+    The others, by name, have the same way to go.
+    """
     stranger = never_trained(parent, lesson)
     goal, ours, theirs = (loss(model, lesson) for model in (parent, candidate, stranger))
     start = min(ours, theirs)
@@ -93,7 +100,8 @@ def relearn(parent: "ImageToImage", candidate: "ImageToImage", lesson: Lesson) -
         return found
 
     return (taught("candidate", candidate, ours), Relearned("parent", lesson.repeat, (0,), (goal,), start, goal),
-            taught("never exposed", stranger, theirs))
+            taught("never exposed", stranger, theirs),
+            *(taught(name, model, loss(model, lesson)) for name, model in others.items()))
 
 
 def never_trained(parent: "ImageToImage", lesson: Lesson) -> "ImageToImage":

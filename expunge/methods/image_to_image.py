@@ -272,9 +272,14 @@ def refuse_unfit(parent: ImageToImage, material: Material, sets: dict[Role, Samp
 # ------------------------------------------------------------------------------------------------ the method
 
 
+def distances(found: Features, wanted: Features) -> Tensor:
+    """Mean squared distance of each feature map [maps]."""
+    return torch.stack([F.mse_loss(one, other) for one, other in zip(found, wanted, strict=True)])
+
+
 def distance(found: Features, wanted: Features, usual: Tensor | None = None) -> Tensor:
-    """Mean squared distance of each feature map, summed over them; each in parts of what is usual there [maps]."""
-    each = torch.stack([F.mse_loss(one, other) for one, other in zip(found, wanted, strict=True)])
+    """That of all feature maps together; each in parts of what is usual there [maps]."""
+    each = distances(found, wanted)
     return (each if usual is None else each / usual).sum()
 
 
@@ -339,7 +344,7 @@ def usual_distances(lesson: Lesson, aim: Aim) -> dict[Role, Tensor | None]:
     same = lesson.found(kept)
     aims = aim(lesson, lost, noise, same, random)
     usual: dict[Role, Tensor | None] = {
-        "forget": torch.stack([F.mse_loss(*both) for both in zip(lesson.found(lost), aims, strict=True)]),
+        "forget": distances(lesson.found(lost), aims),
         "stay": torch.stack([some.var(dim=0, unbiased=False).mean() for some in same])}
     for some in usual.values():
         need(some is not None and (some > 0).all(), "method.params.scale: the teacher finds the same in all images, "
