@@ -32,7 +32,7 @@ _TEXTS = ("cpu_request", "cpu_limit", "memory_request", "memory_limit", "acceler
 _ONCE = ("keep_up",)  # a second try has nothing to do, and would hide what the first one told; the next start is near
 _KINDS: dict[str, tuple[Kind, ...]] = {
     "unlearning": ("plain", "training", "measuring"), "release": ("plain",), "upkeep": ("training",)}
-_FETCHING = ("fetch_checkpoint", "curate_forget_set", "deploy", "keep_up")  # rooms that talk to stores outside
+TALKING = ("fetch_checkpoint", "curate_forget_set", "deploy", "keep_up")  # rooms that talk to stores outside
 
 
 def compile_plan(plan: str, image: str, profile: Profile, run: str | None = None) -> str:
@@ -184,7 +184,7 @@ def _lend(task: "PipelineTask", room: str, cluster: Cluster) -> None:
     kubernetes.use_secret_as_volume(task, cluster.operator_secret, f"{cluster.keys_path}/people")
     # The ledger says at which position a signature is judged. With SQLite there is no password.
     kubernetes.use_secret_as_env(task, cluster.database_secret, {"password": "PGPASSWORD"}, optional=True)
-    if room in _FETCHING:
+    if room in TALKING:
         kubernetes.use_secret_as_env(
             task, cluster.s3_secret,
             {"access-key-id": "AWS_ACCESS_KEY_ID", "secret-access-key": "AWS_SECRET_ACCESS_KEY"}, optional=True)

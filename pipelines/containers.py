@@ -35,7 +35,7 @@ from expunge.settings import (
 )
 from expunge.stores import sources
 from expunge.stores.telemetry import GATEWAY_VARIABLE, PIPELINE_VARIABLE
-from pipelines.compiling import _FETCHING as TALKING
+from pipelines.compiling import TALKING
 
 if TYPE_CHECKING:
     from docker.client import DockerClient

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from prometheus_servers import program
 
-from pipelines.compiling import _FETCHING, OURS, ROOM_LABEL
+from pipelines.compiling import OURS, ROOM_LABEL, TALKING
 from pipelines.profiles import KIND_OF, SETTINGS, Cluster
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
@@ -180,7 +180,7 @@ def egress(documents, namespace, component):
 def test_rooms_reach_what_they_talk_to_and_only_those_that_fetch_any_store(documents):
     every = {"kube-system", "kubernetes", "kubeflow", "postgresql", "pushgateway"}
     for room in KIND_OF:
-        stores = {"store", "mlflow"} if room in _FETCHING else set()
+        stores = {"store", "mlflow"} if room in TALKING else set()
         assert egress(documents, "expunge-runs", room.replace("_", "-")) == every | stores, room
     assert egress(documents, "expunge", "pushgateway") == set()
     assert egress(documents, "expunge", "mlflow") == {"kube-system", "postgresql", "store"}
