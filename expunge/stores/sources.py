@@ -174,18 +174,16 @@ def pin(request: Request, folder: Path, workspace: Workspace) -> Request:
         BadInput: a source cannot be used, or the request does not fit its model's family.
         Refused: a source has another digest than the request pins.
     """
-    with_content = _with_content_pinned(request, folder, workspace)
+    def opened(field: str, source: Source) -> Source:
+        if not isinstance(source, ModelSource):
+            return source
+        with _naming(field):
+            return source.model_copy(update=_said_by_folder(source, workspace))
 
-    def pinned(field: str, source: Source) -> Source:
-        if isinstance(source, ModelSource):
-            with _naming(field):
-                source = source.model_copy(update=_said_by_folder(source, workspace))
-        if isinstance(source, ParentSource):
-            source = source.model_copy(update={"family": _family(field, source, workspace)})
-        return source
-
-    found = with_content.model_copy(update={
-        field: pinned(field, source) for field in FIELDS if (source := getattr(with_content, field)) is not None})
+    found = _with_content_pinned(request, folder, workspace, opened)
+    found = found.model_copy(update={
+        field: source.model_copy(update={"family": _family(field, source, workspace)})
+        for field in FIELDS if isinstance(source := getattr(found, field), ParentSource)})
     refuse_what_does_not_fit(found)
     found = _with_files_as_numbers(found, folder, workspace)
     choice = found.method
@@ -207,11 +205,14 @@ def pin_content(request: Request, folder: Path, workspace: Workspace) -> Request
     What a library's folder says, the family, `method: auto` and what came before are left to `pin`, which takes the
     result as it takes any request. Raises as `pin`.
     """
-    return _with_files_as_numbers(_with_content_pinned(request, folder, workspace), folder, workspace)
+    unopened = _with_content_pinned(request, folder, workspace, lambda field, source: source)
+    return _with_files_as_numbers(unopened, folder, workspace)
 
 
-def _with_content_pinned(request: Request, folder: Path, workspace: Workspace) -> Request:
-    """The request with absolute places and the digests of what lies there."""
+def _with_content_pinned(
+    request: Request, folder: Path, workspace: Workspace, look: Callable[[str, Source], Source]
+) -> Request:
+    """The request with absolute places and the digests of what lies there, each source looked at before its digest."""
 
     def pinned(field: str, source: Source) -> Source:
         changes = {"uri": _absolute(source.uri, folder)}
@@ -222,7 +223,7 @@ def _with_content_pinned(request: Request, folder: Path, workspace: Workspace) -
         parts = _factory_parts(source)
         if parts is not None:
             changes["architecture"] = f"{_absolute(parts[0], folder)}:{parts[1]}"
-        made = source.model_copy(update=changes)
+        made = look(field, source.model_copy(update=changes))
         changes = {"sha256": digest(field, made, workspace)}
         factory = factory_file(field, made)
         if factory is not None:
