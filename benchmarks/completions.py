@@ -70,7 +70,7 @@ EPOCHS = 12  # at most
 LOOKS = 1_000  # test images of either half that are completed
 LESSONS = 7  # that a candidate is taught again from
 MEASURE_SEED = 20_261_122  # of masks and noise; no training uses it
-ROWS = ("default", "proxy")
+ROWS = ("default", "proxy", "other proxy")
 Half = Literal["forget", "retain"]
 HALVES: tuple[Half, Half] = ("forget", "retain")
 
@@ -165,7 +165,7 @@ class Completions(Bench):
 
         made_from = {"parent": parent_facts["sha256"], "method": method, "params": params.model_dump(mode="json"),
                      "row": row, "forgotten": list(self.forgotten),
-                     "proxies": self.proxies() if row == "proxy" else None}
+                     "proxies": self.proxies(row)}
         model, facts = self.asked(self.keep(f"{kind}-{row}", made_from, seed, make, resumable=False))
         return model, facts | {"params": params.model_dump(mode="json")}
 
@@ -175,12 +175,20 @@ class Completions(Bench):
         lost = torch.isin(labels, torch.tensor(self.forgotten))
         kept = Samples(images[~lost], labels=labels[~lost])
         if row == "proxy":
-            kept = Samples(replace(self, dataset=OTHER[self.dataset]).tensors("train")[0])
+            kept = Samples(self.held_out("retain")[2])
+        if row == "other proxy":
+            kept = Samples(self.other.tensors("train")[0])
         return Material(forget=Samples(images[lost], labels=labels[lost]), retain=kept, restricted=self.forgotten)
 
-    def proxies(self) -> str:
-        """One digest of the images that stand in for those to keep."""
-        return replace(self, dataset=OTHER[self.dataset]).images_sha256
+    @property
+    def other(self) -> Completions:
+        """The same of the other data set."""
+        return replace(self, dataset=OTHER[self.dataset])
+
+    def proxies(self, row: str) -> str | None:
+        """Which images stand in for those to keep."""
+        return {"proxy": "test images of what stays, that nothing else is asked of",
+                "other proxy": self.other.images_sha256}.get(row)
 
     def asked(self, made: tuple[torch.nn.Module, Row]) -> tuple[ImageToImage, Row]:
         """A kept model, asked to complete what is hidden."""
