@@ -104,14 +104,14 @@ def _between(found: list[float]) -> str:
 
 def missed(row: Row) -> str:
     """The parts of the goal that a row does not meet."""
-    ratio = row["kid_ratio"]
-    parts = {"retained error": row["error"]["retain"][1] <= (PROXY_GOAL if row["row"].endswith("proxy") else ERROR_GOAL),
+    ratio, by_proxy = row["kid_ratio"], row["row"].endswith("proxy")
+    parts = {"retained error": row["error"]["retain"][1] <= (PROXY_GOAL if by_proxy else ERROR_GOAL),
              "KID": ratio is not None and ratio[2] <= KID_GOAL,
              "excess": row["excess"][0] <= EXCESS_GOAL,
              "relearning": row.get("relearned") is None or row["relearned"]["never exposed"] is None
              or row["relearned"]["never exposed"][2] >= 1,
              "parent's excess": row["excess_before"][0] >= PARENT_GOAL}
-    if row["row"].endswith("proxy"):
+    if by_proxy:
         del parts["KID"]
     return ", ".join(f"**{part}**" for part, met in parts.items() if not met) or "nothing"
 
