@@ -464,7 +464,7 @@ def recount(family: str, report: dict[str, Any], tables: dict[str, list[dict[str
 
 
 def read_arrays(data: bytes, name: str) -> dict[str, Any]:
-    """Arrays by name from a file in the form of https://huggingface.co/docs/safetensors, which holds no code."""
+    """Arrays by name from a file in the form of the safetensors library, which holds no code."""
     import numpy as np
 
     size = int.from_bytes(data[:8], "little")
