@@ -22,7 +22,7 @@ def main() -> None:
     os.environ[PIPELINE_VARIABLE] = plan
     in_containers = len(sys.argv) > 4
     with ExitStack() as while_it_runs:
-        if not in_containers:
+        if not in_containers and sys.platform == "linux":
             # kfp puts this in the place of `python3` in the steps' commands.
             sys.executable = while_it_runs.enter_context(prepared())
         from kfp import local

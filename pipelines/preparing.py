@@ -139,8 +139,13 @@ def _begun(waiting: socket.socket, watched: selectors.BaseSelector) -> _Asked | 
         return None
     first, streams, _, _ = socket.recv_fds(waiting, 65536, 3)
     length, _, text = first.partition(b"\n")
-    while len(text) < int(length):
-        text += waiting.recv(65536)
+    while length and len(text) < int(length) and (more := waiting.recv(65536)):
+        text += more
+    if not length or len(text) < int(length):  # whoever asked was killed while they did
+        for handle in streams:
+            os.close(handle)
+        waiting.close()
+        return None
     said: dict[str, Any] = json.loads(text)
     report = os.memfd_create("imported")
     sys.stdout.flush()

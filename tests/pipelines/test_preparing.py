@@ -2,7 +2,9 @@
 
 import json
 import os
+import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -84,6 +86,15 @@ def test_a_room_for_which_nobody_waits_any_more_is_ended_and_others_go_on(python
         assert time.monotonic() < until, "the room outlived who waited for it"
         time.sleep(0.02)
     assert json.loads(other.communicate("")[0])["words"] == ["look"]
+
+
+@pytest.mark.parametrize("begun", [b"", b"90\n{"], ids=["nothing said", "half of it said"])
+def test_who_is_killed_while_they_ask_keeps_nobody_else_from_a_room(begun, python, tmp_path):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
+        asking.connect("\0" + shlex.split(python)[-1])
+        asking.sendall(begun)
+    room = asked(python, tmp_path, "look")
+    assert json.loads(room.communicate("")[0])["words"] == ["look"]
 
 
 def test_rooms_end_with_the_process_that_they_began_from(tmp_path):
