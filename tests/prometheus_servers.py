@@ -1,5 +1,6 @@
 """Prometheus' own programs for tests, from the system's packages: a real Pushgateway on loopback, promtool, a server."""
 
+import json
 import os
 import shutil
 import socket
@@ -7,8 +8,11 @@ import subprocess
 import time
 import urllib.request
 from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import quote
 
 import pytest
+import yaml
 from debian_packages import install
 
 # A server lives as long as somebody holds the other end of its standard input, even if that somebody is killed.
@@ -50,6 +54,30 @@ def serving(folder, *words, ready="/-/ready"):
     finally:
         server.stdin.close()
         server.wait()
+
+
+@contextmanager
+def prometheus(folder, gateway, exporter):
+    """A Prometheus with our alert rules that looks at a Pushgateway and an exporter every second; asks it queries.
+
+    `ask(query)` is what it answers; it is there once both have been looked at.
+    """
+    (folder / "prometheus.yml").write_text(yaml.safe_dump({
+        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+        "rule_files": [str(Path(__file__).parent.parent / "deploy" / "monitoring" / "rules.yaml")],
+        "scrape_configs": [
+            {"job_name": "gateway", "honor_labels": True, "static_configs": [{"targets": [gateway.split("/")[2]]}]},
+            {"job_name": "expunge", "static_configs": [{"targets": [exporter.split("/")[2]]}]}]}))
+    with serving(folder, program("prometheus", "prometheus"), "--config.file=prometheus.yml", "--storage.tsdb.path=data",
+                 "--web.listen-address=127.0.0.1:{port}") as server:
+        def ask(query):
+            return json.loads(fetch(f"{server}/api/v1/query?query={quote(query)}"))["data"]["result"]
+
+        until = time.monotonic() + 60
+        while not (ask("expunge_runs") and ask("expunge_gate_verdict")):
+            assert time.monotonic() < until
+            time.sleep(0.2)
+        yield ask
 
 
 def fetch(url):

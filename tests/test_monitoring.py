@@ -3,14 +3,12 @@
 import json
 import re
 import subprocess
-import time
 from pathlib import Path
-from urllib.parse import quote
 
 import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
-from prometheus_servers import fetch, program, pushgateway, pushgateway_server, serving  # noqa: F401 - fixtures
+from prometheus_servers import program, prometheus, pushgateway, pushgateway_server  # noqa: F401 - fixtures
 from tests_support import EXPUNGE, bare_environment
 
 from expunge.evidence import audits
@@ -52,35 +50,14 @@ def test_a_real_prometheus_answers_every_panel_from_what_a_gate_and_the_installa
     run.gate()
     run.as_run("awaiting_approval")
     audits.note(run.workspace, "verify", success=True)
-    found = program("prometheus", "prometheus")
     with subprocess.Popen([EXPUNGE, "metrics", "--serve", "127.0.0.1:0"], stdout=subprocess.PIPE, text=True,
                           env=bare_environment(EXPUNGE_WORKSPACE=str(run.workspace.root))) as exporter:
         address = exporter.stdout.readline().strip()
-        (tmp_path / "prometheus.yml").write_text(yaml.safe_dump({
-            "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
-            "rule_files": [str(MONITORING / "rules.yaml")],
-            "scrape_configs": [
-                {"job_name": "gateway", "honor_labels": True,
-                 "static_configs": [{"targets": [pushgateway.removeprefix("http://")]}]},
-                {"job_name": "expunge", "static_configs": [{"targets": [address.split("/")[2]]}]}]}))
-        with serving(tmp_path, found, "--config.file=prometheus.yml", "--storage.tsdb.path=data",
-                     "--web.listen-address=127.0.0.1:{port}") as server:
-            answers = _answers(server)
+        with prometheus(tmp_path, pushgateway, address) as ask:
+            answers = {title: [ask(expr) for expr in exprs] for title, exprs in QUERIES.items()}
         exporter.terminate()
     nothing = {title for title, results in answers.items() if not all(results)}
     # No deadline, no GPU, no failure, no sample set, no model in service, no queue: absent is not zero.
     assert nothing == {"Time left until the nearest deadline", "GPU seconds", "Since a failure", "Samples", "Samples a second",
                        "Days since it was evaluated", "Evaluated again", "The oldest unfinished"}
     assert answers["Verdict"][0][0]["metric"]["outcome"] == "PASS"
-
-
-def _answers(server):
-    """What Prometheus answers to each panel, once it has looked at both of its targets."""
-    def ask(query):
-        return json.loads(fetch(f"{server}/api/v1/query?query={quote(query)}"))["data"]["result"]
-
-    until = time.monotonic() + 60
-    while not (ask("expunge_runs") and ask("expunge_gate_verdict")):
-        assert time.monotonic() < until
-        time.sleep(0.2)
-    return {title: [ask(expr) for expr in exprs] for title, exprs in QUERIES.items()}

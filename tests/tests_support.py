@@ -266,13 +266,17 @@ def exported_and_disposed_of(released: Path, request: str, scratch: Path, *optio
 
 
 @contextmanager
-def mlflow_server(database: Path, artifacts: str, folder: Path) -> Iterator[str]:
-    """A real server of MLflow on loopback, which hands artifacts out itself; its address."""
+def mlflow_server(store: Path | str, artifacts: str, folder: Path) -> Iterator[str]:
+    """A real server of MLflow on loopback, which hands artifacts out itself; its address.
+
+    It keeps what it is told in a file of SQLite, or in the database at an address.
+    """
+    backend = f"sqlite:///{store}" if isinstance(store, Path) else store
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     served = subprocess.Popen(
         [EXPUNGE.with_name("mlflow"), "server", "--host", "127.0.0.1", "--port", address.partition(":")[2], "--workers", "1",
-         "--backend-store-uri", f"sqlite:///{database}", "--artifacts-destination", artifacts], start_new_session=True,
+         "--backend-store-uri", backend, "--artifacts-destination", artifacts], start_new_session=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder,
         env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"})
     try:

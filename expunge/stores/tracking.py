@@ -376,6 +376,8 @@ class Tracking:
                 return Told(tell())
         except Exception as error:  # noqa: BLE001 - whatever goes wrong over there, the run goes on
             reason = f"{type(error).__name__}: {shown((str(error).splitlines() or [''])[0])}"
+            if isinstance(error, ModuleNotFoundError) and error.name == "mlflow":  # as in the console's image
+                reason = "it is not installed here"
             if not opens or "_experiment" not in self.__dict__:
                 self._unreachable = reason
             return Told(None, reason)

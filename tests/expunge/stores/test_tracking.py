@@ -135,6 +135,12 @@ def test_an_mlflow_that_does_not_answer_is_a_reason_and_not_asked_twice(monkeypa
     assert os.environ["MLFLOW_TRACKING_URI"] == "http://127.0.0.1:9"
 
 
+def test_where_mlflow_is_not_installed_that_is_the_reason(monkeypatch, workspace):
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    assert Tracking.for_workspace(workspace).versions().reason == "it is not installed here"
+
+
 def test_a_database_that_is_damaged_is_a_reason(workspace):
     workspace.tracking.mkdir()
     (workspace.tracking / "mlflow.db").write_bytes(b"not a database" * 100)
