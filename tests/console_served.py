@@ -7,6 +7,7 @@ import time
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
+import numpy as np
 import pytest
 import requests
 from finished_run import FinishedRun
@@ -17,10 +18,30 @@ from expunge.measure.policy import preset_bytes
 from expunge.settings import RUN_VARIABLE, WORKSPACE_VARIABLE, Workspace
 
 
-def waiting_runs(root, names, days=None, undecided=()):
+class SeenRun(FinishedRun):
+    """A finished run whose report has pictures: real digits in the place of what models draw."""
+
+    def write_tables(self, folder):
+        from components.evaluate.pictures import Pictures, may_show_before
+        from expunge.assets import digits
+
+        super().write_tables(folder)
+        images, labels = digits("holdout")
+        order = np.random.default_rng(8).permutation(len(labels))
+        was = np.concatenate([order[labels[order] == 8][:6], order[labels[order] != 8][:24]])
+        became = np.concatenate([order[labels[order] == 3][:6], was[6:]])
+        after = images[became].copy()
+        after[6:, :, 10:14, 10:14] *= 0.6
+        pictures = Pictures((8,), may_show_before(self.request.reason))
+        pictures.consider(0, (images[was], after), (labels[was], labels[became]))
+        pictures.save(folder)
+
+
+def waiting_runs(root, names, days=None, undecided=(), seen=()):
     """A workspace in a folder, with keys of ada, grace and linus, and runs that await approval.
 
-    `days` are what a run's policy gives people to decide. Those of `undecided` are INCONCLUSIVE.
+    `days` are what a run's policy gives people to decide. Those of `undecided` are INCONCLUSIVE, and those of `seen`
+    have pictures.
     """
     from pipelines.workspace import initialise
 
@@ -32,8 +53,9 @@ def waiting_runs(root, names, days=None, undecided=()):
             key_for(workspace, person, role)
         for name in names:
             patch.setenv(RUN_VARIABLE, f"{name}.1")
-            run = FinishedRun(workspace, name=f"{name}.1", weights=name.encode(), request_id=name, model=name,
-                              residual=0.04 if name in undecided else 0.001)
+            run = (SeenRun if name in seen else FinishedRun)(
+                workspace, name=f"{name}.1", weights=name.encode(), request_id=name, model=name,
+                residual=0.04 if name in undecided else 0.001)
             if days and name in days:
                 write_policy(workspace, "debug", preset_bytes("debug") + f"deadline_days: {days[name]}\n".encode(),
                              run_folder=run.policy_file.parent)

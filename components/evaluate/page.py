@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from components.evaluate import figures
 from components.evaluate.panels import FURTHER, capital, of_rule, panels
-from components.evaluate.pictures import Pictures, read_index
-from components.evaluate.pictures_of_completions import HOLE
 from components.evaluate.probes.is_it_still_completed import EXCESS_OF_SETS
 from expunge.contracts import Control, Measurement, Policy, Report, RuleOutcome, Verdict, read_record
 from expunge.errors import DoesNotVerify
 from expunge.measure import words
 from expunge.measure.policy import AS_EXPECTED, NOT_ASKED, went_wrong, worst
+from expunge.pictures import to_show
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -91,7 +90,7 @@ def render_page(
         what = f"{likely.count:,} image{'s' if likely.count > 1 else ''} of {what}"
     if completed and completed.single:
         gone, what = (), f"{completed.images:,} image{'s' if completed.images > 1 else ''} of {what}"
-    pictures = _pictures(report, record, policy is None or reason is None or reason in policy.show_before)
+    pictures = _pictures(report, record, policy, reason)
     return _template().render(
         report=record,
         made_by=record.made_by,
@@ -251,40 +250,21 @@ def _name(report: Report, label: int) -> str:
 # ---------------------------------------------------------------------------------------------- pictures
 
 
-def _pictures(folder: Path, report: Report, allowed: bool) -> dict[str, Any]:
-    """The stored strips as data URIs, and the position of every tile in them; no tile where nothing was drawn."""
-    if report.files and Pictures.INDEX not in {file.name for file in report.files}:
-        nothing: dict[str, Any] = {"count": 0, "strips": {}, "ratio": "1", "tiles": []}
-        return {"groups": {"unwanted": nothing, "retained": nothing}, "before_shown": True, "withheld": 0,
-                "narrowed": False}
-    index = read_index(folder)
-    shown = bool(index["before_shown"]) and allowed
+def _pictures(folder: Path, report: Report, policy: Policy | None, reason: str | None) -> dict[str, Any]:
+    """What may be shown of the stored strips, as data URIs, and the position of every tile in them."""
+    found = to_show(folder, report, policy, reason)
     groups = {}
-    for name, group in index["groups"].items():
-        tiles, strips = group["tiles"], group["strips"]
-        if not shown and any(side.endswith(HOLE) for side in strips):
-            strips = {side.removesuffix(HOLE): file for side, file in strips.items() if side.endswith(HOLE)}
-        step = 100 / max(1, len(tiles) - 1)
+    for name, group in found.groups.items():
+        step = 100 / max(1, len(group.tiles) - 1)
+        width, height = group.size
         groups[name] = {
-            "count": len(tiles),
-            "strips": {
-                side: base64.b64encode((folder / file).read_bytes()).decode()
-                for side, file in strips.items()
-                if not side.endswith(HOLE) and (shown or (name, side) != ("unwanted", "before"))
-            },
-            "ratio": _ratio(folder, strips, len(tiles)),
-            "tiles": [{**tile, "at": round(step * place, 4)} for place, tile in enumerate(tiles)],
+            "count": len(group.tiles),
+            "strips": {side: base64.b64encode(group.png(side)).decode() for side in group.strips},
+            "ratio": f"{width} / {height}",
+            "tiles": [{**tile, "at": round(step * place, 4)} for place, tile in enumerate(group.tiles)],
         }
-    return {"groups": groups, "before_shown": shown, "withheld": index["withheld"], "narrowed": not allowed}
-
-
-def _ratio(folder: Path, strips: dict[str, str], count: int) -> str:
-    from PIL import Image
-
-    if "after" not in strips:
-        return "1"
-    with Image.open(folder / strips["after"]) as strip:
-        return f"{strip.width // count} / {strip.height}"
+    return {"groups": groups, "before_shown": found.before_shown, "withheld": found.withheld,
+            "narrowed": found.narrowed}
 
 
 # ------------------------------------------------------------------------------------------ what is not

@@ -1,6 +1,5 @@
 """A few images on the same latents, before and after: which are kept, and which must not be shown."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 
 from expunge.digests import canonical_json, write_atomically
 from expunge.measure.policy import preset
+from expunge.pictures import INDEX
 
 UNWANTED_SHOWN = 24
 RETAINED_PER_CLASS = 3
@@ -38,8 +38,6 @@ class Pictures:
     of what only earlier requests were about: their reasons are not known here, and what is left of it is not to be
     shown around.
     """
-
-    INDEX = "pictures.json"
 
     unwanted: tuple[int, ...]
     show_before: bool
@@ -94,13 +92,7 @@ class Pictures:
                 "strips": strips,
                 "tiles": [{key: pair[key] for key in ("latent", "before", "after")} for pair in pairs],
             }
-        write_atomically(folder / self.INDEX, canonical_json(index))
-
-
-def read_index(folder: Path) -> dict[str, Any]:
-    """What `Pictures.save` wrote about its tiles."""
-    found: dict[str, Any] = json.loads((folder / Pictures.INDEX).read_bytes())
-    return found
+        write_atomically(folder / INDEX, canonical_json(index))
 
 
 def pixels(image: NDArray[np.float32]) -> NDArray[np.uint8]:

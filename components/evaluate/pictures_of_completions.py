@@ -19,16 +19,15 @@ from components.evaluate.pictures import (
     RETAINED_PER_CLASS,
     RETAINED_SHOWN,
     UNWANTED_SHOWN,
-    Pictures,
     pixels,
     save_strip,
 )
 from expunge.digests import canonical_json, write_atomically
+from expunge.pictures import HOLE, INDEX
 
 if TYPE_CHECKING:
     import torch
 
-HOLE = "-hole"  # how the names of strips end that hold nothing but what a model drew
 GREY = 0.0  # in the place of what is not shown, pixels being from -1 to 1
 
 
@@ -93,4 +92,4 @@ class CompletionPictures:
                 "strips": {side: save_strip(folder / f"{group}-{side}.png", [tile["images"][side] for tile in found])
                            for side in sides},
                 "tiles": [{key: tile[key] for key in ("latent", "label", "before", "after")} for tile in found]}
-        write_atomically(folder / Pictures.INDEX, canonical_json(index))
+        write_atomically(folder / INDEX, canonical_json(index))

@@ -146,6 +146,19 @@ def report_page(request: Request, asking: Reading, run: RunName) -> Response:
     return FileResponse(found.page, media_type="text/html", headers={"Content-Security-Policy": REPORT_CSP})
 
 
+@router.get("/api/v1/runs/{run}/pictures", tags=["runs"], responses=_PROBLEM)
+def pictures(request: Request, asking: Reading, run: RunName) -> dict[str, Any]:
+    """Which pictures of before and after there are, as far as policy and reason allow them."""
+    return views.pictures(*views.known_run(of(request).workspace, run))
+
+
+@router.get("/api/v1/runs/{run}/pictures/{group}/{side}", tags=["runs"], responses=_PROBLEM)
+def picture(request: Request, asking: Reading, run: RunName, group: Literal["unwanted", "retained"],
+            side: Literal["image", "shown", "before", "after"]) -> Response:
+    """A strip of tiles, as a PNG, in the order of `pictures`."""
+    return Response(views.picture(*views.known_run(of(request).workspace, run), group, side), media_type="image/png")
+
+
 @router.get("/api/v1/runs/{run}/bundle", tags=["runs"], responses=_PROBLEM)
 def bundle(request: Request, asking: Reading, run: RunName, weights: bool = False) -> Response:
     """A run's evidence as one zip file that a stranger can check."""

@@ -16,6 +16,7 @@ from expunge.evidence import decisions
 from expunge.evidence.keys import Keyring
 from expunge.evidence.ledger import Ledger
 from expunge.measure import words
+from expunge.pictures import INDEX, SIDES, require_as_reported, to_show
 from expunge.room import STATEMENT_FILE
 from expunge.runs import Run, RunState
 from expunge.settings import Workspace
@@ -60,13 +61,15 @@ def run_page(workspace: Workspace, index: Index, name: str, person: str | None) 
                     "classes": list(request.forget.classes), "images": len(request.forget.images),
                     "due": request.due and request.due.isoformat()},
         "deadline": None, "verdict": None, "measurements": [], "controls": [], "claim": None, "method": None,
-        "lineage": [], "subject": None, "deciding": None, "not_shown": [], "has_report_page": run.page.exists()}
+        "lineage": [], "subject": None, "deciding": None, "not_shown": [], "has_report_page": run.page.exists(),
+        "has_pictures": False}
     if "unlearn" in state.rooms:
         made = run.candidate()
         found |= {"claim": made.claim, "method": made.method}
     if "evaluate" in state.rooms:
         report = run.report()
-        found |= {"measurements": [_measured(one) for one in report.measurements],
+        found |= {"has_pictures": not report.files or INDEX in {file.name for file in report.files},
+                  "measurements": [_measured(one) for one in report.measurements],
                   "not_shown": [{"what": words.title(one.name), "why": one.missing, "applies": not one.not_applicable}
                                 for one in report.measurements if one.missing]}
     if "gate" in state.rooms:
@@ -162,6 +165,50 @@ def evidence_file(run: Run, what: str) -> Path:
     if not file.is_file():
         raise DoesNotVerify(f"{what}: it is missing", "run 'expunge audit verify'")
     return file
+
+
+# ------------------------------------------------------------------------------------------------ pictures
+
+
+def pictures(run: Run, state: RunState) -> dict[str, Any]:
+    """Which pictures of before and after there are, as far as reason and policy allow them, and what each tile is."""
+    if "evaluate" not in state.rooms:
+        return {"groups": [], "not_shown": ["This run has not been evaluated."]}
+    folder, report = run.output("evaluate", "report"), run.report()
+    found = to_show(folder, report, deciding.policy_of(run), run.request().reason)
+    if not found.kept:
+        return {"groups": [], "not_shown": [f"A {report.family.replace('_', ' ')}'s report has no pictures."]}
+    require_as_reported(folder, report, INDEX)
+    completes = report.family == "image_to_image"
+
+    def called(label: int) -> str:
+        return report.classes[label] if report.classes else str(label)
+
+    unwanted = ", ".join(called(label) for label in report.unwanted)
+    titles = {"unwanted": f"To be forgotten: class {unwanted}", "retained": "The rest"}
+    not_shown = [] if found.before_shown else [
+        "What was to be forgotten: the request's reason, or the policy, does not allow it."]
+    if found.withheld:
+        not_shown.append(f"{found.withheld} images that still show it were left out.")
+    return {"not_shown": not_shown, "groups": [{
+        "name": name, "title": title, "sides": [side for side in SIDES if side in group.strips],
+        "of": "image" if completes else "latent", "width": group.size[0], "height": group.size[1],
+        "tiles": [{"number": tile["latent"], "label": called(tile["label"]) if "label" in tile else None,
+                   "before": called(tile["before"]), "after": called(tile["after"]), "hidden": place in group.hidden}
+                  for place, tile in enumerate(group.tiles)]}
+        for name, title in titles.items() if (group := found.groups[name]).tiles]}
+
+
+def picture(run: Run, state: RunState, group: str, side: str) -> bytes:
+    """One strip of tiles as a PNG, its stored file being the one that the report names."""
+    if "evaluate" not in state.rooms:
+        raise BadInput(f"run '{run.name}': its report is not known", "there is one when it has been evaluated")
+    folder, report = run.output("evaluate", "report"), run.report()
+    strips = to_show(folder, report, deciding.policy_of(run), run.request().reason).groups[group]
+    if side not in strips.strips:
+        raise BadInput(f"{side} of {group}: such a picture is not known", "reason and policy decide what is shown")
+    require_as_reported(folder, report, INDEX, strips.strips[side].name)
+    return strips.png(side)
 
 
 # ------------------------------------------------------------------------------------------------ the trail

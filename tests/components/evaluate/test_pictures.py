@@ -1,17 +1,21 @@
+import io
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from components.evaluate.pictures import LARGEST, Pictures, may_show_before
+from expunge.measure.policy import preset
+from expunge.pictures import to_show
 
 
 def shown(folder, show_before, before, after, shape=(1, 4, 4)):
     pictures = Pictures((8,), show_before)
     before, after = np.array(before), np.array(after)
     images = [
-        (np.arange(len(before)) / 100).astype(np.float32)[:, None, None, None] * np.ones(shape, np.float32)
+        (np.arange(1, len(before) + 1) / 100).astype(np.float32)[:, None, None, None] * np.ones(shape, np.float32)
     ] * 2
     pictures.consider(100, tuple(images), (before, after))
     pictures.save(folder)
@@ -43,3 +47,20 @@ def test_large_colour_images_are_made_small(tmp_path):
     shown(tmp_path, True, before=[8, 8], after=[1, 1], shape=(3, 256, 128))
     strip = Image.open(tmp_path / "unwanted-before.png")
     assert (strip.mode, strip.size) == ("RGB", (2 * LARGEST // 2, LARGEST))
+
+
+def test_what_a_policy_forbids_beyond_the_reason_is_in_no_pixel_that_a_reader_gets(tmp_path):
+    shown(tmp_path, True, before=[8, 8, 1, 1], after=[8, 3, 8, 1])
+    report = SimpleNamespace(files=(), unwanted=(8,))
+    allowed, narrowed = (to_show(tmp_path, report, preset("standard"), reason) for reason in ("safety", "privacy"))
+    assert (allowed.before_shown, allowed.narrowed, set(allowed.groups["unwanted"].strips)) == (True, False, {"before", "after"})
+    assert (narrowed.before_shown, narrowed.narrowed, set(narrowed.groups["unwanted"].strips)) == (False, True, {"after"})
+    for name in ("unwanted", "retained"):
+        stored = (tmp_path / f"{name}-after.png").read_bytes()
+        assert allowed.groups[name].png("after") == stored
+        group = narrowed.groups[name]
+        seen, kept = (np.split(np.asarray(Image.open(io.BytesIO(data))), 2, axis=1) for data in (group.png("after"), stored))
+        assert {tile["after"] == 8 for tile in group.tiles} == {True, False}
+        for tile, now, was in zip(group.tiles, seen, kept, strict=True):
+            assert (now == (128 if tile["after"] == 8 else was)).all()
+            assert not (was == 128).any()

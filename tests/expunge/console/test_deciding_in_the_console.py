@@ -15,12 +15,12 @@ from expunge.evidence.ledger import Ledger
 from expunge.evidence.verify import verify_workspace
 from expunge.runs import Run
 
-RUNS = ("first", "second", "third", "hostile", "crowded", "undecided")
+RUNS = ("first", "second", "third", "hostile", "crowded", "undecided", "seen")
 
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
-    return waiting_runs(tmp_path_factory.mktemp("console"), RUNS, undecided=("undecided",))
+    return waiting_runs(tmp_path_factory.mktemp("console"), RUNS, undecided=("undecided",), seen=("seen",))
 
 
 @pytest.fixture(scope="module")
@@ -178,3 +178,36 @@ def test_it_never_imports_torch():
         "print(json.dumps([one for one in ('torch', 'kfp', 'mlflow', 'pipelines', 'components') if one in sys.modules]))"
     ).replace("import sys", "import json, sys", 1)], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == []
+
+
+def test_pictures_are_shown_as_far_as_reason_and_policy_allow_and_only_if_they_are_the_reports(workspace, visitor):
+    page = "/api/v1/runs/seen.1/pictures"
+    found = visitor.get(page).json()
+    assert [(group["name"], group["sides"], len(group["tiles"]) >= 6) for group in found["groups"]] == [
+        ("unwanted", ["before", "after"], True), ("retained", ["before", "after"], True)]
+    assert (found["groups"][0]["tiles"][0]["before"], found["groups"][0]["tiles"][0]["after"]) == ("8", "3")
+    picture = visitor.get(f"{page}/unwanted/before")
+    report = Run(workspace, "seen.1").output("evaluate", "report")
+    assert (picture.content, picture.headers["Content-Type"], picture.headers["Cache-Control"]) == (
+        (report / "unwanted-before.png").read_bytes(), "image/png", "no-store")
+    assert visitor.get(f"{page}/unwanted/shown").status_code == 404
+    assert visitor.get(f"{page}/unwanted/..%2f..").status_code in (404, 422)
+    assert visitor.get("/api/v1/runs/third.1/pictures").json()["groups"] == []
+    assert visitor.get("/api/v1/runs/third.1/pictures/unwanted/after").status_code == 404
+    policy = Run(workspace, "seen.1").policy_file
+    written = policy.read_bytes()
+    try:
+        policy.write_bytes(written.replace(b"[safety, bias]", b"[bias]"))
+        narrowed = visitor.get(page).json()
+        assert narrowed["groups"][0]["sides"] == ["after"]
+        assert "does not allow it" in narrowed["not_shown"][0]
+        assert visitor.get(f"{page}/unwanted/before").status_code == 404
+    finally:
+        policy.write_bytes(written)
+    after = report / "unwanted-after.png"
+    as_reported = after.read_bytes()
+    try:
+        after.write_bytes((report / "retained-after.png").read_bytes())
+        assert visitor.get(f"{page}/unwanted/after").status_code == 409
+    finally:
+        after.write_bytes(as_reported)
