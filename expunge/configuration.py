@@ -89,6 +89,20 @@ class ConsoleSettings(Frozen):
         return self
 
 
+class TrainingState(Frozen):
+    """How often training steps keep the state that they continue from, and where a copy of it goes."""
+
+    store: str | None = None  # s3://bucket/prefix, or an absolute path, of a disk that outlives the step's
+    every: Annotated[float, Field(ge=0)] = 30.0  # seconds: what a killed step can lose
+
+    @field_validator("store")
+    @classmethod
+    def _is_a_place(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith("/") and not _PREFIX.fullmatch(value):
+            raise ValueError("must be s3://bucket/prefix or an absolute path")
+        return value
+
+
 class Configuration(Record):
     """All of it."""
 
@@ -101,6 +115,8 @@ class Configuration(Record):
     releases: str | None = None  # s3://bucket/prefix: where models are served from, if not from the workspace
 
     requests: str | None = None  # s3://bucket/prefix: where filed requests wait, if not in the workspace
+
+    training_state: TrainingState | None = None
 
     pushgateway: str | None = None  # address of the Prometheus Pushgateway that steps tell their numbers
 

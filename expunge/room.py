@@ -66,8 +66,10 @@ class Entered:
     name: str
     progress: Progress
     resume_file: Path  # where encrypted state may be kept to continue after being killed
+    work: str  # the digest of all that the result follows from
     code_sha256: str
     figures: list[telemetry.Figure] = field(default_factory=list)  # what monitoring is told beside time and samples
+    afterwards: list[Callable[[], None]] = field(default_factory=list)  # what is done once the result is published
 
     def note(self, text: str) -> None:
         """Tells the person watching one thing worth knowing."""
@@ -131,7 +133,7 @@ def _enter(work: Callable[..., None], name: str, workspace: Workspace, outputs: 
                 return Kept(folder, statement, reused=True)
         folder = workspace.results / f"{stem}-{_number(earlier[-1]) + 1 if earlier else 1}"
         emit(workspace, Event(room=name, kind="started"))
-        entered = Entered(workspace, name, Progress(workspace, name), _resume_file(workspace, stem), code)
+        entered = Entered(workspace, name, Progress(workspace, name), _resume_file(workspace, stem), key, code)
         with _scratch_of(folder) as scratch:
             for output in outputs:
                 (scratch / output).mkdir(parents=True)
@@ -148,6 +150,8 @@ def _enter(work: Callable[..., None], name: str, workspace: Workspace, outputs: 
                 sign_statement(statement, SigningKey.load(workspace, OPERATOR)))
             _publish(scratch, folder)
         entered.resume_file.unlink(missing_ok=True)
+        for done in entered.afterwards:
+            done()
         folders = (*inputs.values(), *(folder / output for output in outputs))
         work_figures = telemetry.of_work(statement.predicate.seconds, folders)
         return Kept(folder, statement, reused=False, figures=(*work_figures, *entered.figures))

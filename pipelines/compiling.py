@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from expunge.errors import BadInput
 from expunge.settings import IMAGE_VARIABLE, KEYS_VARIABLE, RUN_VARIABLE, WORKSPACE_VARIABLE
 from expunge.stores.telemetry import PIPELINE_VARIABLE
+from expunge.stores.training_state import EVERY_VARIABLE, STORE_VARIABLE
 from pipelines.profiles import KIND_OF, SETTINGS, Cluster, Kind, Profile, Step
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ _TEXTS = ("cpu_request", "cpu_limit", "memory_request", "memory_limit", "acceler
 _ONCE = ("keep_up",)  # a second try has nothing to do, and would hide what the first one told; the next start is near
 _KINDS: dict[str, tuple[Kind, ...]] = {
     "unlearning": ("plain", "training", "measuring"), "release": ("plain",), "upkeep": ("training",)}
+TRAINING = ("adapt", "unlearn")  # rooms that keep state to continue from
 TALKING = ("fetch_checkpoint", "curate_forget_set", "deploy", "keep_up")  # rooms that talk to stores outside
 
 
@@ -172,6 +174,9 @@ def _tell(task: "PipelineTask", plan: str, image: str, cluster: Cluster, run: st
         kubernetes.use_field_path_as_env(task, RUN_VARIABLE, _NAME_OF_THE_RUN)
     else:
         task.set_env_variable(RUN_VARIABLE, run)
+    if _room_of(task) in (*TRAINING, "keep_up") and cluster.state_store:
+        task.set_env_variable(STORE_VARIABLE, cluster.state_store)
+        task.set_env_variable(EVERY_VARIABLE, str(cluster.state_every))
     kubernetes.use_config_map_as_env(task, cluster.settings, SETTINGS, optional=True)
 
 
@@ -184,10 +189,11 @@ def _lend(task: "PipelineTask", room: str, cluster: Cluster) -> None:
     kubernetes.use_secret_as_volume(task, cluster.operator_secret, f"{cluster.keys_path}/people")
     # The ledger says at which position a signature is judged. With SQLite there is no password.
     kubernetes.use_secret_as_env(task, cluster.database_secret, {"password": "PGPASSWORD"}, optional=True)
+    keys_to_s3 = {"access-key-id": "AWS_ACCESS_KEY_ID", "secret-access-key": "AWS_SECRET_ACCESS_KEY"}
+    if room in TRAINING and cluster.state_store:
+        kubernetes.use_secret_as_env(task, cluster.state_secret, keys_to_s3, optional=True)
     if room in TALKING:
-        kubernetes.use_secret_as_env(
-            task, cluster.s3_secret,
-            {"access-key-id": "AWS_ACCESS_KEY_ID", "secret-access-key": "AWS_SECRET_ACCESS_KEY"}, optional=True)
+        kubernetes.use_secret_as_env(task, cluster.s3_secret, keys_to_s3, optional=True)
         kubernetes.use_secret_as_env(
             task, cluster.mlflow_secret,
             {"username": "MLFLOW_TRACKING_USERNAME", "password": "MLFLOW_TRACKING_PASSWORD"}, optional=True)

@@ -49,6 +49,7 @@ from expunge.runs import Run, State
 from expunge.samples.encryption import RequestKey
 from expunge.samples.imported import importing_alone
 from expunge.settings import Workspace
+from expunge.stores import training_state
 from expunge.stores.addresses import scheme, shown
 from expunge.stores.sources import DATA_SETS
 from expunge.stores.tracking import Tracking
@@ -247,6 +248,8 @@ class _Disposal:
 
     def _remove_sealed(self) -> None:
         """Removes what is sealed under the request's key, wherever in the workspace; without the key it is done."""
+        for run in self.runs:  # a copy that cannot be removed stays as what the key no longer opens
+            training_state.remove_all_of(self.workspace, run.name)
         key = self._holdings.key()
         if key is None and not self.wish.key_lost:
             return

@@ -26,6 +26,7 @@ KIND_OF: dict[str, Kind] = {
 Cpu = Annotated[str, Field(pattern=r"^([0-9]*[.])?[0-9]+m?$")]
 Memory = Annotated[str, Field(pattern=r"^[0-9]+(E|Ei|P|Pi|T|Ti|G|Gi|M|Mi|K|Ki)?$")]
 KubernetesName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
+StateStore = Annotated[str, Field(pattern=r"^(s3://[A-Za-z0-9][A-Za-z0-9._-]+(/[A-Za-z0-9!_.*'()=-]+)+)?$")]
 AbsolutePath = Annotated[str, Field(pattern=r"^/[^\s]+$")]
 
 
@@ -68,6 +69,9 @@ class Cluster(Frozen):
     s3_secret: KubernetesName = "expunge-s3"  # keys: access-key-id, secret-access-key
     mlflow_secret: KubernetesName = "expunge-mlflow"  # keys: username, password
     settings: KubernetesName = "expunge"  # a ConfigMap with addresses: see SETTINGS
+    state_store: StateStore = ""  # where training steps copy the state they continue from; nowhere, if empty
+    state_every: Annotated[int, Field(ge=1)] = 60  # seconds between two copies
+    state_secret: KubernetesName = "expunge-state"  # as s3_secret, and for nothing else than that prefix
 
 
 # What the ConfigMap may say, by its key there, and the variable that a step finds it under.

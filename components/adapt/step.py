@@ -41,7 +41,8 @@ def adapt(entered: Entered, *, checkpoint: Path, negative: Path, forget: Path, r
     session = RoomSession(entered, key, seed, threads)
     material = Material(negative=load_samples(entered, negatives), forget=load_samples(entered, forgotten),
                         retain=load_samples(entered, retained), restricted=lost(negatives, forgotten))
-    tensors = chosen.adapt(models.load_recorded(checkpoint, parent_record), material, params, session)
+    with session.training():
+        tensors = chosen.adapt(models.load_recorded(checkpoint, parent_record), material, params, session)
     packed = {name: tensor.contiguous() for name, tensor in tensors.items()}  # features may lie otherwise
     write_atomically(adaptation / TENSORS, key.seal(save(packed)))
     write_record(adaptation, Adaptation(

@@ -55,7 +55,8 @@ def unlearn(entered: Entered, *, checkpoint: Path, oracle: Path, adaptation: Pat
     material = Material(
         negative=load_samples(entered, negatives), positive=load_samples(entered, positives),
         forget=load_samples(entered, forgotten), retain=load_samples(entered, retained), oracle=guide, restricted=gone)
-    state = chosen.unlearn(parent, load(key.open(sealed.read_bytes(), sealed.name)), material, params, session)
+    with session.training():
+        state = chosen.unlearn(parent, load(key.open(sealed.read_bytes(), sealed.name)), material, params, session)
     # Of a generator's pair only itself is served. Compared as tensors: the file's bytes would differ already by what
     # its header says.
     served = "generator." if isinstance(parent, models.Gan) else ""

@@ -26,7 +26,7 @@ NOTHING_IN = {  # problem and remedy, by role
     "positive": ("forget: there is no image of what is to stay",
                  "check the oracle and forget.classes, or raise sampling.curate"),
 }
-CHECKPOINT_EVERY = 50  # steps between offers of resumable state; the room may throttle further
+CHECKPOINT_EVERY = 50  # steps between offers of resumable state, where a session does not go by the clock
 
 
 @dataclass(frozen=True)
@@ -128,6 +128,10 @@ class Session:
     def resume(self) -> dict[str, Any] | None:
         """The last state given to `checkpoint` by a run that was killed, or None."""
         return None
+
+    def wants_state(self, step: int) -> bool:
+        """Whether to offer state to continue from after so many steps."""
+        return step % CHECKPOINT_EVERY == 0
 
     def checkpoint(self, state: dict[str, Any]) -> None:
         """Offers state to continue from: tensors, plain values, and containers of them."""
@@ -251,7 +255,7 @@ class Loop:
                 continue
             # Another round is not foreseen: progress is towards the end of this one.
             self.session.report(step + 1, (begun + 1) * self.steps, **losses)
-            if (step + 1) % CHECKPOINT_EVERY == 0 and step + 1 < self.rounds * self.steps:
+            if step + 1 < self.rounds * self.steps and self.session.wants_state(step + 1):
                 self.session.checkpoint(self._state(step + 1))
 
     def _resume(self) -> int:

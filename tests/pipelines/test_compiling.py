@@ -112,6 +112,21 @@ def test_rooms_that_train_and_measure_hold_no_key_to_any_store():
                                     else set()), one
 
 
+def test_training_copies_its_state_where_the_profile_says_with_keys_for_nothing_else():
+    changed = profile("cpu", ["cluster.state_store=s3://mlpipeline/state", "cluster.state_every=90"])
+    pipeline, platform = yaml.load_all(compile_plan("unlearning", IMAGE, changed), yaml.CSafeLoader)
+    told = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    for name, container in containers(pipeline).items():
+        env = {one["name"]: one["value"] for one in container["env"]}
+        secrets = {each["secretName"] for each in told[name]["secretAsEnv"]}
+        if name in ("exec-adapt", "exec-unlearn"):
+            assert (env["EXPUNGE_STATE_STORE"], env["EXPUNGE_STATE_EVERY"]) == ("s3://mlpipeline/state", "90")
+            assert secrets == {"expunge-database", "expunge-state"}
+        else:
+            assert "EXPUNGE_STATE_STORE" not in env
+            assert "expunge-state" not in secrets
+
+
 def test_what_is_changed_at_submission_is_text_for_kubeflow_reads_nothing_else():
     inputs = compiled("unlearning")[0]["root"]["inputDefinitions"]["parameters"]
     for name, value in parameters("unlearning", PROFILES["gpu"]).items():
