@@ -4,7 +4,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 DIGIT ?= 8
-IMAGES ?= cpu
+IMAGES ?= console cpu
 BUILD_ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -32,8 +32,10 @@ test: .venv/.ready  ## all tests but the thorough ones
 test-thorough: .venv/.ready  ## what takes minutes: thousands of odd requests, full disks, whole documents
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m 'thorough and not cluster'
 
-test-cluster: images  ## carry out the digits request in containers; needs a Docker engine
-	$(BIN)/python -m pytest -m cluster
+test-cluster: .venv/.ready  ## build the images, carry the digits request through containers to a release; needs a Docker engine
+	@SECONDS=0; $(MAKE) --no-print-directory images; built=$$SECONDS; \
+	$(BIN)/python -m pytest -m cluster; \
+	echo "test-cluster: $$((SECONDS / 60)) min $$((SECONDS % 60)) s, of which the images took $$((built / 60)) min $$((built % 60)) s"
 
 check: .venv/.ready  ## style, types, and the direction of imports
 	$(BIN)/ruff check .

@@ -108,8 +108,10 @@ def test_what_is_built_from_and_what_is_started_beside_it_is_pinned():
     assert set(re.findall(r"^FROM (\S+)", recipe, re.MULTILINE)) - stages == {"python:3.11-slim-bookworm"}
     services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
     for name, service in services.items():
-        assert re.fullmatch(r"(expunge-python:cpu|\S+:v?\d+\.\d+(\.\d+)?(-\w+)?)", service["image"]), name
-        assert all(port.startswith("127.0.0.1:") for port in service["ports"]), f"{name} is open to others"
+        assert re.fullmatch(r"(expunge-python:(cpu|console)|\S+:v?\d+\.\d+(\.\d+)?(-\w+)?)", service["image"]), name
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ())), f"{name} is open to others"
+        if service.get("network_mode") == "host":  # then it is what it listens on by itself
+            assert "--host" not in service.get("command", ()), f"{name} is open to others"
 
 
 def test_what_a_build_is_given_is_what_the_recipe_copies():
