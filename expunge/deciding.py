@@ -1,6 +1,13 @@
 """Signing decisions on runs, entering them in the ledger, and what they and the passing of time make of a run."""
 
+import base64
+import functools
+import json
+import os
+import threading
+import time
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal
@@ -19,6 +26,7 @@ from expunge.room import STATEMENT_FILE
 from expunge.runs import Run, RunState
 from expunge.settings import Workspace
 
+_TICK = 2_000_000_000  # ns: a folder's time may be that coarse, so what changed within it may change again unseen
 DECIDABLE = ("awaiting_approval", "approved", "inconclusive")
 
 
@@ -196,15 +204,63 @@ def waiting_since(workspace: Workspace, run: str) -> datetime | None:
     First is what comes first in the ledger: statements tell when a room began to the second.
     """
     keyring, found = Keyring.load(workspace), []
-    for file in workspace.results.glob(f"gate-*/{STATEMENT_FILE}"):
+    for file in _gates_in(workspace.results).of(run):
         try:
             said = open_statement(file.read_bytes(), keyring, RoomPredicate)[0].predicate
-        except DoesNotVerify:
+        except (DoesNotVerify, OSError):
             continue  # it is named by 'expunge audit verify', and moves no deadline
         if said.run == run:
             ended = datetime.fromisoformat(said.started_at) + timedelta(seconds=said.seconds)
             found.append((place_of(workspace, file.read_bytes()), ended))
     return min(found)[1] if found else None
+
+
+class _Gates:
+    """Which run each of the gate's statements says that it is of. There may be ten thousand: each is read once.
+
+    A result never changes once it has its name, so what is known of it stays; what it says is verified by who asks.
+    """
+
+    def __init__(self, results: Path) -> None:
+        self._results, self._lock = results, threading.Lock()
+        self._runs: dict[str, str] = {}  # folder -> run
+        self._folders: dict[str, list[str]] = {}  # run -> folders
+        self._as_of = -1  # the folder's time when it was last looked through, if nothing can have been added since
+
+    def of(self, run: str) -> list[Path]:
+        """The statements that say they are of a run."""
+        with self._lock:
+            self._look()
+            return [self._results / folder / STATEMENT_FILE for folder in self._folders.get(run, ())]
+
+    def _look(self) -> None:
+        try:
+            changed = self._results.stat().st_mtime_ns
+        except OSError:
+            return  # nothing has been made yet
+        if changed == self._as_of:
+            return
+        began = time.time_ns()
+        for name in os.listdir(self._results):
+            if name.startswith("gate-") and name not in self._runs and not name.endswith(".lock"):
+                with suppress(OSError):  # half of a result has another name: one without a statement is being removed
+                    self._runs[name] = found = _run_named(self._results / name / STATEMENT_FILE)
+                    self._folders.setdefault(found, []).append(name)
+        self._as_of = changed if began - changed > _TICK else -1
+
+
+def _run_named(file: Path) -> str:
+    """The run that a room's statement names, before anything is verified; empty if it names none."""
+    try:
+        found = json.loads(base64.b64decode(json.loads(file.read_bytes())["payload"]))["predicate"]["run"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return ""
+    return found if isinstance(found, str) else ""
+
+
+@functools.cache
+def _gates_in(results: Path) -> _Gates:
+    return _Gates(results)
 
 
 def subject_of(run: Run) -> Subject:
