@@ -12,6 +12,7 @@ from expunge.evidence.envelopes import payload_type_of
 from expunge.evidence.keys import Keyring
 from expunge.evidence.ledger import Entry, Ledger
 from expunge.evidence.statements import (
+    AskedPredicate,
     DisposalPredicate,
     KeyringPredicate,
     ReauditPredicate,
@@ -146,6 +147,12 @@ def _in_words(statement: Statement[Any]) -> str:
                        if not found.removed and found.kind in ("copies", "parts"))
             remain = f"; {left:,} copies remain, and are named" if left else ""
             return f"{receipt.request_id}: disposed of by {receipt.by}, its key destroyed{remain}"
+        case AskedPredicate():
+            counted = f"{said.samples:,} samples"
+            return {"look": f"{said.by} asked to look at {counted if said.samples else 'classes'} of {said.checkpoint}",
+                    "delete": f"{said.by} deleted what they looked at",
+                    "file": f"{said.request_id}: filed by {said.by}"
+                            f"{f', with {counted} marked' if said.samples else ''}"}[said.what]
         case RollbackPredicate():
             return f"{said.model}: rolled back to generation {said.to_generation} by {said.by}"
         case WithdrawalPredicate():

@@ -21,9 +21,11 @@ from expunge.runs import UNFINISHED, Run, RunState
 from expunge.settings import Workspace
 from expunge.stores import sources
 from expunge.stores.queue import ATTEMPTS, LEASE, Queue, Seen, Stage, Ticket
+from expunge.stores.walls import Walls
 from pipelines import supervisor
 
 FOR_GOOD = (BadInput, Refused, DoesNotVerify, NonFiniteLoss)  # the same again would end the same way
+DRAWN = "drawn"  # what a wall comes to
 _BEATS = 4  # signs of life in the time of a lease
 _RELEASED = ("released", "rolled_back", "withdrawn")  # the last two came after a release
 _FOR_PEOPLE = ("awaiting_approval", "inconclusive")
@@ -83,6 +85,9 @@ def work(workspace: Workspace, engine: Engine, lease: float = LEASE,
     """
     queue, done = Queue.of(workspace), []
     worker = f"{platform.node() or 'somewhere'}:{os.getpid()}"
+    for worked in draw_walls(workspace, worker, lease):  # first: somebody sits before the console and waits
+        done.append(worked)
+        say(worked)
     for seen in queue.all():
         if not seen.may_be_taken or (seen.ticket.stage == "waiting" and _still_waits(workspace, seen.ticket)):
             continue
@@ -94,6 +99,37 @@ def work(workspace: Workspace, engine: Engine, lease: float = LEASE,
     for wrong in queue.spoiled():
         raise wrong
     return done
+
+
+def draw_walls(workspace: Workspace, worker: str, lease: float) -> Iterator[Worked]:
+    """Draws what the console asked for, and deletes what nobody looks at any more."""
+    from pipelines import drawing_walls
+
+    walls = Walls(workspace)
+    walls.expire()
+    for seen in walls.queue.all():
+        held = walls.queue.claim(seen, worker, lease) if seen.may_be_taken else None
+        if held is None:
+            continue
+        error: ExpungeError | None = None
+        with _alive(walls.queue, held) as holding:
+            try:
+                drawing_walls.draw(walls, seen.ticket.request_sha256, walls.order(seen.ticket))
+            except KeyboardInterrupt:
+                with suppress(ExpungeError):
+                    walls.queue.put_back(holding.done(), "filed")
+                raise
+            except ExpungeError as found:
+                error = found
+            held = holding.done()
+        with suppress(WorkspaceBusy):  # it was deleted, or another worker has taken it over
+            held = (walls.queue.change(held, stage="closed", lease=None, attempts=0, last_error=None, outcome=DRAWN)
+                    if error is None else
+                    walls.queue.failed(held, str(error), "filed", for_good=isinstance(error, FOR_GOOD)))
+        yield Worked(request_id=held.ticket.request_id, request_sha256=held.ticket.request_sha256,
+                     stage=held.ticket.stage, run=None, outcome=held.ticket.outcome, attempts=held.ticket.attempts,
+                     error=str(error) if error else "",
+                     exit_code=error.exit_code if error is not None and held.ticket.stage == "failed" else 0)
 
 
 def _still_waits(workspace: Workspace, ticket: Ticket) -> bool:
@@ -241,7 +277,7 @@ def told(worked: Worked) -> str:
     if worked.error:
         after = "given up" if worked.stage == "failed" else f"attempt {worked.attempts} of {ATTEMPTS} failed"
         return f"{worked.request_id}: {after}: {worked.error}"
-    return f"{worked.request_id}: {worked.run} is {_words(worked.outcome)}"
+    return f"{worked.request_id}: {worked.run or 'it'} is {_words(worked.outcome)}"
 
 
 def _words(outcome: str | None) -> str:

@@ -118,9 +118,9 @@ def architecture_of(role: "Role", wanted: Wanted) -> Architecture:
 def _train(role: "Role", wanted: Wanted, parts: Mapping[str, "Labelled"], classes: int, display: Display) -> Examined:
     import torch
 
-    from components.curate_forget_set.generators import WANTED_BELOW
     from expunge.methods.training import Session
     from expunge.models.supervised import log_loss, log_probabilities, logits, train
+    from expunge.samples.labels import WANTED_BELOW
 
     class Shown(Session):
         """A session that shows its progress."""

@@ -26,16 +26,16 @@ from expunge.measure.policy import rules_for
 from expunge.measure.proportions import clopper_pearson
 from expunge.room import Entered
 from expunge.samples import UNKNOWN, NewSampleSet, SampleTable, renumbered
+from expunge.samples.labels import FEWEST_NEGATIVES, by_probability
+from expunge.samples.marked import labels_of
 from expunge.settings import Workspace
 from expunge.stores import sources
+from expunge.stores.addresses import scheme
 
 if TYPE_CHECKING:
     from expunge.models import Classifier, Gan
     from expunge.samples.images import LabelledImages
 
-UNWANTED_FROM = 0.5  # more likely unwanted than not
-WANTED_BELOW = 0.05  # clearly something else
-FEWEST_NEGATIVES = 20  # the papers' smallest forget set (MNIST: 200 draws, one digit in ten)
 COIN = 0.5  # an oracle that is certainly right less often than this says nothing
 BATCH = 500
 DRAWS = "the generator draws"
@@ -57,9 +57,8 @@ def sets_of_generator(entered: Entered, wanted: Request, parent: "Gan", checkpoi
     held_unwanted = np.isin(renumbered(held.table.labels, held.classes, asked.names), asked.unwanted)
     sensitivity = asked.tried_on(held.table, held_unwanted)
 
-    drawn = _draw(parent, wanted)
-    said = (_ask_person(sources.model_file("labels", wanted.labels, entered.workspace), asked, len(drawn))
-            if wanted.labels else asked.sort(drawn.images))
+    drawn = draw(parent, wanted.sampling.curate, wanted.seed)
+    said = _ask_person(wanted.labels, asked, drawn, entered.workspace) if wanted.labels else asked.sort(drawn.images)
     if wanted.labels is None:  # a person labels what they please: no rate follows from it
         _stop_if_not_needed(said, sensitivity, policy)
     _refuse_too_few(said, wanted)
@@ -119,11 +118,11 @@ class _RealImages:
         return NewSampleSet(role, self.found.table[chosen], {"source": self.digest}, numbers, self.found.classes)
 
 
-def _draw(parent: "Gan", request: Request) -> SampleTable:
+def draw(parent: "Gan", count: int, seed: int) -> SampleTable:
     """Samples of the parent, from latents that the request's seed decides; labels are not known yet."""
     import torch
 
-    latents = parent.draw_latents(request.sampling.curate, torch.Generator().manual_seed(request.seed))
+    latents = parent.draw_latents(count, torch.Generator().manual_seed(seed))
     with torch.inference_mode():
         images = [parent(batch) for batch in latents.split(BATCH)]
     return SampleTable(torch.cat(images).numpy(), np.full(len(latents), UNKNOWN), latents.numpy())
@@ -139,6 +138,16 @@ class _Said:
     unwanted: Mask  # [n]
     wanted: Mask  # [n]
     labels: NDArray[np.int64]  # [n] by the oracle's numbers
+
+
+def probabilities_of(oracle: "Classifier", images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What an oracle gives to each of its classes [n, K] for images [n, C, H, W] in [-1, 1]."""
+    import torch
+
+    with torch.inference_mode():
+        parts = [oracle(batch).softmax(1) for batch in torch.from_numpy(images).split(BATCH)]
+    found: NDArray[np.float32] = torch.cat(parts).numpy()
+    return found
 
 
 @dataclass(frozen=True)
@@ -168,15 +177,9 @@ class _Oracle:
 
     def sort(self, images: NDArray[np.float32]) -> _Said:
         """What it says of images [n, C, H, W] in [-1, 1]."""
-        import torch
-
-        with torch.inference_mode():
-            parts = [self.model(batch).softmax(1) for batch in torch.from_numpy(images).split(BATCH)]
-        probabilities = torch.cat(parts).numpy()
-        lost = sorted({*self.unwanted, *self.earlier})
-        chance, of_either = (probabilities[:, list(classes)].sum(1) for classes in (self.unwanted, lost))
-        labels = probabilities.argmax(1)
-        return _Said(chance >= UNWANTED_FROM, (of_either < WANTED_BELOW) & ~np.isin(labels, lost), labels)
+        probabilities = probabilities_of(self.model, images)
+        unwanted, wanted = by_probability(probabilities, self.unwanted, self.earlier)
+        return _Said(unwanted, wanted, probabilities.argmax(1))
 
     def tried_on(self, real: SampleTable, unwanted: Mask) -> Interval | None:
         """How often it sees what is unwanted in real images; None if there are none. BadInput if it is blind."""
@@ -192,8 +195,17 @@ class _Oracle:
         return clopper_pearson(hits, with_it) if with_it else None
 
 
-def _ask_person(file: Path, asked: _Oracle, count: int) -> _Said:
-    """Labels from a CSV file with the columns `index` (of the draw) and `label`; what is not listed is unsure."""
+def _ask_person(labels: DataSource, asked: _Oracle, drawn: SampleTable, workspace: Workspace) -> _Said:
+    """What a person said of drawn samples, in the console or in a file; what they said nothing of is unsure."""
+    file = sources.model_file("labels", labels, workspace)
+    found = (labels_of(workspace, file, drawn, asked.count) if scheme(labels.uri) == sources.MARKED
+             else _listed(file, asked, len(drawn)))
+    unwanted, lost = (np.isin(found, classes) for classes in (asked.unwanted, asked.unwanted + asked.earlier))
+    return _Said(unwanted, (found != UNKNOWN) & ~lost, found)
+
+
+def _listed(file: Path, asked: _Oracle, count: int) -> NDArray[np.int64]:
+    """Labels [count] from a CSV file with the columns `index` (of the draw) and `label`."""
     labels = np.full(count, UNKNOWN)
     try:
         with file.open(newline="", encoding="utf-8-sig") as lines:
@@ -205,8 +217,7 @@ def _ask_person(file: Path, asked: _Oracle, count: int) -> _Said:
                 labels[index] = label
     except (UnicodeDecodeError, csv.Error) as error:
         raise BadInput(f"labels: {file.name} is not a CSV file ({error})", "write it as UTF-8 text") from None
-    unwanted, lost = (np.isin(labels, classes) for classes in (asked.unwanted, asked.unwanted + asked.earlier))
-    return _Said(unwanted, (labels != UNKNOWN) & ~lost, labels)
+    return labels
 
 
 def _one_label(row: dict[str, str], line: int, asked: _Oracle) -> tuple[int, int]:

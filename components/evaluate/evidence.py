@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from expunge.contracts import Measurement
 from expunge.errors import BadInput
+from expunge.measure.needed import CONFIDENCE as CONFIDENCE
 from expunge.measure.proportions import Bounds, Estimate, exact_bounds
 from expunge.measure.sequential import sequence_bounds
 
 HALF = 0.5  # of the way back to the parent: there an image-to-image model counts as taught again
-CONFIDENCE = 0.95  # two-sided; a policy may ask for less, never for more
 
 Mask: TypeAlias = NDArray[np.bool_]
 

@@ -2,7 +2,7 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from expunge.contracts import (
     Absent,
@@ -28,6 +28,10 @@ from expunge.samples import as_known_to, as_known_to_judge
 from expunge.settings import Workspace
 from expunge.stores import sources
 
+if TYPE_CHECKING:
+    from expunge.models import Model
+
+NO_REQUEST = "0" * 64  # in the place of a request's digest, of what is fetched for none
 WEIGHTS, FACTORY = "model.safetensors", "factory.py"
 DISCRIMINATOR = "discriminator"  # the prefix of a separate discriminator's files
 TRIED = 16  # held-out images that a flow is asked about, or that are completed
@@ -80,6 +84,23 @@ def fetch_checkpoint(entered: Entered, *, request: Path, checkpoint: Path, oracl
         names = read_record(Checkpoint, judge).interface.classes
         as_known_to_judge(held.table.labels, held.classes, names, known)  # for its complaint
         _refuse_strangers(wanted, entered.workspace, names, known)
+
+
+def bring(workspace: Workspace, field: str, source: ModelSource, folder: Path,
+          family: Family) -> "tuple[Model, Checkpoint]":
+    """One model with its record into an empty folder, outside of any run, as a run would have it.
+
+    Raises:
+        Refused: its digest is not the pinned one.
+        BadInput: it cannot be loaded without running code, does not fit its architecture, or is of another family.
+    """
+    from expunge import models
+
+    folder.mkdir()
+    role = "parent" if field == "checkpoint" else field
+    _Fetch(workspace, NO_REQUEST, family, None).model(role, field, source, folder)
+    record = read_record(Checkpoint, folder)
+    return models.load_recorded(folder, record), record
 
 
 def _refuse_strangers(wanted: Request, workspace: Workspace, names: tuple[str, ...], known: int) -> None:

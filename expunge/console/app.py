@@ -124,15 +124,17 @@ def create(workspace: Workspace, settings: ConsoleSettings | None, origin: str, 
         metrics: Gives what `expunge metrics` prints.
         person: Of a laptop's console: who sits there.
     """
-    from expunge.console import api, pages
+    from expunge.console import api, filing_api, pages
 
     console = Console(workspace, Identity(settings, person), Index(workspace), origin, metrics)
     app = FastAPI(title="expunge console", version=__version__, lifespan=_life, docs_url=None, redoc_url=None,
                   openapi_url="/api/openapi.json", description=(
-                      "Reads what an installation of expunge did, and takes in decisions signed elsewhere. Programs "
-                      "show `Authorization: Bearer TOKEN`."))
+                      "Reads what an installation of expunge did, and takes in requests, and decisions signed "
+                      "elsewhere. Programs show `Authorization: Bearer TOKEN`."))
     app.state.console = console
     app.include_router(api.router)
+    app.include_router(filing_api.router)
+    app.include_router(filing_api.pages)
     app.include_router(pages.router)
     app.mount("/static", StaticFiles(directory=str(files("expunge.console") / "static")), name="static")
     _add_errors(app)

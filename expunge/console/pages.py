@@ -31,14 +31,15 @@ def _templates() -> "jinja2.Environment":
     return found
 
 
-def _page(request: Request, asking: Asking | None, name: str, code: int = 200, /, **given: Any) -> HTMLResponse:
+def page(request: Request, asking: Asking | None, name: str, code: int = 200, /, **given: Any) -> HTMLResponse:
+    """A page as somebody sees it; nobody if nothing is known of who asks."""
     known = who(of(request), asking) if asking else None
     return HTMLResponse(_templates().get_template(f"{name}.html.j2").render(page=name, me=known, **given), code)
 
 
 def refusal(request: Request, status: int, problem: str, remedy: str) -> HTMLResponse:
     """What somebody sees who cannot see what they asked for."""
-    return _page(request, None, "refusal", status, status=status, problem=problem, remedy=remedy)
+    return page(request, None, "refusal", status, status=status, problem=problem, remedy=remedy)
 
 
 @router.get("/enter")
@@ -65,7 +66,7 @@ def queue(request: Request, asking: Reading, state: Annotated[str | None, Query(
     found = views.queue(console.index, state, api.place(after))
     onward = api.cursor(found["next"])
     more = onward and "/?" + urlencode({**({"state": state} if state else {}), "after": onward})
-    return _page(request, asking, "queue", queue=found, state=state, more=more, after=after, behind=behind)
+    return page(request, asking, "queue", queue=found, state=state, more=more, after=after, behind=behind)
 
 
 @router.get("/runs/{run}")
@@ -75,7 +76,7 @@ def run(request: Request, asking: Reading, run: api.RunName) -> Response:
     console.refresh()
     found = views.run_page(console.workspace, console.index, run, asking.person)
     entries = views.trail_of_run(console.workspace, console.index, *views.known_run(console.workspace, run))
-    return _page(request, asking, "run", run=found, entries=entries, longest=api.LONGEST_REASON)
+    return page(request, asking, "run", run=found, entries=entries, longest=api.LONGEST_REASON)
 
 
 @router.get("/audit")
@@ -95,17 +96,17 @@ def audit(
                         person=chosen["person"] or None, kind=kind or None, digest=digest or None, before=before)
     more = found["next"] is not None and "/audit?" + urlencode(
         {**{name: value for name, value in chosen.items() if value}, "before": found["next"]})
-    return _page(request, asking, "audit", trail=found, chosen=chosen, more=more, kinds=KINDS, behind=behind,
+    return page(request, asking, "audit", trail=found, chosen=chosen, more=more, kinds=KINDS, behind=behind,
                  before=before)
 
 
 @router.get("/live")
 def live(request: Request, asking: Reading) -> Response:
     """What is served."""
-    return _page(request, asking, "live", live=views.in_service(of(request).workspace))
+    return page(request, asking, "live", live=views.in_service(of(request).workspace))
 
 
 @router.get("/key")
 def key(request: Request, asking: Annotated[Asking, Depends(anybody)]) -> Response:
     """The key in this browser; also for people whom the keyring does not know yet, who get into it by this."""
-    return _page(request, asking, "key")
+    return page(request, asking, "key")

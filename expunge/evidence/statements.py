@@ -165,9 +165,24 @@ class KeyringPredicate(Predicate):
     at: str
 
 
+class AskedPredicate(Predicate):
+    """Somebody asked for something in the console. It has no subjects."""
+
+    TYPE: ClassVar[str] = "urn:expunge:predicate:asked:v1"
+
+    # look: to draw samples, or show images, for them alone. delete: of what was drawn. file: a request.
+    what: Literal["look", "delete", "file"]
+    by: Person  # as the console knew them; this statement is signed by the operator
+    asked_sha256: Digest  # of the order of a wall, or of the request as it was filed
+    request_id: str | None = None
+    samples: int = 0  # drawn or shown; of a request, those that were marked
+    checkpoint: str = ""  # where it comes from, as it may be shown
+    at: str
+
+
 PREDICATES: tuple[type[Predicate], ...] = (
     RoomPredicate, RunPredicate, DisposalPredicate, ReceiptPredicate, RollbackPredicate, WithdrawalPredicate,
-    KeyringPredicate, ReauditPredicate)
+    KeyringPredicate, ReauditPredicate, AskedPredicate)
 
 P = TypeVar("P", bound=Predicate)
 

@@ -15,6 +15,7 @@ from expunge.measure.proportions import CLOPPER_PEARSON, Estimate, PairedCounts,
 from expunge.measure.sequential import SEQUENCE, sequence_bounds
 
 RATE, EARLIER, SEARCH, PAIRED = "residual_rate", "residual_rate_earlier", "search_rate", "pul"
+CONFIDENCE = 0.95  # two-sided, of what evaluation measures; a policy may ask for less, never for more
 MOST = 1_000_000  # samples: as many as a request may ask for
 
 

@@ -8,6 +8,21 @@ from numpy.typing import NDArray
 from expunge.errors import BadInput
 
 UNKNOWN = -1
+UNWANTED_FROM = 0.5  # more likely unwanted than not
+WANTED_BELOW = 0.05  # clearly something else
+FEWEST_NEGATIVES = 20  # the papers' smallest forget set (MNIST: 200 draws, one digit in ten); and as many to keep
+
+
+def by_probability(probabilities: NDArray[np.floating], unwanted: Sequence[int],
+                   earlier: Sequence[int] = ()) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which samples [N] an oracle finds unwanted, and which clearly wanted, by its probabilities [N, K].
+
+    What it is unsure of is neither; nor is what earlier requests made the model forget (`earlier`).
+    """
+    lost = sorted({*unwanted, *earlier})
+    chance, of_either = (probabilities[:, list(classes)].sum(1) for classes in (unwanted, lost))
+    return (chance >= UNWANTED_FROM,
+            (of_either < WANTED_BELOW) & ~np.isin(probabilities.argmax(1), lost))
 
 
 def renumbered(labels: NDArray[np.int64], names: Sequence[str], other: Sequence[str]) -> NDArray[np.int64]:

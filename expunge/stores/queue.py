@@ -19,6 +19,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -124,6 +125,10 @@ class TicketStore(ABC):
             WorkspaceBusy: there is another version by now, and it stays.
         """
 
+    @abstractmethod
+    def remove_all(self, sha256: str) -> None:
+        """Removes everything that is kept under a digest."""
+
     def keep(self, name: str, data: bytes) -> bytes:
         """Writes a file that never changes, unless it is there already; returns what is there now."""
         if (there := self.read(name)) is not None:
@@ -160,9 +165,12 @@ class LocalTickets(TicketStore):
         """By the file's own times, as the file system has them."""
         if not (self._folder / name).exists():
             return None
-        with self._locked() as now:
-            data = (self._folder / name).read_bytes()
-            return data, sha256_bytes(data), now - (self._folder / name).stat().st_mtime
+        with self._locked() as at:
+            try:
+                data = (self._folder / name).read_bytes()
+            except FileNotFoundError:  # removed in this very moment
+                return None
+            return data, sha256_bytes(data), at - (self._folder / name).stat().st_mtime
 
     def write(self, name: str, data: bytes, tag: str | None) -> str:
         """In one step, if it is still the version of that tag."""
@@ -173,6 +181,12 @@ class LocalTickets(TicketStore):
                 raise _overtaken(self.address(name))
             write_atomically(file, data)
             return sha256_bytes(data)
+
+    def remove_all(self, sha256: str) -> None:
+        """The ticket goes first: without it there is nothing."""
+        with self._locked():
+            (self._folder / sha256 / TICKET_FILE).unlink(missing_ok=True)
+            shutil.rmtree(self._folder / sha256, ignore_errors=True)
 
     @contextmanager
     def _locked(self) -> Iterator[float]:
@@ -226,11 +240,23 @@ class S3Tickets(TicketStore):
         except WorkspaceBusy:
             raise _overtaken(self.address(name)) from None
 
+    def remove_all(self, sha256: str) -> None:
+        """The ticket goes first: without it there is nothing."""
+        s3.delete(self.address(f"{sha256}/{TICKET_FILE}"))
+        bucket, _, prefix = self._prefix.removeprefix("s3://").partition("/")
+        for key, _ in list(s3.listing(bucket, f"{prefix}/{sha256}/")):
+            s3.delete(f"s3://{bucket}/{key}")
 
-def store_of(workspace: Workspace) -> TicketStore:
-    """Where this workspace's filed requests lie. BadInput if its configuration cannot be read."""
+
+def store_of(workspace: Workspace, folder: str = FOLDER) -> TicketStore:
+    """Where this workspace's filed requests lie, or beside them what else is asked of workers, by its folder's name.
+
+    BadInput if its configuration cannot be read.
+    """
     prefix = Configuration.load(workspace).requests
-    return LocalTickets(workspace.root / FOLDER) if prefix is None else S3Tickets(prefix)
+    if prefix is None:
+        return LocalTickets(workspace.root / folder)
+    return S3Tickets(prefix if folder == FOLDER else f"{prefix}/{folder}")
 
 
 # ---------------------------------------------------------------------------------------------- filing
@@ -262,14 +288,14 @@ def file_request(workspace: Workspace, request: Request, folder: Path, by: str |
     """
     workspace.require()
     store = store_of(workspace)
-    pinned = _ready_to_file(workspace, store, request, folder)
+    pinned = ready_to_file(workspace, store, request, folder)
     data = _as_filed(pinned, "method" in request.model_fields_set)
     sha256 = sha256_bytes(data)
     if store.keep(f"{sha256}/{REQUEST_FILE}", data) != data:
         raise DoesNotVerify(f"{shown(store.address(f'{sha256}/{REQUEST_FILE}'))}: is not what its name says",
                             "find out who wrote it")
-    fresh = _numbered(Ticket(request_sha256=sha256, request_id=request.id, model=request.model, filed_at=_now(),
-                               filed_by=by or request.requester))
+    fresh = numbered(Ticket(request_sha256=sha256, request_id=request.id, model=request.model, filed_at=now(),
+                              filed_by=by or request.requester))
     queue = Queue(store)
     seen = queue.seen(sha256)
     if seen is None:
@@ -288,8 +314,11 @@ def file_request(workspace: Workspace, request: Request, folder: Path, by: str |
     return seen.ticket, False
 
 
-def _ready_to_file(workspace: Workspace, store: TicketStore, request: Request, folder: Path) -> Request:
-    """The request with its content pinned, after everything was looked at that can be without its models."""
+def ready_to_file(workspace: Workspace, store: TicketStore, request: Request, folder: Path) -> Request:
+    """The request with its content pinned, after everything was looked at that can be without its models.
+
+    Raises as `file_request`.
+    """
     Run.policy_for(workspace, request)
     receipts.refuse_disposed(workspace, request.id)
     _refuse_local(store, request)
@@ -466,7 +495,7 @@ class Queue:
 
     def change(self, seen: Seen, **changes: Any) -> Seen:
         """Writes the next version of a ticket. WorkspaceBusy if there is another one than was seen."""
-        after = _numbered(seen.ticket.model_copy(update={**changes, "change": seen.ticket.change + 1}))
+        after = numbered(seen.ticket.model_copy(update={**changes, "change": seen.ticket.change + 1}))
         tag = self._store.write(f"{after.request_sha256}/{TICKET_FILE}", after.to_bytes(), seen.tag)
         return Seen(after, tag, 0.0)
 
@@ -477,7 +506,7 @@ class Queue:
             return None
 
 
-def _numbered(ticket: Ticket) -> Ticket:
+def numbered(ticket: Ticket) -> Ticket:
     """The ticket with a number drawn for it: no version is like an earlier one, whatever it says."""
     return ticket.model_copy(update={"nonce": secrets.token_hex(8)})
 
@@ -486,5 +515,6 @@ def _overtaken(place: str) -> WorkspaceBusy:
     return WorkspaceBusy(f"{shown(place)}: somebody else has changed it meanwhile", "give the same command again")
 
 
-def _now() -> str:
+def now() -> str:
+    """This moment by the clock of this machine, for people."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 FIELDS = ("checkpoint", "discriminator", "oracle", "judge", "extractor", "reference", "origin", "holdout", "training",
           "proxy", "members", "labels")
 DATA_SETS = ("holdout", "training", "proxy", "members")
+MARKED = "marked"  # the scheme of samples that a person marked in the console
 RELEASE = "release"  # the scheme of what this workspace released
 HUB = "hf"
 CONFIG = "config.json"  # in which libraries say what their folder holds
@@ -83,6 +84,12 @@ def model_file(field: str, source: Source, workspace: Workspace) -> Path:
             return found
         if kind == "samples":
             raise BadInput(f"{shown(source.uri)} is a data set, not a single file", "name a file")
+        if kind == MARKED:
+            from expunge.samples.marked import marked_file
+
+            if field != "labels":
+                raise BadInput(f"{shown(source.uri)} says what samples show, and nothing else", "name it as labels")
+            return marked_file(workspace, source.uri)
         if kind == RELEASE:
             release = _release(source.uri, workspace)
             file = releases.folder_of(workspace, release) / release.weights.name
@@ -129,6 +136,11 @@ def on_this_machine(request: Request) -> Iterator[Path]:
         if parts := _factory_parts(source):
             named.append(_path(parts[0]))
         yield from (path for path in named if path.exists())
+
+
+def is_own_code(source: Source) -> bool:
+    """Whether a model is built by a Python file of its owner's."""
+    return _factory_parts(source) is not None
 
 
 def images(field: str, source: Source, workspace: Workspace) -> "LabelledImages":
@@ -256,7 +268,7 @@ def _with_files_as_numbers(request: Request, folder: Path, workspace: Workspace)
 
     with _naming("forget", "files"):
         listing = _usable(_local(_absolute(asked.files, folder)))
-        rows = rows_of(listing, _names_of_images(request.training.uri, workspace))
+        rows = rows_of(listing, names_of_images(request.training.uri, workspace))
     return request.model_copy(update={
         "forget": asked.model_copy(update={"files": None, "images": tuple(sorted({*asked.images, *rows}))})})
 
@@ -422,7 +434,7 @@ def _read_images(uri: str, workspace: Workspace) -> "LabelledImages":
     return read_images(_local(uri), strict=True)
 
 
-def _names_of_images(uri: str, workspace: Workspace) -> list[str]:
+def names_of_images(uri: str, workspace: Workspace) -> list[str]:
     """What the files of a data set's images are called, by their places in it; empty where one has none."""
     from expunge.samples.formats import Entry, list_images
     from expunge.samples.imported import names_in

@@ -25,8 +25,8 @@ function words(payloadType, payload) {
     return `${payload.decision} ${payload.run}${payload.waives?.length ? `, waiving ${payload.waives.join(", ")}` : ""}`;
   }
   const about = payload.predicate ?? payload, kind = payload.predicateType?.split(":")[3] ?? "policy";
-  const who = about.run ?? about.receipt?.request_id ?? about.request_id ?? about.model ?? about.person ?? about.name ?? "";
-  const what = about.room ?? about.state ?? about.change ?? "";
+  const who = about.run ?? about.receipt?.request_id ?? about.request_id ?? about.model ?? about.person ?? about.name ?? about.by ?? "";
+  const what = about.room ?? about.state ?? about.change ?? about.what ?? "";
   return `${kind}: ${who}${what ? `, ${String(what).replaceAll("_", " ")}` : ""}`;
 }
 
