@@ -2,9 +2,10 @@
 
     python benchmarks/console.py [--entries 1000000] [--runs 10000] [--work FOLDER]
 
-The ledger is filled as in `ledger.py`; of the runs, every third awaits approval under a policy with a deadline. The
-console is started as `expunge console` starts it and asked through loopback, each page so many times, one after the
-other: its answer is timed whole. Before, its index is made from nothing. `--work` is kept and used again.
+The ledger is filled as in `ledger.py`; of the runs, every third awaits approval under a policy with a deadline, by a
+statement of the gate. One more run is a whole one, with report and controls: its page is asked for as well. The console
+is started as `expunge console` starts it and asked through loopback, each page so many times, one after the other: its
+answer is timed whole. Before, its index is made from nothing. `--work` is kept and used again.
 """
 
 import argparse
@@ -31,16 +32,21 @@ from expunge.console.index import FILE
 from expunge.contracts import ClassifierSource, DataSource, Forget, ParentSource, Request, write_record
 from expunge.digests import sha256_file
 from expunge.evidence.database import Database
+from expunge.evidence.keys import SigningKey
+from expunge.evidence.statements import RoomPredicate, Statement, sign_statement
 from expunge.measure.policy import preset_bytes
+from expunge.room import STATEMENT_FILE
 from expunge.runs import Run, RunState
-from expunge.settings import KEYS_VARIABLE, WORKSPACE_VARIABLE, Workspace
+from expunge.settings import KEYS_VARIABLE, RUN_VARIABLE, WORKSPACE_VARIABLE, Workspace
 from pipelines.workspace import initialise
 
 TIMES = 30
+POLICY = preset_bytes("debug") + b"deadline_days: 5\n"
 PAGES = {
     "queue": "/", "queue, one state": "/?state=awaiting_approval", "audit trail": "/audit",
     "audit trail, in the middle": "/audit?before={half}", "audit trail, one person": "/audit?person=grace",
     "audit trail, a digest": "/audit?digest={digest}",
+    "one run": "/runs/looked-at.1",
     "queue as JSON, 200 runs": "/api/v1/runs?limit=200",
     "50 proofs": "/api/v1/ledger/proofs?size={size}&{positions}",
 }
@@ -50,14 +56,13 @@ def begin_runs(workspace: Workspace, count: int) -> None:
     """Requests, policies and states of so many runs."""
     from sqlalchemy import text
 
-    policy = preset_bytes("debug") + b"deadline_days: 5\n"
-    rows = []
+    rows: list[dict[str, Any]] = []
     for number in range(count):
         run = Run(workspace, f"request-{number}.1")
         if run.folder.exists():
             continue
         run.folder.mkdir(parents=True)
-        run.policy_file.write_bytes(policy)
+        run.policy_file.write_bytes(POLICY)
         write_record(run.request_file, Request(
             id=f"request-{number}", requester="ada", reason="safety", model=f"model-{number % 100}", policy="debug",
             checkpoint=ParentSource(uri="builtin:digits"), oracle=ClassifierSource(uri="builtin:oracle"),
@@ -73,6 +78,40 @@ def begin_runs(workspace: Workspace, count: int) -> None:
                                     "VALUES (:run, :state, 1, :since, :record)"), rows)
 
 
+def enter_gates(workspace: Workspace, entries: int, count: int) -> None:
+    """The gate's statement of each run that waits: beside its result, and at the end of the ledger."""
+    waiting = range(0, count, 3)
+
+    def made(position: int, key: SigningKey) -> bytes:
+        number = waiting[position - entries]
+        said = RoomPredicate(
+            room="gate", run=f"request-{number}.1", inputs={}, params={}, code_sha256="0" * 64, image="", version="0",
+            python="3", machine="any", started_at=datetime.now(UTC).isoformat(timespec="seconds"), seconds=1.0)
+        signed = sign_statement(Statement.over({}, said), key)
+        result = workspace.results / f"gate-{number:016x}-1"
+        result.mkdir(parents=True, exist_ok=True)
+        (result / STATEMENT_FILE).write_bytes(signed)
+        return signed
+
+    fill(workspace, entries + len(waiting), made)
+
+
+def finish_one(workspace: Workspace) -> None:
+    """One run that has come all the way to people."""
+    sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+    from finished_run import FinishedRun
+    from tests_support import write_policy
+
+    if Run(workspace, "looked-at.1").page.exists():
+        return
+    os.environ[RUN_VARIABLE] = "looked-at.1"
+    run = FinishedRun(workspace, name="looked-at.1", request_id="looked-at")
+    write_policy(workspace, "debug", POLICY, run_folder=run.policy_file.parent)
+    run.make().gate()
+    run.as_run("awaiting_approval").page.write_text("<h1>Report</h1>")
+    del os.environ[RUN_VARIABLE]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--entries", type=int, default=1_000_000)
@@ -85,7 +124,9 @@ def main() -> None:
         os.environ |= {KEYS_VARIABLE: str(folder / "keys"), WORKSPACE_VARIABLE: str(folder / ".expunge")}
         workspace = initialise(Workspace(folder / ".expunge"))
         fill(workspace, given.entries)
+        enter_gates(workspace, given.entries, given.runs)
         begin_runs(workspace, given.runs)
+        finish_one(workspace)
         for file in workspace.root.glob(f"{FILE}*"):
             file.unlink()
         found: dict[str, Any] = {"entries": given.entries, "runs": given.runs, "times": TIMES,

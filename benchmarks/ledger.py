@@ -49,8 +49,8 @@ def envelope(number: int, key: SigningKey) -> bytes:
     }, said), key)
 
 
-def fill(workspace: Workspace, entries: int) -> float:
-    """Brings a ledger up to so many entries; the seconds that it took."""
+def fill(workspace: Workspace, entries: int, made: Callable[[int, SigningKey], bytes] = envelope) -> float:
+    """Brings a ledger up to so many entries, as they are `made` by their number; the seconds that it took."""
     ledger, key, tree = Ledger.open(workspace), SigningKey.load(workspace, OPERATOR), Growing()
     for entry in ledger.entries():
         tree.add(leaf_hash(entry.envelope))
@@ -60,7 +60,7 @@ def fill(workspace: Workspace, entries: int) -> float:
         while tree.size < entries:
             rows: dict[str, list[tuple[Any, ...]]] = {"entries": [], "nodes": [], "checkpoints": [], "digests": []}
             for number in range(tree.size, min(tree.size + BATCH, entries)):
-                signed = envelope(number, key)
+                signed = made(number, key)
                 leaf = leaf_hash(signed)
                 rows["entries"].append((number, leaf, signed))
                 rows["nodes"] += tree.add(leaf)

@@ -11,14 +11,13 @@ import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
 from typing import Any
 
-from expunge.contracts import Policy, Request, parse_record, read_record
+from expunge.contracts import Request, read_record
 from expunge.digests import sha256_bytes
-from expunge.documents import parse_document
 from expunge.errors import ExpungeError
 from expunge.evidence import states
+from expunge.evidence.coherence import parse_policy
 from expunge.evidence.database import Database
 from expunge.evidence.decisions import PAYLOAD_TYPE as DECISION
 from expunge.evidence.keys import Keyring
@@ -166,7 +165,7 @@ class Index:
                 record.get("attempt", 1), int("gate" in record.get("rooms", {})), standing.since)
 
     def _deadline(self, run: str, policy: bytes) -> str:
-        days = _days(policy)
+        days = parse_policy(policy).deadline_days
         if days is None:
             return _NEVER
         first = self._file.execute("SELECT min(position) FROM terms WHERE term = ?", (f"gate:{run}",)).fetchone()[0]
@@ -233,11 +232,6 @@ class Index:
                     f"SELECT DISTINCT t0.position FROM terms t0 WHERE t0.term >= ? AND t0.term < ? AND t0.position < ? "
                     f"{also} ORDER BY t0.position DESC LIMIT ?", (low, high, end, *exact, limit)).fetchall()
         return [one[0] for one in found]
-
-
-@lru_cache(maxsize=64)  # thousands of runs have the same few, and YAML is slow to read
-def _days(policy: bytes) -> float | None:
-    return parse_record(Policy, parse_document(policy, "policy"), "policy").deadline_days
 
 
 class _Transaction:

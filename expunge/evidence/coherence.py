@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from expunge.contracts import RECORD_FILE, Candidate, Policy, Report, Request, parse_record, read_record
@@ -73,6 +74,12 @@ def read_policy(file: Path) -> Policy:
         data = file.read_bytes()
     except OSError as error:
         raise BadInput(f"policy: {error.strerror or error}", "check the path") from None
+    return parse_policy(data)
+
+
+@lru_cache(maxsize=64)  # thousands of runs have the same few, and YAML is slow to read
+def parse_policy(data: bytes) -> Policy:
+    """A policy from its file's bytes."""
     return parse_record(Policy, parse_document(data, "policy"), "policy")
 
 

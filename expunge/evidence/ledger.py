@@ -185,8 +185,9 @@ class Ledger:
         """Every entry that changes the keyring, or was meant to, in order."""
         from sqlalchemy import text
 
+        # In the order of the few: in that of the entries SQLite would go through all of them.
         query = text("SELECT entries.position, envelope FROM keyring_changes "
-                     "JOIN entries ON entries.position = keyring_changes.position ORDER BY entries.position")
+                     "JOIN entries ON entries.position = keyring_changes.position ORDER BY keyring_changes.position")
         with self._database.reading() as connection:
             return tuple(Entry(position, bytes(envelope)) for position, envelope in connection.execute(query))
 
