@@ -47,6 +47,7 @@ QUIET = {
     # A server that does not answer is given up in seconds, not in MLflow's default of minutes.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # there stand our own words, or one JSON object and nothing else
 }
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _NOT_ALLOWED = re.compile(r"error code (401|403)")  # MLflow has a class of its own for neither

@@ -164,7 +164,8 @@ server.serve_forever()
 
 
 @pytest.mark.slow
-def test_a_real_server_hands_out_what_it_holds(workspace, registry, monkeypatch, tmp_path):
+def test_a_real_server_hands_out_what_it_holds_and_says_nothing_on_our_output(
+        workspace, registry, monkeypatch, tmp_path, capsys):
     registry(files=("data/g.safetensors",))
     with mlflow_server(workspace.tracking / "mlflow.db", str(tmp_path / "artifacts"), tmp_path) as address:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
@@ -182,3 +183,6 @@ def test_a_real_server_hands_out_what_it_holds(workspace, registry, monkeypatch,
         assert fetch(workspace).read_bytes() == WEIGHTS
         with pytest.raises(BadInput, match="no version 9"):
             fetch(workspace, "models:/hands/9")
+        told = Tracking.for_workspace(workspace)
+        assert told.finish(told.start_run("forget-8.1", {}, {}).value, "released").value == "FINISHED"
+        assert capsys.readouterr().out == "", "standard output is ours"
