@@ -151,6 +151,7 @@ def _in_words(statement: Statement[Any]) -> str:
             counted = f"{said.samples:,} samples"
             return {"look": f"{said.by} asked to look at {counted if said.samples else 'classes'} of {said.checkpoint}",
                     "delete": f"{said.by} deleted what they looked at",
+                    "release": f"{said.run}: {said.by} asked that it be released",
                     "file": f"{said.request_id}: filed by {said.by}"
                             f"{f', with {counted} marked' if said.samples else ''}"}[said.what]
         case RollbackPredicate():

@@ -20,7 +20,7 @@ from expunge.errors import BadInput, Cancelled, DoesNotVerify, ExpungeError, Non
 from expunge.runs import UNFINISHED, Run, RunState
 from expunge.settings import Workspace
 from expunge.stores import sources
-from expunge.stores.queue import ATTEMPTS, LEASE, Queue, Seen, Stage, Ticket
+from expunge.stores.queue import ATTEMPTS, LEASE, RELEASABLE, Queue, Seen, Stage, Ticket
 from expunge.stores.walls import Walls
 from pipelines import supervisor
 
@@ -29,7 +29,6 @@ DRAWN = "drawn"  # what a wall comes to
 _BEATS = 4  # signs of life in the time of a lease
 _RELEASED = ("released", "rolled_back", "withdrawn")  # the last two came after a release
 _FOR_PEOPLE = ("awaiting_approval", "inconclusive")
-_FOR_RELEASE = ("approved", "releasing")
 
 
 @dataclass(frozen=True)
@@ -180,7 +179,7 @@ def _brought_on(workspace: Workspace, queue: Queue, ticket: Ticket, engine: Engi
     if state is None or state.state in UNFINISHED:
         state = engine.start(workspace, request)
         run = Run(workspace, state.run)
-    if run is not None and state.state in _FOR_RELEASE:
+    if run is not None and state.state in RELEASABLE:
         state = engine.release(workspace, run)
     return state
 

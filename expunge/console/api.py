@@ -13,7 +13,7 @@ from pydantic import Field
 from starlette.background import BackgroundTask
 
 from expunge import deciding
-from expunge.console import views
+from expunge.console import releasing, views
 from expunge.console.app import Changing, Forbidden, Reading, of, who
 from expunge.console.protection import REPORT_CSP
 from expunge.contracts import Frozen
@@ -116,7 +116,8 @@ def place(text: str | None) -> tuple[Any, ...] | None:
 def one_run(request: Request, asking: Reading, run: RunName) -> dict[str, Any]:
     """Everything that is known of a run."""
     console = of(request)
-    return views.run_page(console.workspace, console.index, run, asking.person)
+    found = views.run_page(console.workspace, console.index, run, asking.person)
+    return {**found, "release": releasing.standing(console, asking, *views.known_run(console.workspace, run))}
 
 
 @router.get("/api/v1/runs/{run}/trail", tags=["runs"], responses=_PROBLEM)
@@ -196,6 +197,14 @@ def decide(request: Request, asking: Changing, run: RunName, signed: SignedDecis
         entered = deciding.take_in(found, envelope, signed.reason)
     return {"run": run, "person": approval.person, "decision": approval.decision, "envelope_sha256": entered.sha256,
             "position": entered.position, "state": found.state().state}
+
+
+@router.post("/api/v1/runs/{run}/release", tags=["runs"], status_code=202, responses=_PROBLEM)
+def release(request: Request, asking: Changing, run: RunName) -> dict[str, Any]:
+    """Asks that an approved run be released: the next worker of the queue does it, once."""
+    console = of(request)
+    found, _ = views.known_run(console.workspace, run)
+    return releasing.ask(console, asking, found)
 
 
 # ------------------------------------------------------------------------------------------------ the trail

@@ -74,9 +74,9 @@ def run(request: Request, asking: Reading, run: api.RunName) -> Response:
     """One run."""
     console = of(request)
     console.refresh()
-    found = views.run_page(console.workspace, console.index, run, asking.person)
-    entries = views.trail_of_run(console.workspace, console.index, *views.known_run(console.workspace, run))
-    return page(request, asking, "run", run=found, entries=entries, longest=api.LONGEST_REASON)
+    known = views.known_run(console.workspace, run)
+    return page(request, asking, "run", run=api.one_run(request, asking, run), longest=api.LONGEST_REASON,
+                entries=views.trail_of_run(console.workspace, console.index, *known))
 
 
 @router.get("/audit")

@@ -171,10 +171,12 @@ class AskedPredicate(Predicate):
     TYPE: ClassVar[str] = "urn:expunge:predicate:asked:v1"
 
     # look: to draw samples, or show images, for them alone. delete: of what was drawn. file: a request.
-    what: Literal["look", "delete", "file"]
+    # release: of a run that was approved.
+    what: Literal["look", "delete", "file", "release"]
     by: Person  # as the console knew them; this statement is signed by the operator
-    asked_sha256: Digest  # of the order of a wall, or of the request as it was filed
+    asked_sha256: Digest  # of the order of a wall, or of the request as it was filed; of a run's, as it ran
     request_id: str | None = None
+    run: str | None = None  # that is to be released
     samples: int = 0  # drawn or shown; of a request, those that were marked
     checkpoint: str = ""  # where it comes from, as it may be shown
     at: str

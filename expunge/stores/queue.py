@@ -48,6 +48,7 @@ ATTEMPTS = 3  # of each stage, running and releasing; a worker that was lost has
 LEASE = 600.0  # seconds without a sign of its worker after which a request is taken over
 FIRST_WAIT, LONGEST_WAIT = 60.0, 3600.0  # seconds before the second attempt, and before any; each four times the last
 
+RELEASABLE = ("approved", "releasing")  # states of a run that a worker puts into service
 Stage = Literal["filed", "claimed", "waiting", "released", "closed", "failed", "withdrawn"]
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -291,22 +292,13 @@ def file_request(workspace: Workspace, request: Request, folder: Path, by: str |
     pinned = ready_to_file(workspace, store, request, folder)
     data = _as_filed(pinned, "method" in request.model_fields_set)
     sha256 = sha256_bytes(data)
-    if store.keep(f"{sha256}/{REQUEST_FILE}", data) != data:
-        raise DoesNotVerify(f"{shown(store.address(f'{sha256}/{REQUEST_FILE}'))}: is not what its name says",
-                            "find out who wrote it")
+    queue = Queue(store)
+    queue.keep_filed(sha256, data)
     fresh = numbered(Ticket(request_sha256=sha256, request_id=request.id, model=request.model, filed_at=now(),
                               filed_by=by or request.requester))
-    queue = Queue(store)
     seen = queue.seen(sha256)
     if seen is None:
-        try:
-            store.write(f"{sha256}/{TICKET_FILE}", fresh.to_bytes(), None)
-        except WorkspaceBusy:  # somebody else has filed it in this very moment
-            seen = queue.seen(sha256)
-            if seen is None:
-                raise
-        else:
-            return fresh, True
+        return queue.file(fresh, None)
     if again and (seen.ticket.stage in ("failed", "withdrawn") or seen.ticket.outcome == "cancelled"):
         return queue.change(seen, **{
             name: value for name, value in fresh if name not in ("change", "round", "nonce", "schema_name")},
@@ -337,6 +329,51 @@ def _as_filed(request: Request, names_method: bool) -> bytes:
     """What is kept of a request. Where it names no method it says none: which is meant depends on its model."""
     plain = json.loads(request.to_bytes())
     return canonical_json(plain if names_method else {name: plain[name] for name in plain if name != "method"})
+
+
+def file_release(workspace: Workspace, run: Run, by: str) -> tuple[Ticket, bool]:
+    """Files a run that people have approved, for whichever worker comes next to release; or finds that it was filed.
+
+    Its ticket is that of the run's own request, pinned as it ran: no source is looked at again. The worker finds the
+    run by it, asks the gate once more, and deploys.
+
+    Returns:
+        Its ticket, and whether this call has filed it.
+
+    Raises:
+        BadInput: the run is not approved, or a later one of the same request would be taken for it.
+        DoesNotVerify: its request is not what it was.
+        Refused: its samples were disposed of, or the queue is another workspace's.
+        ExpungeError: the queue cannot be reached.
+    """
+    state, request = run.state(), run.request()
+    if state.state not in RELEASABLE:
+        raise BadInput(f"run '{run.name}' is {state.state.replace('_', ' ')}", "only what was approved can be released")
+    sha256, data = state.request_sha256, run.request_file.read_bytes()
+    if sha256_bytes(data) != sha256:
+        raise DoesNotVerify(f"run '{run.name}': its request is not what it was", "run 'expunge audit verify'")
+    if later := _later_run(run, sha256):
+        raise BadInput(f"run '{later}' is a later one of the same request", f"expunge release {run.name}")
+    receipts.refuse_disposed(workspace, request.id)
+    queue = Queue.of(workspace)
+    seen = queue.seen(sha256)
+    if seen is not None and not seen.ticket.is_over:
+        return seen.ticket, False
+    fresh = numbered(Ticket(request_sha256=sha256, request_id=request.id, model=request.model, filed_at=now(),
+                            filed_by=by, stage="waiting", run=run.name, outcome=state.state,
+                            round=seen.ticket.round + 1 if seen else 1))
+    queue.keep_filed(sha256, data)
+    queue.keep_pinned(fresh, request)
+    return queue.file(fresh, seen)
+
+
+def _later_run(run: Run, request_sha256: str) -> str | None:
+    """A run of exactly this request that was begun after another. Runs of one name are numbered as they are begun."""
+    number, stem = run.number, run.name.rpartition(".")[0]
+    while (later := Run(run.workspace, f"{stem}.{(number := number + 1)}")).folder.exists():
+        if later.state().request_sha256 == request_sha256:
+            return later.name
+    return None
 
 
 # ---------------------------------------------------------------------------------------------- the queue
@@ -435,6 +472,24 @@ class Queue:
         """Keeps what the attempts of this round run; returns it, or what another worker has kept before."""
         kept = self._store.keep(self._pinned_name(ticket), request.to_bytes())
         return parse_record(Request, json.loads(kept), "pinned")
+
+    def keep_filed(self, sha256: str, request: bytes) -> None:
+        """Keeps a request by its digest; DoesNotVerify if another lies there."""
+        name = f"{sha256}/{REQUEST_FILE}"
+        if self._store.keep(name, request) != request:
+            raise DoesNotVerify(f"{shown(self._store.address(name))}: is not what its name says",
+                                "find out who wrote it")
+
+    def file(self, fresh: Ticket, seen: Seen | None) -> tuple[Ticket, bool]:
+        """Writes a ticket where there was none, or over the one seen; whoever is second finds the first's."""
+        try:
+            self._store.write(f"{fresh.request_sha256}/{TICKET_FILE}", fresh.to_bytes(), seen.tag if seen else None)
+        except WorkspaceBusy:
+            there = self.seen(fresh.request_sha256)
+            if there is None or there.ticket.is_over:
+                raise
+            return there.ticket, False
+        return fresh, True
 
     def _pinned_name(self, ticket: Ticket) -> str:
         return f"{ticket.request_sha256}/pinned-{ticket.round}.json"
