@@ -48,11 +48,13 @@ from expunge.room import exclusive
 from expunge.runs import Run, State
 from expunge.samples.encryption import RequestKey
 from expunge.samples.imported import importing_alone
+from expunge.samples.marked import WALL, marked_sets
 from expunge.settings import Workspace
 from expunge.stores import training_state
 from expunge.stores.addresses import scheme, shown
 from expunge.stores.sources import DATA_SETS
 from expunge.stores.tracking import Tracking
+from expunge.stores.walls import Walls
 from pipelines.holdings import Holdings, Sets, keys_in
 from pipelines.keeping import told_by
 from pipelines.sweeping import sweep as sweep_leftovers
@@ -163,6 +165,8 @@ class _Disposal:
         checked = receipts.checked_file(self.workspace, self.request_id)
         if not checked.exists():
             self.refuse_unless_over()
+            for _, marked in marked_sets(self.workspace, self.request_id):  # what they were marked on holds them, too
+                Walls(self.workspace).delete(marked.made_from[WALL])
             self._write_down(self._remove_copies())
         receipt = read_record(Receipt, checked)
         self._remove_sealed()
@@ -461,7 +465,9 @@ def _blocked(outlook: Outlook) -> str:
 
 def _called(owner: str) -> str:
     """The owner of a key, as people call it."""
-    return f"samples://{owner.removeprefix('_imports/')}" if owner.startswith("_imports") else f"request '{owner}'"
+    kind, _, name = owner.partition("/")
+    return {"_imports": f"samples://{name}", "_walls": "what somebody looks at in the console"}.get(
+        kind, f"request '{owner}'")
 
 
 def _absolute(given: str) -> str:

@@ -23,6 +23,7 @@ from expunge.errors import BadInput, DoesNotVerify
 from expunge.room import RESUME_SUFFIX
 from expunge.runs import Run
 from expunge.samples.encryption import RequestKey
+from expunge.samples.marked import marked_sets
 from expunge.samples.sample_sets import read_table
 from expunge.settings import Workspace
 from expunge.stores import releases
@@ -54,10 +55,13 @@ class Holdings:
     def sealed_by_record(self) -> set[str]:
         """What was sealed for the request, by its records: of sample sets, of adaptations, and where state is kept."""
         root, found = self.workspace.root, set[str]()
-        for record in _records(self.workspace, "curate_forget_set-*/*", SampleSet):
-            for shard in record.shards if record.request_id == self.request_id else ():
+        stores = [(record.remote, record.shards) for record in _records(
+            self.workspace, "curate_forget_set-*/*", SampleSet) if record.request_id == self.request_id]
+        stores += [(marked.remote, marked.shards) for _, marked in marked_sets(self.workspace, self.request_id)]
+        for remote, shards in stores:
+            for shard in shards:
                 stored = f"files/md5/{shard.md5[:2]}/{shard.md5[2:]}"
-                found |= {f"{record.remote}/{stored}", f"samples/.dvc/cache/{stored}", f"samples/{shard.path}"}
+                found |= {f"{remote}/{stored}", f"samples/.dvc/cache/{stored}", f"samples/{shard.path}"}
         for run in self.runs:
             found |= {file.relative_to(root).as_posix() for file in run.folder.glob(f"*{RESUME_SUFFIX}")}
             if "adapt" in run.state().rooms:

@@ -30,6 +30,8 @@ from expunge.evidence.statements import (
 from expunge.room import RESUME_SUFFIX, STATEMENT_FILE, RoomStatement, exclusive
 from expunge.runs import UNFINISHED, Run, RunState
 from expunge.samples.imported import SCHEME, imported_sets, importing_alone
+from expunge.samples.marked import FOLDER as MARKED
+from expunge.samples.marked import marked_sets
 from expunge.settings import Workspace
 from pipelines.sweeping import sweep
 
@@ -228,6 +230,9 @@ class _Survey:
         for imported in imported_sets(self.workspace):
             for shard in imported.shards:
                 needed.setdefault(shard.md5, []).append(f"{SCHEME}{imported.name}")
+        for _, marked in marked_sets(self.workspace):
+            for shard in marked.shards:
+                needed.setdefault(shard.md5, []).append(f"what was marked for {marked.request_id}")
         for result in self.results.values():
             for file in sorted(result.folder.glob(f"*/{RECORD_FILE}")) if result.needed_by else ():
                 try:
@@ -275,6 +280,7 @@ class _Survey:
                 (place.policies, "policies", "by which rules runs are judged"),
                 (place.samples, "samples", "the DVC repository, without its cache"),
                 (place.imports, "imports", "labelled images that you imported"),
+                (place.root / MARKED, "marked", "what people said of samples, for requests"),
                 (place.root / "disposals", "disposal", "receipts of what was destroyed"),
                 (place.root / audits.FILE, "audits", "when it was last looked over, for monitoring"),
                 (place.tracking, "mlflow", "lineage for people to browse")):

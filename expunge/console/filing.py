@@ -43,7 +43,7 @@ from expunge.evidence.statements import AskedPredicate, Statement, sign_statemen
 from expunge.measure.needed import CONFIDENCE, PAIRED, RATE, SEARCH, Drawing, needs
 from expunge.samples.encryption import RequestKey
 from expunge.samples.labels import FEWEST_NEGATIVES, UNKNOWN, by_probability
-from expunge.samples.marked import keep_marked
+from expunge.samples.marked import WALL, keep_marked
 from expunge.samples.table import SampleTable
 from expunge.settings import allowed_roots
 from expunge.stores import sources
@@ -235,7 +235,8 @@ def file(console: Console, asking: Asking, filing: Filing) -> dict[str, Any]:
         table, by_person = _labelled(walls, wall, about, filing)
         marked = len(table)
         uri = keep_marked(workspace, filing.id, table, by=requester, by_person=by_person, classes=about.names,
-                          made_from={"checkpoint": str(about.checkpoint_sha256), "oracle": str(about.oracle_sha256)})
+                          made_from={"checkpoint": str(about.checkpoint_sha256), "oracle": str(about.oracle_sha256),
+                                     WALL: wall.sha256})
         asked = asked.model_copy(update={"labels": DataSource(uri=uri)})
     ticket, filed_now = file_request(workspace, asked, workspace.root, by=requester)
     if filed_now:

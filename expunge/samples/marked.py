@@ -35,6 +35,7 @@ from expunge.settings import Workspace
 
 SCHEME = "marked"
 FOLDER = "marked"  # of the workspace
+WALL = "wall"  # in what a set was made from: where it was marked
 _AS_DRAWN = 2.0  # levels of 255 by which a sample may differ on the average from the one that was looked at
 
 
@@ -51,7 +52,7 @@ class MarkedSet(Record):
     classes: tuple[ClassName, ...]
     image_shape: tuple[int, int, int]
     marked_by: Person
-    made_from: dict[str, Digest]  # checkpoint and oracle, whose samples and whose numbers these are
+    made_from: dict[str, Digest]  # checkpoint and oracle, whose samples and whose numbers these are, and the wall
     remote: str
     shards: tuple[Shard, ...]
     marked_at: str

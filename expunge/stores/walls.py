@@ -180,8 +180,9 @@ class Walls:
 
     def mark(self, wall: Wall, marks: str) -> None:
         """Keeps what its owner has marked. BadInput if these are not as many as the wall has."""
-        if len(marks) != self.about(wall).count:
-            raise BadInput(f"marks: {len(marks)}, and the wall has {self.about(wall).count}", "send one for each")
+        count = self.about(wall).count
+        if len(marks) != count:
+            raise BadInput(f"marks: {len(marks)}, and the wall has {count}", "send one for each")
         self.keep(wall.sha256, MARKS_FILE, marks.encode())
 
     def delete(self, sha256: str) -> None:

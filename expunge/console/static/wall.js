@@ -220,7 +220,12 @@ let planned = false;
 function draw() {
   if (planned || !columns || !about.count) return;
   planned = true;
-  requestAnimationFrame(() => { planned = false; canvases.forEach(paint); tell(); });
+  requestAnimationFrame(() => {
+    planned = false;
+    canvases.forEach(paint);
+    tell();
+    if (onPage().every((one) => sheets[Math.floor(one / PER_SHEET)] instanceof ImageBitmap)) performance.mark("wall drawn");
+  });
 }
 
 function paint(canvas, number) {

@@ -22,6 +22,8 @@ from expunge.samples.marked import MarkedSet, labels_of, marked_file, marked_set
 from expunge.settings import WORKSPACE_VARIABLE, Workspace
 from expunge.stores.queue import Queue
 from expunge.stores.walls import KEPT_DAYS, Walls
+from pipelines.holdings import Holdings
+from pipelines.keeping import survey
 from pipelines.queueing import draw_walls
 from pipelines.workspace import initialise
 
@@ -232,6 +234,15 @@ def test_of_images_classes_are_picked_unseen_or_single_ones_by_looking(workspace
     assert queue.request(queue.find("whole-class").ticket).forget.images == ()
     assert queue.request(queue.find("some").ticket).forget.images == tuple(fours.tolist())
     assert queue.request(queue.find("some").ticket).labels is None
+
+
+def test_what_was_marked_is_kept_until_its_request_is_disposed_of(workspace):
+    _, marked = next(marked_sets(workspace, "forget-8"))
+    objects = {f"{marked.remote}/files/md5/{shard.md5[:2]}/{shard.md5[2:]}" for shard in marked.shards}
+    fates = {item.path: (item.fate, item.why) for item in survey(workspace)}
+    assert {fates[name] for name in objects} == {("kept", "a sample set of what was marked for forget-8")}
+    assert fates["marked"][0] == "kept"
+    assert objects < Holdings(workspace, "forget-8", []).sealed_by_record()
 
 
 def test_a_marked_set_is_named_by_its_place_and_stands_for_labels_alone(workspace):
