@@ -61,6 +61,7 @@ TRAINING: dict[str, dict[str, Any]] = {
     "mae": {"steps": 2_500, "batch": 64, "rate": 2e-3}, "vq-gan": {"steps": 1_500, "batch": 64, "rate": 2e-3},
     "diffusion-inpainting": {"steps": 2_000, "batch": 64, "rate": 2e-3}}
 HIDDEN = Hidden(mask="random", ratio=0.75, cell=4)  # 48 of 64 squares
+MASKED = {"4x4": HIDDEN, "8x8": Hidden(mask="random", ratio=0.75, cell=8)}  # by the squares that are hidden as a whole
 FORGOTTEN = {
     "mnist": (0, 1, 2, 3, 4),
     "fashion": (1, 5, 7, 8, 9)}  # trousers, shoes and bags; what covers the upper body stays
@@ -81,9 +82,11 @@ class Completions(Bench):
 
     Attributes:
         trial: looks at the images that settings are tried on, not at those of the tables.
+        hidden: what is not shown of an image, in training and when it is looked at.
     """
 
     trial: bool = False
+    hidden: Hidden = HIDDEN
 
     @property
     def forgotten(self) -> tuple[int, ...]:
@@ -129,7 +132,7 @@ class Completions(Bench):
         def make(session: Watched) -> Made:
             prepare(session)
             torch.manual_seed(session.seed)
-            model = asked_to_complete(build(kind, **KINDS[kind]), HIDDEN).train()
+            model = asked_to_complete(build(kind, **KINDS[kind]), self.hidden).train()
             began, random = time.process_time(), stream(session, 1)
             images, labels = self.tensors("train")
             if "without" in but:
@@ -140,7 +143,7 @@ class Completions(Bench):
                 "loss": float(np.mean(losses[-100:]))}
 
         made_from = {"config": KINDS[kind], "training": training, "masks": MASKS,
-                     "hidden": HIDDEN.model_dump(mode="json")} | but
+                     "hidden": self.hidden.model_dump(mode="json")} | but
         return self.asked(self.keep(name, made_from, 0, make, resumable=False))
 
     def candidate_of(
@@ -193,7 +196,7 @@ class Completions(Bench):
 
     def asked(self, made: tuple[torch.nn.Module, Row]) -> tuple[ImageToImage, Row]:
         """A kept model, asked to complete what is hidden."""
-        return asked_to_complete(made[0], HIDDEN), made[1]
+        return asked_to_complete(made[0], self.hidden), made[1]
 
     # -------------------------------------------------------------------------------------------- measuring
 
@@ -208,7 +211,7 @@ class Completions(Bench):
         """What a model makes of a half's held-out images, from noise that is the same for all models."""
         judge, judge_facts = self.classifier()
         key = {"weights": facts["sha256"], "judge": judge_facts["sha256"], "half": half, "looks": LOOKS,
-               "seed": MEASURE_SEED, "hidden": HIDDEN.model_dump(mode="json"), "trial": self.trial}
+               "seed": MEASURE_SEED, "hidden": self.hidden.model_dump(mode="json"), "trial": self.trial}
 
         def complete(images: torch.Tensor) -> torch.Tensor:
             random = torch.Generator().manual_seed(MEASURE_SEED)
@@ -221,7 +224,7 @@ class Completions(Bench):
         """The same of the visible part alone, with noise in the hole."""
         judge, judge_facts = self.classifier()
         key = {"noise": "clipped", "judge": judge_facts["sha256"], "half": half, "looks": LOOKS, "seed": MEASURE_SEED,
-               "hidden": HIDDEN.model_dump(mode="json"), "trial": self.trial, "images": self.images_sha256}
+               "hidden": self.hidden.model_dump(mode="json"), "trial": self.trial, "images": self.images_sha256}
         return self.looked(key, judge, half, lambda images: composite(
             self.masks(images), torch.randn(
                 images.shape, generator=torch.Generator().manual_seed(MEASURE_SEED)).clamp(-1, 1), images))
@@ -230,7 +233,7 @@ class Completions(Bench):
         """The same of images to forget, with what the parent makes of noise in the hole."""
         judge, judge_facts = self.classifier()
         key = {"weights": facts["sha256"], "judge": judge_facts["sha256"], "aim": "unit", "looks": LOOKS,
-               "seed": MEASURE_SEED, "hidden": HIDDEN.model_dump(mode="json"), "trial": self.trial}
+               "seed": MEASURE_SEED, "hidden": self.hidden.model_dump(mode="json"), "trial": self.trial}
 
         def complete(images: torch.Tensor) -> torch.Tensor:
             random = torch.Generator().manual_seed(MEASURE_SEED)
@@ -243,7 +246,7 @@ class Completions(Bench):
 
     def masks(self, images: torch.Tensor) -> torch.Tensor:
         """What is hidden of each image when it is measured [N, 1, H, W]."""
-        return hidden(HIDDEN.mask, HIDDEN.ratio, (SIDE, SIDE), HIDDEN.cell, len(images),
+        return hidden(self.hidden.mask, self.hidden.ratio, (SIDE, SIDE), self.hidden.cell, len(images),
                       torch.Generator().manual_seed(MEASURE_SEED))
 
     def looked(

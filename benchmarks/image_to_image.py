@@ -36,7 +36,7 @@ from dataclasses import replace
 from itertools import product
 from typing import cast
 
-from completions import FORGOTTEN, HIDDEN, KINDS, OTHER, ROWS, TRAINING, Completions
+from completions import FORGOTTEN, KINDS, MASKED, OTHER, ROWS, TRAINING, Completions
 from generators import NotThere, Row, common_arguments, each_in_its_process, say
 from recording import record
 
@@ -51,24 +51,24 @@ ERROR_GOAL, PROXY_GOAL, KID_GOAL, EXCESS_GOAL, PARENT_GOAL, JUDGE_GOAL = 0.02, 0
 def table(parents: list[Row], rows: list[Row]) -> str:
     """Every row, and which parts of the goal it misses."""
     lines = [
-        f"Forgotten are {' and '.join(f'{name} {list(some)}' for name, some in FORGOTTEN.items())}, behind masks that "
-        f"hide {HIDDEN.ratio:.0%} of an image in squares of {HIDDEN.cell}x{HIDDEN.cell} pixels anywhere. Goal: "
-        f"retained error at most {ERROR_GOAL:.0%} above the parent's ({PROXY_GOAL:.0%} for "
+        f"Forgotten are {' and '.join(f'{name} {list(some)}' for name, some in FORGOTTEN.items())}. Hidden are three "
+        "quarters of an image, in squares of so many pixels anywhere, of each image others. Goal: retained error at "
+        f"most {ERROR_GOAL:.0%} above the parent's ({PROXY_GOAL:.0%} for "
         f"`proxy`), upper end of the KID ratio at most {KID_GOAL}, excess at most {100 * EXCESS_GOAL:.0f} points, "
         f"where the parent's is at least {100 * PARENT_GOAL:.0f} and the judge is right on at least {JUDGE_GOAL:.0%} "
         "of real images, and relearning not sooner than an encoder that never knew.",
         f"Settings were found on {DEVELOPED_ON[0]}, seed {DEVELOPED_ON[1]}, by a few trials of {' and '.join(TRIED)}: "
         "rows of other kinds, data or seeds are new to them. Seconds are one thread's, taken beside other work.", "",
-        "| data | kind | parameters (encoder) | judge | parent: images seen | seconds | recognised | with noise | aim |"
-        " excess at least 40, judge at least 90 % |", "|" + "---|" * 10,
-        *(f"| {one['dataset']} | {one['kind']} | {one['parameters']:,} ({one['encoder']:,}) | {one['judge']:.1%} |"
-          f" {one['samples']:,} | {one['seconds']:.0f} | {one['recognised']:.1%} | {one['noise']:.1%} |"
-          f" {one['aim']:.1%} |"
+        "| data | kind | hidden | parameters (encoder) | judge | parent: images seen | seconds | recognised |"
+        " with noise | aim | excess at least 40, judge at least 90 % |", "|" + "---|" * 11,
+        *(f"| {one['dataset']} | {one['kind']} | {one['hidden']} | {one['parameters']:,} ({one['encoder']:,}) |"
+          f" {one['judge']:.1%} | {one['samples']:,} | {one['seconds']:.0f} | {one['recognised']:.1%} |"
+          f" {one['noise']:.1%} | {one['aim']:.1%} |"
           f" {_said(one['recognised'] - one['noise'] >= PARENT_GOAL and one['judge'] >= JUDGE_GOAL)} |"
           for one in parents), "",
-        "| data | kind | row | seed | retained error | KID before → after | KID ratio | recognised: parent, candidate,"
-        " noise | excess | retained recognised | forget error | variance: parent, candidate, real | named 0 to 9 |"
-        " left, map by map | relearning | without | seen | seconds | misses |", "|" + "---|" * 19]
+        "| data | kind | hidden | row | seed | retained error | KID before → after | KID ratio | recognised: parent,"
+        " candidate, noise | excess | retained recognised | forget error | variance: parent, candidate, real |"
+        " named 0 to 9 | left, map by map | relearning | without | seen | seconds | misses |", "|" + "---|" * 20]
     return "\n".join([*lines, *(_line(row) for row in rows)])
 
 
@@ -80,7 +80,7 @@ def _line(row: Row) -> str:
     retain, forget = (row["error"][half] for half in ("retain", "forget"))
     ratio = row["kid_ratio"]
     known = row["recognised"]
-    return (f"| {row['dataset']} | {row['kind']} | {row['row']} | {row['seed']} |"
+    return (f"| {row['dataset']} | {row['kind']} | {row['hidden']} | {row['row']} | {row['seed']} |"
             f" {retain[1]:+.1%} ({retain[2]:+.1%} to {retain[3]:+.1%}) | {row['kid'][0]:.3f} → {row['kid'][1]:.3f} |"
             f" {'none: the parent is like real' if ratio is None else _between(ratio)} |"
             f" {known['before']:.1%}, {known['after']:.1%}, {known['noise']:.1%} |"
@@ -121,46 +121,52 @@ def main() -> None:
     parser = common_arguments(__doc__ or "")
     parser.add_argument("--datasets", nargs="+", choices=OTHER, default=list(OTHER))
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--hidden", nargs="+", choices=MASKED, default=["4x4"])
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--table", action="store_true", help="write what is there, and make nothing")
     parser.add_argument("--trial", type=json.loads, metavar="JSON", help="settings to try, on images of their own")
+    parser.add_argument("--no-relearning", action="store_true", help="teach no model again, which needs another parent")
     asked = parser.parse_args()
+
+    def bench_of(dataset: str, where: str) -> Completions:
+        bench = cast(Completions, Completions.of(asked, dataset, looks=asked.table))
+        return replace(bench, hidden=MASKED[where], trial=asked.trial is not None)
+
     if asked.one:
-        dataset, kind = asked.one
-        cast(Completions, Completions.of(asked, dataset)).parent_of(kind)
+        dataset, where, kind = asked.one
+        bench_of(dataset, where).parent_of(kind)
         print(json.dumps({}))
         return
+    tasks = list(product(asked.datasets, asked.hidden, asked.kinds))
     if not asked.table:
-        for _ in each_in_its_process(list(product(asked.datasets, asked.kinds)), asked.jobs, asked.threads):
+        for _ in each_in_its_process(tasks, asked.jobs, asked.threads):
             pass
-    benches = {dataset: cast(Completions, Completions.of(asked, dataset, looks=asked.table))
-               for dataset in asked.datasets}
-    if asked.trial is not None:
-        benches = {dataset: replace(bench, trial=True) for dataset, bench in benches.items()}
     parents, rows, missing = [], [], []
-    for dataset, kind in product(asked.datasets, asked.kinds):
+    for dataset, where, kind in tasks:
+        bench, task = bench_of(dataset, where), f"{dataset} {where} {kind}"
         try:
-            parents.append(benches[dataset].parents(kind))
+            parents.append({"hidden": where, **bench.parents(kind)})
         except NotThere:
-            missing.append(f"{dataset} {kind}")
+            missing.append(task)
             continue
         say(f"{parents[-1]}")
         for row, seed in product(asked.rows, asked.seeds):
             try:
-                rows.append(benches[dataset].measured(kind, row, seed, asked.trial))
-                if asked.trial is None and row == "default":
-                    rows[-1]["relearned"] = benches[dataset].relearned(kind, row, seed)
+                rows.append({"hidden": where, **bench.measured(kind, row, seed, asked.trial)})
+                if asked.trial is None and row == "default" and not asked.no_relearning:
+                    rows[-1]["relearned"] = bench.relearned(kind, row, seed)
             except NotThere:
-                missing.append(f"{dataset} {kind} {row} {seed}")
+                missing.append(f"{task} {row} {seed}")
             else:
-                say(f"{dataset} {kind} {row} {seed}: {rows[-1]}")
+                say(f"{task} {row} {seed}: {rows[-1]}")
     if not parents:
         raise SystemExit("there is nothing to tell yet")
     text = table(parents, rows) + (
         f"\n\nNot run yet, and done by the same command: {'; '.join(missing)}." if missing else "")
     if asked.steps is None and asked.trial is None:
-        record("image_to_image", {"training": TRAINING, "kinds": KINDS, "hidden": HIDDEN.model_dump(mode="json"),
+        record("image_to_image", {"training": TRAINING, "kinds": KINDS,
+                                  "masks": {name: some.model_dump(mode="json") for name, some in MASKED.items()},
                                   "forgotten": FORGOTTEN, "parents": parents, "rows": rows}, text)
     else:
         print(text)
