@@ -164,21 +164,44 @@ class Run:
         """
         policy = cls.policy_for(workspace, request)
         number = max((run.number for run in earlier), default=0) + 1
-        attempt = sum(run.state().came_to_a_verdict for run in earlier) + 1
         run = cls(workspace, f"{request.id}.{number}")
         if len(run.name) > _LONGEST_NAME:
             raise BadInput(f"id: its run would be called '{run.name}', longer than {_LONGEST_NAME} characters",
                            "shorten it")
-        write_atomically(run.policy_file, policy.read_bytes())
-        signature = policies.signature_beside(policy)
-        if signature is not None:
-            write_atomically(policies.signature_file(run.policy_file), signature)
-        write_record(run.request_file, request)
-        began = RunState(run=run.name, request_id=request.id, request_sha256=sha256_file(run.request_file),
-                         attempt=attempt, state="running", started_at=now)
-        with Database(workspace).ready().writing() as connection:
-            states.begin(connection, run.name, began.record)
+        run._begin(request, policy.read_bytes(), policies.signature_beside(policy), earlier, now)
         return run
+
+    @classmethod
+    def adopt(cls, workspace: Workspace, name: str, request: Request, policy: bytes, now: str) -> "Run":
+        """The run of that name, which was begun elsewhere, with the request and the policy that it was given there.
+
+        Raises:
+            BadInput: a run of this name is of another request, or the policy does not ship with expunge.
+        """
+        known = cls.all(workspace)
+        if found := next((run for run in known if run.name == name), None):
+            if found.request_file.read_bytes() != request.to_bytes():
+                raise BadInput(f"run '{name}' is of another request in this workspace",
+                               "collect it in the workspace that its steps share")
+            return found
+        if not policies.is_shipped(policy):
+            raise BadInput(f"policy: that of run '{name}' does not ship with this expunge",
+                           "collect it with the expunge that it was submitted with")
+        run = cls(workspace, name)
+        run._begin(request, policy, None, [one for one in known if one.state().request_id == request.id], now)
+        return run
+
+    def _begin(self, request: Request, policy: bytes, signature: bytes | None, earlier: Sequence["Run"],
+               now: str) -> None:
+        write_atomically(self.policy_file, policy)
+        if signature is not None:
+            write_atomically(policies.signature_file(self.policy_file), signature)
+        write_record(self.request_file, request)
+        attempt = sum(run.state().came_to_a_verdict for run in earlier) + 1
+        began = RunState(run=self.name, request_id=request.id, request_sha256=sha256_file(self.request_file),
+                         attempt=attempt, state="running", started_at=now)
+        with Database(self.workspace).ready().writing() as connection:
+            states.begin(connection, self.name, began.record)
 
     @property
     def number(self) -> int:

@@ -20,7 +20,7 @@ from expunge import __version__
 from expunge.errors import BadInput, Cancelled, ExpungeError, NoSpace, out_of_space
 from expunge.settings import WORKSPACE_VARIABLE, Workspace
 from pipelines.cli_audit import RunName, audit_app
-from pipelines.cli_cluster import compile_plans, schedule, submit
+from pipelines.cli_cluster import Endpoint, Namespace, Store, compile_plans, schedule, submit
 from pipelines.cli_console import console
 from pipelines.cli_custody import dispose
 from pipelines.cli_keys import keys_app
@@ -216,6 +216,34 @@ def release(run: RunName, runner: Runner = "subprocess", image: Image = None, as
     with Display(_out(as_json)) as display:
         supervisor.release(workspace, found, display, image_id)
     _finish_run(found, as_json, show_run)
+
+
+@app.command()
+def collect(
+    endpoint: Endpoint, store: Store,
+    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="One run; without it, all.")] = None,
+    namespace: Namespace = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Until it has ended, and exit as a run does.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Take what a cluster has done of a submitted run into the ledger, in the workspace that its steps share."""
+    from pipelines import collecting
+    from pipelines.display import Display
+    from pipelines.kubeflow import Kubeflow
+    from pipelines.tables import show_run
+
+    kubeflow = Kubeflow(endpoint, namespace)
+    with Display(_out(as_json)) as display:
+        found = collecting.collect(Workspace.locate().require(), kubeflow, store, run, display, wait)
+    if run is not None and wait:
+        _finish_run(found[0], as_json, show_run)
+        return
+    for one in found[:1]:
+        _tell_people(one.workspace)
+    states = {one.name: one.state() for one in found}
+    lines = [f"{name}: {state.state.replace('_', ' ')}" for name, state in states.items()]
+    _finish([{"run": name, "state": state.state, "reason": state.reason or None} for name, state in states.items()],
+            as_json, lambda out: _print(out, lines or ["nothing was submitted"]))
 
 
 def _tell_people(workspace: Workspace) -> "Told":

@@ -33,6 +33,7 @@ class KubeflowRun:
     name: str
     description: str
     state: str
+    failed: str = ""  # of a failed one: what Kubeflow says of its steps
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,15 @@ def _both_documents(compiled: str) -> dict[str, Any]:
 
 def _run(found: dict[str, Any]) -> KubeflowRun:
     return KubeflowRun(id=str(found.get("run_id")), name=found.get("display_name") or "",
-                       description=found.get("description") or "", state=found.get("state") or "")
+                       description=found.get("description") or "", state=found.get("state") or "",
+                       failed=_failed(found))
+
+
+def _failed(found: dict[str, Any]) -> str:
+    """Which steps of a run failed, or what Kubeflow says of all of it; cut to a line."""
+    tasks = (found.get("run_details") or {}).get("task_details") or ()
+    names = dict.fromkeys(str(task.get("display_name")) for task in tasks if task.get("state") == "FAILED")
+    return shorten(", ".join(names) or str((found.get("error") or {}).get("message") or ""), 200)
 
 
 def _recurring(found: dict[str, Any]) -> RecurringRun:

@@ -5,7 +5,6 @@ be reused are found by what their statements say they were made from; whether th
 signed is seen when the run comes to them.
 """
 
-import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,23 +19,22 @@ from components.evaluate.probes.can_it_be_found import NOT_SEARCHED
 from components.evaluate.probes.does_it_stay_forgotten import NO_ORIGIN
 from expunge.contracts import Checkpoint, Claim, Family, Frozen, Hidden, Policy, Request, read_record
 from expunge.custody import receipts
-from expunge.digests import canonical_json, sha256_bytes, sha256_file
+from expunge.digests import sha256_bytes, sha256_file
 from expunge.errors import BadInput, ExpungeError
 from expunge.evidence.coherence import read_policy
 from expunge.evidence.decisions import same_person
 from expunge.evidence.keys import Keyring
-from expunge.evidence.statements import RoomPredicate, open_statement
 from expunge.measure.medians import fewest
 from expunge.measure.needed import RATE, SEARCH, Drawing, RuleNeeds, needs
 from expunge.measure.policy import rules_for
-from expunge.room import STATEMENT_FILE, RoomStatement, code_digest
+from expunge.room import code_digest
 from expunge.runs import UNFINISHED, Run
 from expunge.settings import Workspace, image_digest
 from expunge.stores import sources
+from pipelines.results import TRAINING, outputs, recipe, statements, tree
 
 HELD_OUT = "held-out images"
 REMEMBERED = ("fetch_checkpoint", "curate_forget_set", "adapt", "unlearn", "evaluate")  # rooms that reuse results
-_TRAINING = ("adapt", "unlearn")
 
 
 class RoomPlan(Frozen):
@@ -248,7 +246,7 @@ class _Earlier:
             return False
         same_model = asked.checkpoint.sha256 == self.request.checkpoint.sha256 or (
             parent.architecture == self.architecture and parent.config == self.request.checkpoint.config)
-        same_work = room not in _TRAINING or asked.method == self.request.method
+        same_work = room not in TRAINING or asked.method == self.request.method
         return same_model and same_work and asked.threads == self.request.threads
 
     def _parent(self, run: Run) -> Checkpoint | None:
@@ -367,54 +365,23 @@ def _reusable(workspace: Workspace, request: Request, policy: Path) -> dict[str,
     the same parameters, code and image, and its files are there.
     """
     given = {"request.json": sha256_bytes(request.to_bytes()), "policy.yaml": sha256_file(policy)}
-    known = {_tree({name: digest}) for name, digest in given.items()}
-    recipe = _recipe(request)
+    known = {tree({name: digest}) for name, digest in given.items()}
+    asked = recipe(request)
     found: dict[str, str] = {}
-    statements = list(_statements(workspace))
+    signed = list(statements(workspace))
     for room in REMEMBERED:
-        for folder, statement in statements:
+        for folder, statement in signed:
             said = statement.predicate
             if (said.room == room and set(said.inputs.values()) <= known and said.image == image_digest()
-                    and said.params == (recipe if room in _TRAINING else {})
+                    and said.params == (asked if room in TRAINING else {})
                     and said.code_sha256 == code_digest(f"components.{room}.step", said.params)
                     and all((workspace.root / name).is_file() for name in statement.subjects)):
                 found[room] = folder
-                known |= _outputs(statement, folder)
+                known |= outputs(statement, folder)
                 break
         else:
             return found
     return found
-
-
-def _recipe(request: Request) -> dict[str, Any]:
-    choice = request.method
-    return {"method": choice.name, "preset": choice.preset, "overrides": json.dumps(choice.params, sort_keys=True),
-            "seed": request.seed, "threads": request.threads}
-
-
-def _statements(workspace: Workspace) -> Iterator[tuple[str, RoomStatement]]:
-    """Every result's statement that verifies, the newest of a key first."""
-    keyring = Keyring.load(workspace)
-    for file in sorted(workspace.results.glob(f"[!.]*/{STATEMENT_FILE}"), reverse=True):
-        try:
-            statement, _ = open_statement(file.read_bytes(), keyring, RoomPredicate)
-        except ExpungeError:
-            continue
-        yield file.parent.relative_to(workspace.root).as_posix(), statement
-
-
-def _outputs(statement: RoomStatement, folder: str) -> set[str]:
-    """The digests under which later rooms know a result's outputs: as `sha256_tree` of each folder."""
-    trees: dict[str, dict[str, str]] = {}
-    for name, digest in statement.subjects.items():
-        output, _, file = name.removeprefix(f"{folder}/").partition("/")
-        trees.setdefault(output, {})[file] = digest
-    return {_tree(files) for files in trees.values()}
-
-
-def _tree(files: dict[str, str]) -> str:
-    """What `sha256_tree` gives for files of these names and digests."""
-    return sha256_bytes(canonical_json(dict(sorted(files.items()))))
 
 
 # ----------------------------------------------------------------------- numbers, limits and warnings

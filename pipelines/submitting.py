@@ -1,6 +1,5 @@
 """A request goes to a cluster: pinned here, kept where the cluster can read it, started once."""
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +16,10 @@ from expunge.stores.addresses import shown
 from pipelines import compiling
 from pipelines.kubeflow import Kubeflow, KubeflowRun
 from pipelines.profiles import Profile
+from pipelines.results import recipe
 
-_ENDED_EARLY = ("FAILED", "CANCELED", "CANCELING", "SKIPPED")  # such a run is gone on with, by a new one
+ENDED_EARLY = ("FAILED", "CANCELED", "CANCELING", "SKIPPED")  # such a run is gone on with, by a new one
+DESCRIPTION = "expunge request sha256:"  # what a run says of itself in Kubeflow, before the digest
 _LONGEST_NAME = 63  # characters, as of every identifier
 _STORE = re.compile(r"s3://[A-Za-z0-9][A-Za-z0-9._-]+(/.*)?", re.DOTALL)
 
@@ -35,15 +36,13 @@ class Order:
     @property
     def description(self) -> str:
         """What a run of this request says of itself in Kubeflow: by this it is found again."""
-        return f"expunge request sha256:{self.sha256}"
+        return DESCRIPTION + self.sha256
 
     @property
     def parameters(self) -> dict[str, Any]:
         """What the plan is given."""
-        choice = self.request.method
-        return {"request_uri": self._uri("request.json"), "policy_uri": self._uri("policy.yaml"), "method": choice.name,
-                "preset": choice.preset, "overrides": json.dumps(choice.params, sort_keys=True),
-                "seed": self.request.seed, "threads": self.request.threads}
+        return {"request_uri": self._uri("request.json"), "policy_uri": self._uri("policy.yaml"),
+                **recipe(self.request)}
 
     def keep(self) -> None:
         """Writes request and policy to the store, under the request's digest; what is there already stays.
@@ -74,6 +73,14 @@ class Submitted:
     begun: bool  # by this call
 
 
+def require_store(store: str) -> str:
+    """The place where requests are kept for a cluster; BadInput if it can be none."""
+    if not _STORE.fullmatch(store):
+        raise BadInput(f"--store: '{shorten(shown(store))}' is nothing that a cluster can read",
+                       "write s3://bucket/prefix")
+    return store
+
+
 def order(file: Path, workspace: Workspace, store: str) -> Order:
     """Reads and pins a request for a cluster.
 
@@ -81,9 +88,7 @@ def order(file: Path, workspace: Workspace, store: str) -> Order:
         BadInput: the request, its policy or the store cannot be used there; a field names something that is only here.
         Refused: a source has another digest than the request pins.
     """
-    if not _STORE.fullmatch(store):
-        raise BadInput(f"--store: '{shorten(shown(store))}' is nothing that a cluster can read",
-                       "write s3://bucket/prefix")
+    require_store(store)
     named = read_record(Request, file)
     _refuse_local(named)
     request = sources.pin(named, file.parent, workspace)
@@ -106,7 +111,7 @@ def submit(ordered: Order, kubeflow: Kubeflow, image: str, profile: Profile, exp
     earlier = attempts(ordered, kubeflow)
     ours = [run for run in earlier if run.description == ordered.description]
     latest = max(ours, key=_number, default=None)
-    alive = [run for run in ours if latest and run.name == latest.name and run.state not in _ENDED_EARLY]
+    alive = [run for run in ours if latest and run.name == latest.name and run.state not in ENDED_EARLY]
     if alive and not again:
         return _submitted(kubeflow, alive[0], begun=False)
     name = latest.name if latest and not again else next_name(ordered, earlier)

@@ -60,7 +60,8 @@ def standing(run: Run, runs: list[Run], today: date | None = None) -> dict[str, 
 def _progress(run: Run) -> dict[str, Any] | None:
     """The room that a run is in, how far, and the seconds left by its own estimate; null where it gives none."""
     latest: Event | None = None
-    for line in events_file(run.workspace, run.name).read_bytes().splitlines():
+    file = events_file(run.workspace, run.name)
+    for line in file.read_bytes().splitlines() if file.exists() else ():  # a cluster's rooms write none
         try:
             event = Event.model_validate_json(line)
         except ValueError:

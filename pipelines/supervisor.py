@@ -14,10 +14,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 from components.evaluate.page import render_page
 from components.gate.step import TOKEN_FILE
@@ -32,14 +34,26 @@ from expunge.evidence.keys import OPERATOR, SigningKey
 from expunge.evidence.ledger import Ledger
 from expunge.evidence.statements import DisposalPredicate, RoomUse, RunPredicate, Statement, sign_statement
 from expunge.measure.policy import went_wrong
-from expunge.room import START_VARIABLE, STATEMENT_FILE, alive_file, exclusive
+from expunge.room import START_VARIABLE, STATEMENT_FILE, alive_file, exclusive, verify_result
 from expunge.runs import UNFINISHED, RoomState, Run, RunState, State
 from expunge.settings import RUN_VARIABLE, WORKSPACE_VARIABLE, Workspace
+from expunge.stores import training_state
 from pipelines.news import News
+from pipelines.results import recipe
 from pipelines.summary import standing
 from pipelines.sweeping import sweep, sweep_resume_state
 
 Watcher = Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How another engine says that a run ended: failed or cancelled, or None, well."""
+
+    state: Literal["failed", "cancelled"] | None
+    reason: str = ""
+    remedy: str = ""
+
 
 _LOOK_EVERY = 0.05  # seconds between looks at the event file: below what a person notices
 _STOPS_WITHIN = 60.0  # seconds that a supervisor may take to end its engine and tell MLflow
@@ -51,6 +65,7 @@ _INSTEAD = {
     "releasing": "expunge release {run} ends it; then 'expunge withdraw' takes the model out of service",
     "released": "'expunge withdraw' takes the model out of service, 'expunge rollback' serves the one before",
 }
+_TO_BE_RELEASED: frozenset[State] = frozenset({"inconclusive", "awaiting_approval", "approved", "releasing"})
 _VERDICT_STATES: dict[str, State] = {"FAIL": "refused", "INCONCLUSIVE": "inconclusive", "INVALID": "invalid"}
 
 
@@ -69,11 +84,8 @@ def start(workspace: Workspace, request: Request, watch: Watcher, again: bool = 
             return same.state()
         receipts.refuse_disposed(workspace, request.id)
         run = same or Run.create(workspace, request, earlier, _now())
-        choice = request.method
         return _Supervision(run, watch, image).carry_out("unlearning", {
-            "request_uri": str(run.request_file), "policy_uri": str(run.policy_file), "method": choice.name,
-            "preset": choice.preset, "overrides": json.dumps(choice.params, sort_keys=True), "seed": request.seed,
-            "threads": request.threads})
+            "request_uri": str(run.request_file), "policy_uri": str(run.policy_file), **recipe(request)})
 
 
 def release(workspace: Workspace, run: Run, watch: Watcher, image: str | None = None) -> RunState:
@@ -89,6 +101,24 @@ def release(workspace: Workspace, run: Run, watch: Watcher, image: str | None = 
             "request_uri": str(run.request_file), "policy_uri": str(run.policy_file),
             "candidate_uri": str(run.output("unlearn", "candidate")),
             "report_uri": str(run.output("evaluate", "report"))})
+
+
+def take_over(run: Run, finished: Sequence[Event], ended: Ended | None, watch: Watcher) -> RunState:
+    """Enters what another engine has done of a run, as if this one had: its rooms' statements, and how it ended.
+
+    `finished` are the rooms' results in their order, `ended` is None while it is at work. What is entered already
+    stays as it is.
+
+    Raises:
+        DoesNotVerify: a result's bytes are not what its statement says; nothing of it is entered.
+        BadInput: it is said to have ended well, and there is no verdict.
+    """
+    state = run.state()
+    if state.state not in UNFINISHED:
+        deployed = "deploy" in state.rooms or any(event.room == "deploy" for event in finished)
+        if not deployed or settle(run).state not in _TO_BE_RELEASED:
+            return run.state()
+    return _Supervision(run, watch).take_over(finished, ended)
 
 
 def cancel(run: Run) -> RunState:
@@ -156,6 +186,33 @@ class _Supervision:
             finally:
                 self._update()
             return self._end(self._decided() if ended_well else self._failed(), news)
+
+    def take_over(self, finished: Sequence[Event], ended: Ended | None) -> RunState:
+        """What `take_over` says."""
+        with _working_on(self._run):
+            state = self._state
+            new = [event for event in finished
+                   if event.room not in state.rooms or state.rooms[event.room].result != event.result]
+            if ended is not None and ended.state == state.state and not new:
+                return state
+            if ended is not None and ended.state is None and not any(event.room == "gate" for event in finished):
+                raise BadInput(f"run '{state.run}' ended well, and its verdict is not in {self._workspace.root}",
+                               "collect it in the workspace that its steps share")
+            for event in new:
+                assert event.result is not None
+                verify_result(self._workspace, self._workspace.root / event.result)
+            if state.state in UNFINISHED:
+                self._update(state="running", reason="", remedy="", error=None)
+            news = News(self._run, self._say)
+            for event in new:
+                self._record(event)
+                news.tell(event)
+                self._watch(event)
+            if ended is None:
+                return self._state
+            said: dict[str, object] = {"state": ended.state, "reason": ended.reason, "remedy": ended.remedy,
+                                       "error": ExpungeError.__name__ if ended.state == "failed" else None}
+            return self._end(self._decided() if ended.state is None else said, news)
 
     def give_up(self, why: str, news: News | None = None) -> RunState:
         """Ends a run that has not come to its end; BadInput if it has."""
@@ -255,6 +312,8 @@ class _Supervision:
         self._ledger.append(sign_statement(said, self._key), with_change=self._run.writing(state))
         self._state = self._run.state()
         sweep_resume_state(self._workspace)
+        if self._state.state not in UNFINISHED and (left := training_state.remove_all_of(self._workspace, state.run)):
+            self._watch(Event(room=self._at, kind="note", text=left))
         self.dispose_of_adaptation()
         return self._state
 
