@@ -68,6 +68,7 @@ class Entered:
     resume_file: Path  # where encrypted state may be kept to continue after being killed
     work: str  # the digest of all that the result follows from
     code_sha256: str
+    outputs: tuple[str, ...] = ()  # their names among what the work is given
     figures: list[telemetry.Figure] = field(default_factory=list)  # what monitoring is told beside time and samples
     afterwards: list[Callable[[], None]] = field(default_factory=list)  # what is done once the result is published
 
@@ -120,8 +121,10 @@ def _enter(work: Callable[..., None], name: str, workspace: Workspace, outputs: 
     params = {key: value for key, value in given.items() if not isinstance(value, Path)}
     digests = {key: sha256_tree(path) for key, path in inputs.items()}
     code = code_digest(inspect.getmodule(work).__name__, params)  # type: ignore[union-attr]
+    together: int = getattr(work, "in_processes", lambda: 1)()
+    several = {"processes": together} if together > 1 else {}
     key = sha256_bytes(canonical_json(
-        {"room": name, "inputs": digests, "params": params, "code": code, "image": image_digest(),
+        {**several, "room": name, "inputs": digests, "params": params, "code": code, "image": image_digest(),
          "run": "" if memo else f"{current_run()} {datetime.now(UTC).isoformat()}"}))
     stem = f"{name}-{key[:16]}"
     with exclusive(workspace.results / f"{stem}.lock", f"{name}: the same work is being done by another process",
@@ -133,7 +136,7 @@ def _enter(work: Callable[..., None], name: str, workspace: Workspace, outputs: 
                 return Kept(folder, statement, reused=True)
         folder = workspace.results / f"{stem}-{_number(earlier[-1]) + 1 if earlier else 1}"
         emit(workspace, Event(room=name, kind="started"))
-        entered = Entered(workspace, name, Progress(workspace, name), _resume_file(workspace, stem), key, code)
+        entered = Entered(workspace, name, Progress(workspace, name), _resume_file(workspace, stem), key, code, outputs)
         with _scratch_of(folder) as scratch:
             for output in outputs:
                 (scratch / output).mkdir(parents=True)

@@ -16,6 +16,7 @@ from expunge.errors import BadInput
 from expunge.settings import IMAGE_VARIABLE, KEYS_VARIABLE, RUN_VARIABLE, WORKSPACE_VARIABLE
 from expunge.stores.telemetry import PIPELINE_VARIABLE
 from expunge.stores.training_state import EVERY_VARIABLE, STORE_VARIABLE
+from expunge.together import PROCESSES_VARIABLE
 from pipelines.profiles import KIND_OF, SETTINGS, Cluster, Kind, Profile, Step
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ def _place(task: "PipelineTask", plan: str, image: str, profile: Profile, given:
         kubernetes.add_toleration_json(task, given[f"{kind}_tolerations"])
     for label, value in {**OURS, ROOM_LABEL: room.replace("_", "-")}.items():
         kubernetes.add_pod_label(task, label, value)
-    _tell(task, plan, image, profile.cluster, run)
+    _tell(task, plan, image, profile, run)
     _lend(task, room, profile.cluster)
 
 
@@ -160,10 +161,11 @@ def _room_of(task: "PipelineTask") -> str:
     return room
 
 
-def _tell(task: "PipelineTask", plan: str, image: str, cluster: Cluster, run: str | None) -> None:
+def _tell(task: "PipelineTask", plan: str, image: str, profile: Profile, run: str | None) -> None:
     """What a step is told by its environment: nothing of it is secret."""
     from kfp import kubernetes
 
+    room, cluster, training = _room_of(task), profile.cluster, profile.training
     task.set_env_variable(WORKSPACE_VARIABLE, cluster.workspace_path)
     task.set_env_variable(KEYS_VARIABLE, cluster.keys_path)
     task.set_env_variable(PIPELINE_VARIABLE, plan)
@@ -174,9 +176,11 @@ def _tell(task: "PipelineTask", plan: str, image: str, cluster: Cluster, run: st
         kubernetes.use_field_path_as_env(task, RUN_VARIABLE, _NAME_OF_THE_RUN)
     else:
         task.set_env_variable(RUN_VARIABLE, run)
-    if _room_of(task) in (*TRAINING, "keep_up") and cluster.state_store:
+    if room in (*TRAINING, "keep_up") and cluster.state_store:
         task.set_env_variable(STORE_VARIABLE, cluster.state_store)
         task.set_env_variable(EVERY_VARIABLE, str(cluster.state_every))
+    if room in TRAINING and (training.processes or training.accelerator_limit > 1):
+        task.set_env_variable(PROCESSES_VARIABLE, str(training.processes or "devices"))
     kubernetes.use_config_map_as_env(task, cluster.settings, SETTINGS, optional=True)
 
 

@@ -50,6 +50,7 @@ class Step(Frozen):
     accelerator_type: str = "nvidia.com/gpu"  # the resource's name, as the device plugin has it
     node_selector: dict[str, str] = Field(default_factory=dict)  # labels of the nodes to run on
     tolerations: tuple[Toleration, ...] = ()
+    processes: Annotated[int, Field(ge=0)] = 0  # in which training rooms train; 0: one for each accelerator, or one
     timeout: Annotated[int, Field(ge=1)] = 3600  # seconds that one try may take
     retries: Annotated[int, Field(ge=0, le=10)] = 3  # further tries after a failed one
     backoff: Annotated[int, Field(ge=0)] = 30  # seconds before the first of them
@@ -96,6 +97,8 @@ class Profile(Frozen):
     def _no_accelerator_where_none_is_used(self) -> "Profile":
         if self.plain.accelerator_limit:
             raise ValueError("plain.accelerator_limit must be 0: these rooms compute nothing on one")
+        if self.plain.processes or self.measuring.processes:
+            raise ValueError("processes must be 0 but for training: other rooms work in one")
         return self
 
 

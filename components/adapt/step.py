@@ -14,11 +14,13 @@ from expunge.contracts import (
 )
 from expunge.digests import write_atomically
 from expunge.room import Entered, room
+from expunge.together import together
 
 TENSORS = "tensors.sealed"
 
 
 @room(outputs=("adaptation",))
+@together
 def adapt(entered: Entered, *, checkpoint: Path, negative: Path, forget: Path, retain: Path, method: str, preset: str,
           overrides: str, seed: int, threads: int, adaptation: Path) -> None:
     """Runs the method's first stage and stores what it learned, encrypted.

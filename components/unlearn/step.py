@@ -17,11 +17,13 @@ from expunge.contracts import (
 from expunge.digests import sha256_file
 from expunge.errors import DoesNotVerify, Refused
 from expunge.room import Entered, room
+from expunge.together import together
 
 WEIGHTS = "model.safetensors"
 
 
 @room(outputs=("candidate",))
+@together
 def unlearn(entered: Entered, *, checkpoint: Path, oracle: Path, adaptation: Path, negative: Path, positive: Path,
             forget: Path, retain: Path, method: str, preset: str, overrides: str, seed: int, threads: int,
             candidate: Path) -> None:

@@ -32,12 +32,10 @@ class RoomSession(Session):
     def __init__(self, entered: Entered, key: RequestKey, seed: int, threads: int) -> None:
         super().__init__(seed, threads, "cuda" if torch.cuda.is_available() else "cpu")
         self._entered, self._key = entered, key
-        told = training_state.settings(entered.workspace)
-        self._every = told.every
+        self._every = training_state.settings(entered.workspace).every
         self._next = time.monotonic() + self._every
         self._stop = False
-        self._copies = None if told.store is None else StateCopies(
-            told.store, f"{current_run()}/{entered.name}-{entered.work}{RESUME_SUFFIX}", self.note)
+        self._copies = copies_of(entered)
         if self._copies is not None:
             entered.afterwards.append(self._copies.remove)
 
@@ -77,7 +75,7 @@ class RoomSession(Session):
             return self._loaded(data)
         if self._copies is None:
             return None
-        sealed = self._copies.fetch(file.with_name(f"{file.stem}.fetched{file.suffix}"))
+        sealed = self._copies.fetch(file.with_name(f"{file.stem}.{os.getpid()}{file.suffix}"))
         data = None if sealed is None else self._opened(sealed, "in the store")
         if data is None:
             return None
@@ -129,6 +127,13 @@ class RoomSession(Session):
     def _loaded(self, data: bytes) -> dict[str, Any]:
         state: dict[str, Any] = torch.load(io.BytesIO(data), map_location=self.device, weights_only=True)
         return state
+
+
+def copies_of(entered: Entered) -> StateCopies | None:
+    """Where a copy of a room's state goes; None if nowhere."""
+    store = training_state.settings(entered.workspace).store
+    return None if store is None else StateCopies(
+        store, f"{current_run()}/{entered.name}-{entered.work}{RESUME_SUFFIX}", entered.note)
 
 
 @overload

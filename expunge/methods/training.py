@@ -138,8 +138,9 @@ class Session:
 
     def compute(self) -> Compute:
         """What the resulting bits depend on besides the seed."""
+        device = torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu"
         return Compute(
-            device=torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu", threads=self.threads,
+            device=f"{device} x {ranks.count()}" if ranks.count() > 1 else device, threads=self.threads,
             torch=torch.__version__, instruction_set=torch.backends.cpu.get_cpu_capability(),
             machine=platform.machine())
 
