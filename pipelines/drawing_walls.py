@@ -48,11 +48,11 @@ def _samples(workspace: Workspace, order: WallOrder) -> tuple[SampleTable, About
     from expunge import models
 
     assert order.oracle is not None
-    pins = {"checkpoint_sha256": sources.digest("checkpoint", order.checkpoint, workspace),
-            "oracle_sha256": sources.digest("oracle", order.oracle, workspace)}
+    given = {name: source.model_copy(update={"sha256": sources.digest(name, source, workspace)})
+             for name, source in (("checkpoint", order.checkpoint), ("oracle", order.oracle))}  # looked at once, pinned
     with tempfile.TemporaryDirectory(prefix="expunge-wall-") as scratch:  # of models; no sample is written here
-        parent, _ = bring(workspace, "checkpoint", order.checkpoint, Path(scratch, "parent"), "gan")
-        oracle, said = bring(workspace, "oracle", order.oracle, Path(scratch, "oracle"), "gan")
+        parent, _ = bring(workspace, "checkpoint", given["checkpoint"], Path(scratch, "parent"), "gan")
+        oracle, said = bring(workspace, "oracle", given["oracle"], Path(scratch, "oracle"), "gan")
     assert isinstance(parent, models.Gan)
     assert isinstance(oracle, models.Classifier)
     drawn = generators.draw(parent, order.count, order.seed)
@@ -68,7 +68,8 @@ def _samples(workspace: Workspace, order: WallOrder) -> tuple[SampleTable, About
     labelled = SampleTable(drawn.images, labels, drawn.latents)
     return labelled, _about(labelled, len(drawn), known=probabilities.shape[1], shown=tuple(often.tolist()),
                             names=said.interface.classes,
-                            probabilities=base64.b64encode(levels.tobytes()).decode(), **pins)
+                            probabilities=base64.b64encode(levels.tobytes()).decode(),
+                            checkpoint_sha256=given["checkpoint"].sha256, oracle_sha256=given["oracle"].sha256)
 
 
 def _images(workspace: Workspace, order: WallOrder) -> tuple[SampleTable, About]:

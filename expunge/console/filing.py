@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
+from expunge.assets import SCHEME
 from expunge.console.app import Console, Forbidden
 from expunge.console.identity import Asking, entries_of, roles_of
 from expunge.contracts import (
@@ -46,7 +47,7 @@ from expunge.samples.labels import FEWEST_NEGATIVES, UNKNOWN, by_probability
 from expunge.samples.marked import WALL, keep_marked
 from expunge.samples.table import SampleTable
 from expunge.settings import allowed_roots
-from expunge.stores import sources
+from expunge.stores import releases, sources
 from expunge.stores.addresses import scheme, shown
 from expunge.stores.queue import Queue, Seen, file_request, ready_to_file, store_of
 from expunge.stores.walls import KEPT_DAYS, SAMPLES_FILE, About, Marks, Wall, WallOrder, Walls
@@ -250,6 +251,12 @@ def file(console: Console, asking: Asking, filing: Filing) -> dict[str, Any]:
             raise
     return {"request_id": ticket.request_id, "request_sha256": ticket.request_sha256, "stage": ticket.stage,
             "filed_now": filed_now, "marked": marked}
+
+
+def known_models(console: Console, walls: Iterable[dict[str, Any]]) -> list[str]:
+    """What may be meant as a checkpoint: what is released here, what they have looked at, what ships."""
+    released = [f"{sources.RELEASE}://{model}" for model in releases.models(console.workspace)]
+    return list(dict.fromkeys([*released, *(wall["checkpoint"] for wall in walls), f"{SCHEME}digits/dcgan"]))
 
 
 def filed(console: Console) -> list[dict[str, Any]]:

@@ -117,7 +117,8 @@ def begin(request: Request, asking: Reading) -> Response:
         found = [filing.described(wall) for wall in Walls(console.workspace).of(filing.owner_of(console, asking))]
     except Forbidden as error:
         why = str(error)
-    return page(request, asking, "file", walls=found, why=why, filed=filing.filed(console)[:20], most=MOST)
+    return page(request, asking, "file", walls=found, why=why, filed=filing.filed(console)[:20], most=MOST,
+                known=filing.known_models(console, found))
 
 
 @pages.get("/file/{wall}")

@@ -15,9 +15,10 @@ from expunge.digests import sha256_bytes
 
 
 @pytest.mark.thorough
-def test_no_request_that_the_description_allows_or_forbids_makes_the_server_fail(tmp_path):
+@pytest.mark.parametrize("person", ["grace", "ada"])  # who decides, and who files
+def test_no_request_that_the_description_allows_or_forbids_makes_the_server_fail(tmp_path, person):
     workspace, token = waiting_runs(tmp_path, ["only"]), secrets.token_hex(32)
-    known = ApiToken(person="grace", sha256=sha256_bytes(token.encode()))
+    known = ApiToken(person=person, sha256=sha256_bytes(token.encode()))
     settings = ConsoleSettings(address="http://127.0.0.1", tokens=(known,))
     with served(workspace, settings, metrics=lambda: "") as (app, address):
         app.state.console.reads = app.state.console.writes = Rate(1_000_000, 1_000_000)
