@@ -33,7 +33,7 @@ from expunge.evidence.tree import (
 from expunge.settings import Workspace
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, TextClause
 
 _LOG = logging.getLogger(__name__)
 _NOT_SIGNED = ("ledger: its tree is not what its last checkpoint signs", "run 'expunge audit verify'")
@@ -305,11 +305,15 @@ def _edge(connection: "Connection", size: int) -> list[bytes]:
     return [_node(connection, level, position) for level, position in edge_of(size)]
 
 
-def _node(connection: "Connection", level: int, position: int) -> bytes:
+@functools.cache  # a page's proofs ask it a thousand times
+def _hash_of_node() -> "TextClause":
     from sqlalchemy import text
 
-    found = connection.execute(text("SELECT hash FROM nodes WHERE level = :level AND position = :position"),
-                               {"level": level, "position": position}).scalar()
+    return text("SELECT hash FROM nodes WHERE level = :level AND position = :position")
+
+
+def _node(connection: "Connection", level: int, position: int) -> bytes:
+    found = connection.execute(_hash_of_node(), {"level": level, "position": position}).scalar()
     if found is None:
         raise DoesNotVerify(*_NOT_SIGNED)
     return bytes(found)
