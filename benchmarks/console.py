@@ -134,8 +134,9 @@ def main() -> None:
         if not given.kept_index:
             for file in (*workspace.root.glob(f"{FILE}*"), *folder.glob(INDEX)):
                 file.unlink()
-        found: dict[str, Any] = {"entries": given.entries, "runs": given.runs, "times": TIMES,
-                                 "load_average": os.getloadavg()[0], **measured(workspace, given.entries, folder / INDEX)}
+        load = os.getloadavg()[0]
+        found: dict[str, Any] = {"entries": given.entries, "runs": given.runs, "times": TIMES, "load_average": load,
+                                 **measured(workspace, given.entries, folder / INDEX)}
     lines = [f"{given.entries:,} entries, {given.runs:,} runs; load average of the machine when it began "
              f"{found['load_average']:.1f}", "", "| what | result |", "|---|---|",
              f"| index made from nothing, at a load of {found['index']['load_average']:.1f} | "
@@ -165,7 +166,8 @@ def measured(workspace: Workspace, entries: int, index: Path) -> dict[str, Any]:
             first = asker.open(f"{told['address']}/api/v1/ledger/entries?limit=1&before={entries // 3}").read()
             places = {"half": entries // 2, "size": entries, "digest": json.loads(first)["entries"][0]["sha256"],
                       "positions": "&".join(f"position={number * (entries // 50)}" for number in range(50))}
-            pages = {name: timed(asker, told["address"] + path.format(**places), process) for name, path in PAGES.items()}
+            pages = {name: timed(asker, told["address"] + path.format(**places), process)
+                     for name, path in PAGES.items()}
             memory = process.memory_info().rss
             status = Path(f"/proc/{served.pid}/status").read_text()
             peak = re.search(r"VmHWM:\s+(\d+) kB", status)
@@ -195,7 +197,8 @@ def timed(asker: urllib.request.OpenerDirector, address: str, process: psutil.Pr
         time.sleep(0.05)  # as many as one person may ask for in a second
     after = process.cpu_times()
     processor = (after.user + after.system - before.user - before.system) * 1000 / TIMES
-    return {"processor_ms": round(processor, 1), "median_ms": round(statistics.median(spent), 1), "longest_ms": round(max(spent), 1)}
+    return {"processor_ms": round(processor, 1), "median_ms": round(statistics.median(spent), 1),
+            "longest_ms": round(max(spent), 1)}
 
 
 if __name__ == "__main__":
