@@ -265,6 +265,16 @@ def exported_and_disposed_of(released: Path, request: str, scratch: Path, *optio
     return said.stdout, done.json
 
 
+def release_record(generation: int = 1, run: str = "forget-8.1") -> Any:
+    """What is said of a release that nobody made."""
+    from expunge.contracts import Release, StoredFile
+
+    return Release(
+        model="digits", generation=generation, run=run, request_id="forget-8", request_sha256="a" * 64,
+        parent_sha256="b" * 64, candidate_sha256="c" * 64, verdict_sha256="d" * 64, report_sha256="e" * 64,
+        approvals=(), weights=StoredFile(name="model.safetensors", sha256="c" * 64, size=1), released_at="now")
+
+
 @contextmanager
 def mlflow_server(store: Path | str, artifacts: str, folder: Path) -> Iterator[str]:
     """A real server of MLflow on loopback, which hands artifacts out itself; its address.

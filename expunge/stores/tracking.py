@@ -209,8 +209,9 @@ class Tracking:
                     model_type="expunge.release", params={"sha256": release.weights.sha256},
                     tags={"mlflow.model.isExternal": "true", **tags})
                 client.finalize_logged_model(external.model_id, "READY")
-                version = client.create_model_version(
-                    release.model, f"models:/{external.model_id}", run_id=source_run, tags=tags).version
+                version = client.create_model_version(  # a server takes no such source without the model's own name
+                    release.model, f"models:/{external.model_id}", run_id=source_run, tags=tags,
+                    model_id=external.model_id).version
             client.set_registered_model_alias(release.model, CHAMPION, version)
             return str(version)
 

@@ -7,14 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests_support import mlflow_server
+from tests_support import mlflow_server, release_record
 
 from expunge.contracts import ParentSource
 from expunge.digests import sha256_bytes
 from expunge.errors import BadInput, ExpungeError
 from expunge.settings import ROOTS_VARIABLE
 from expunge.stores import releases, sources
-from expunge.stores.tracking import Tracking
+from expunge.stores.tracking import Told, Tracking
 
 WEIGHTS = b"some weights"
 
@@ -164,7 +164,7 @@ server.serve_forever()
 
 
 @pytest.mark.slow
-def test_a_real_server_hands_out_what_it_holds_and_says_nothing_on_our_output(
+def test_a_real_server_hands_out_what_it_holds_takes_a_release_and_says_nothing_on_our_output(
         workspace, registry, monkeypatch, tmp_path, capsys):
     registry(files=("data/g.safetensors",))
     with mlflow_server(workspace.tracking / "mlflow.db", str(tmp_path / "artifacts"), tmp_path) as address:
@@ -184,5 +184,9 @@ def test_a_real_server_hands_out_what_it_holds_and_says_nothing_on_our_output(
         with pytest.raises(BadInput, match="no version 9"):
             fetch(workspace, "models:/hands/9")
         told = Tracking.for_workspace(workspace)
-        assert told.finish(told.start_run("forget-8.1", {}, {}).value, "released").value == "FINISHED"
+        release = release_record()
+        started = told.start_run(release.run, {}, {})
+        assert [told.register_release(release) for _ in range(2)] == [Told("1")] * 2
+        assert told.finish(started.value, "released") == Told("FINISHED")
+        assert client.get_model_version_by_alias("digits", "champion").run_id == started.value
         assert capsys.readouterr().out == "", "standard output is ours"

@@ -8,8 +8,9 @@ import sys
 import textwrap
 
 import pytest
+from tests_support import release_record
 
-from expunge.contracts import Interval, Measurement, Release, Report, SampleSet, Shard, StoredFile
+from expunge.contracts import Interval, Measurement, Report, SampleSet, Shard
 from expunge.events import Event
 from expunge.settings import Workspace
 from expunge.stores import tracking
@@ -24,13 +25,6 @@ REPORT = Report(
     holdout_id="a" * 64, latent_seed="a" * 64, unwanted=(8,), controls=(), shares={}, files=(), measurements=(
         Measurement(name="pul", estimate=0.96, interval=Interval(lower=0.95, upper=0.97, confidence=0.95, method="x")),
         Measurement(name="mia", missing="not applicable")))
-
-
-def release(generation=1, run="forget-8.1"):
-    return Release(
-        model="digits", generation=generation, run=run, request_id="forget-8", request_sha256="a" * 64,
-        parent_sha256="b" * 64, candidate_sha256="c" * 64, verdict_sha256="d" * 64, report_sha256="e" * 64,
-        approvals=(), weights=StoredFile(name="model.safetensors", sha256="c" * 64, size=1), released_at="now")
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +46,7 @@ def test_a_run_its_sample_sets_its_report_and_its_release_are_told(workspace, tm
     assert told.log_sample_set(run, SET).value == "a" * 64
     (tmp_path / "report.html").write_text("<h1>report</h1>")
     assert told.log_report(run, REPORT, tmp_path / "report.html").value == "3"
-    assert told.register_release(release()).value == "1"
+    assert told.register_release(release_record()).value == "1"
     assert told.finish(run, "released").value == "FINISHED"
 
     found = client(told).get_run(run)
@@ -111,7 +105,7 @@ def test_the_walk_from_request_to_release_is_in_the_ui_by_the_digests_of_the_led
 
 def test_a_release_keeps_its_version_and_the_next_one_becomes_champion(workspace):
     told = Tracking.for_workspace(workspace)
-    assert [told.register_release(release(number)).value for number in (1, 1, 2)] == ["1", "1", "2"]
+    assert [told.register_release(release_record(number)).value for number in (1, 1, 2)] == ["1", "1", "2"]
     assert str(client(told).get_model_version_by_alias("digits", "champion").version) == "2"
 
 
@@ -131,7 +125,7 @@ def test_an_mlflow_that_does_not_answer_is_a_reason_and_not_asked_twice(monkeypa
     assert first.reason.startswith("MlflowException: ")
     assert "\n" not in first.reason
     assert told.finish("x", "failed") == told.log_report("x", REPORT) == told.log_sample_set("x", SET) == first
-    assert told.register_release(release()) == first
+    assert told.register_release(release_record()) == first
     assert os.environ["MLFLOW_TRACKING_URI"] == "http://127.0.0.1:9"
 
 
@@ -196,7 +190,7 @@ def test_in_a_workspace_that_was_moved_artifacts_are_found_where_they_lie_now(wo
     run = told.start_run("forget-8.1", {}, {}).value
     (tmp_path / "report.html").write_text("<h1>report</h1>")
     told.log_report(run, REPORT, tmp_path / "report.html")
-    told.register_release(release())
+    told.register_release(release_record())
     moved = Workspace(tmp_path / "elsewhere" / ".expunge")
     moved.root.parent.mkdir()
     workspace.root.rename(moved.root)
