@@ -75,6 +75,14 @@ def processes() -> int:
     return int(said)
 
 
+def require_sharing(method: str) -> None:
+    """BadInput if a method's batches cannot be divided among processes."""
+    if method not in SHARING:
+        raise BadInput(f"method.name: '{method}' trains in one process, and profile multi-gpu (or training.processes, "
+                       f"{PROCESSES_VARIABLE}) asks for several",
+                       "use the profile gpu or cpu, or one of " + ", ".join(SHARING))
+
+
 def together(work: Work) -> Work:
     """Lets a room's work be done by as many processes as the environment says."""
 
@@ -83,10 +91,7 @@ def together(work: Work) -> Work:
         if processes() == 1:
             work(entered, **given)
             return
-        if given["method"] not in SHARING:
-            raise BadInput(f"method.name: '{given['method']}' trains in one process, and {PROCESSES_VARIABLE} "
-                           f"({processes()}) asks for several, as profile multi-gpu does",
-                           "use the profile gpu or cpu, or one of " + ", ".join(SHARING))
+        require_sharing(given["method"])
         from expunge.methods.sessions import copies_of
 
         with tempfile.TemporaryDirectory(prefix="expunge-") as folder:

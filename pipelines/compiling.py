@@ -179,8 +179,8 @@ def _tell(task: "PipelineTask", plan: str, image: str, profile: Profile, run: st
     if room in (*TRAINING, "keep_up") and cluster.state_store:
         task.set_env_variable(STORE_VARIABLE, cluster.state_store)
         task.set_env_variable(EVERY_VARIABLE, str(cluster.state_every))
-    if room in TRAINING and (training.processes or training.accelerator_limit > 1):
-        task.set_env_variable(PROCESSES_VARIABLE, str(training.processes or "devices"))
+    if room in TRAINING and training.together:
+        task.set_env_variable(PROCESSES_VARIABLE, training.together)
     kubernetes.use_config_map_as_env(task, cluster.settings, SETTINGS, optional=True)
 
 

@@ -58,6 +58,13 @@ class Step(Frozen):
     backoff_max: Annotated[int, Field(ge=0)] = 600  # seconds that no wait exceeds
 
 
+    @property
+    def together(self) -> str:
+        """In how many processes a step trains, as it is told: a number, or one for each device; "" for one."""
+        return str(self.processes or "devices") if self.processes > 1 or (
+            self.accelerator_limit > 1 and not self.processes) else ""
+
+
 class Cluster(Frozen):
     """Under which names a cluster keeps what steps need. Secrets are named, never read here."""
 

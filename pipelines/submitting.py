@@ -13,6 +13,7 @@ from expunge.runs import Run
 from expunge.settings import Workspace
 from expunge.stores import s3, sources
 from expunge.stores.addresses import shown
+from expunge.together import require_sharing
 from pipelines import compiling
 from pipelines.kubeflow import Kubeflow, KubeflowRun
 from pipelines.profiles import Profile
@@ -106,7 +107,12 @@ def submit(ordered: Order, kubeflow: Kubeflow, image: str, profile: Profile, exp
     The same request is run once: a run of it that waits, works or has come to its end is what is returned. One that
     failed or was stopped is gone on with, under its name, and takes over what it had made. `again` makes another
     attempt.
+
+    Raises:
+        BadInput: the profile has several processes train, and the request's method trains in one.
     """
+    if profile.training.together:
+        require_sharing(ordered.request.method.name)
     inside = None if experiment is None else kubeflow.experiment(experiment)
     earlier = attempts(ordered, kubeflow)
     ours = [run for run in earlier if run.description == ordered.description]

@@ -206,10 +206,11 @@ class _Supervision:
             news = News(self._run, self._say)
             for event in new:
                 self._record(event)
-                news.tell(event)
                 self._watch(event)
             if ended is None:
                 return self._state
+            for event in finished:  # MLflow is told at the end, once: else each collection would begin a run there
+                news.tell(event)
             said: dict[str, object] = {"state": ended.state, "reason": ended.reason, "remedy": ended.remedy,
                                        "error": ExpungeError.__name__ if ended.state == "failed" else None}
             return self._end(self._decided() if ended.state is None else said, news)

@@ -17,7 +17,7 @@ def test_alone_every_method_works_and_together_only_those_that_share(monkeypatch
     work(done, method="erwp")
     assert done == ["erwp"]
     monkeypatch.setenv(PROCESSES_VARIABLE, "2")
-    with pytest.raises(BadInput, match=r"'erwp' trains in one process, .* as profile multi-gpu does: use the profile gpu or"):
+    with pytest.raises(BadInput, match=r"'erwp' trains in one process, and profile multi-gpu .* use the profile gpu or"):
         work(done, method="erwp")
     assert done == ["erwp"]
     assert set(SHARING) <= set(BUILT_IN)

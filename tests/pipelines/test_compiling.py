@@ -89,6 +89,17 @@ def test_every_step_says_what_it_needs_how_long_it_may_take_and_how_often_it_is_
                 "backoffDuration", "backoffFactor", "backoffMaxDuration", "maxRetryCount"}
 
 
+@pytest.mark.parametrize(("name", "change", "told"), [
+    ("multi-gpu", (), "devices"), ("gpu", (), None), ("cpu", ("training.processes=2",), "2"),
+    ("multi-gpu", ("training.processes=1",), None)])
+def test_training_rooms_are_told_in_how_many_processes_to_train(name, change, told):
+    pipeline, _ = yaml.load_all(compile_plan("unlearning", IMAGE, profile(name, change)), yaml.CSafeLoader)
+    found = {one: {each["name"]: each["value"] for each in container["env"]}.get("EXPUNGE_PROCESSES")
+             for one, container in containers(pipeline).items()}
+    assert {one for one, value in found.items() if value} == ({"exec-adapt", "exec-unlearn"} if told else set())
+    assert found["exec-adapt"] == told
+
+
 def test_several_devices_are_for_training_alone():
     assert parameters("unlearning", PROFILES["multi-gpu"])["training_accelerator_limit"] == "4"
     assert parameters("unlearning", PROFILES["multi-gpu"])["measuring_accelerator_limit"] == "1"

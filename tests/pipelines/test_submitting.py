@@ -188,15 +188,16 @@ def test_what_cannot_be_asked_for_is_said_before_anything_is_sent(say, kubeflow,
     ({"checkpoint": {"uri": "builtin://digits/dcgan", "architecture": "here.py:build"}},
      "checkpoint.architecture: here.py:build is on this machine"),
     ({"policy": "ours"}, "policy: 'ours' does not ship with expunge"),
+    ({"method": {"name": "extrapolation"}}, "method.name: 'extrapolation' trains in one process, and profile multi-gpu"),
 ])
-def test_a_request_about_what_is_only_here_is_refused(say, kubeflow, request_file, workspace, change, problem):
+def test_a_request_about_what_a_cluster_cannot_do_is_refused(say, kubeflow, request_file, workspace, change, problem):
     from tests_support import write_policy
 
     from expunge.measure.policy import preset_bytes
 
     write_policy(workspace, "ours", preset_bytes("debug").replace(b"name: debug", b"name: ours"))
     request_file.write_text(yaml.safe_dump({**REQUEST, **change}))
-    code, found, _ = say("submit")
+    code, found, _ = say("submit", "--profile", "multi-gpu")
     assert code == 2
     assert problem in found["problem"]
     assert not kubeflow.requests
