@@ -128,15 +128,18 @@ def _unwanted(run: Run) -> SampleSet:
 def _measured(run: Run) -> dict[str, Any]:
     report = run.report()
     value = {found.name: found for found in report.measurements}
-    found = {name: _with_interval(value[name]) for name in MEASURED[report.family]}
+
+    def estimate(name: str) -> float | None:
+        return value[name].estimate if name in value else None
+
+    found: dict[str, Any] = {name: _with_interval(value[name]) for name in MEASURED[report.family] if name in value}
     if report.family not in DRAWING:
         return found
-    floor = value.get("fid_floor")  # where nothing could be drawn there is none
     return found | {
-        "fid": {"before": value["fid_before"].estimate, "after": value["fid_after"].estimate,
-                "floor": floor.estimate if floor else None, "extractor_sha256": report.judge_sha256},
-        "kid": {"before": value["kid_before"].estimate, "after": value["kid_after"].estimate,
-                "difference": _with_interval(value["kid_difference"])},
+        "fid": {"before": estimate("fid_before"), "after": estimate("fid_after"), "floor": estimate("fid_floor"),
+                "extractor_sha256": report.judge_sha256} if "fid_before" in value else None,
+        "kid": {"before": estimate("kid_before"), "after": estimate("kid_after"),
+                "difference": _with_interval(value["kid_difference"])} if "kid_difference" in value else None,
         "shares": {name: {"before": before, "after": after} for name, (before, after) in report.shares.items()},
     }
 

@@ -90,19 +90,23 @@ def show_run(out: Console, summary: dict[str, Any]) -> None:
 def _numbers(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if summary["pul"] is not None:
         yield "unlearned (PUL)", _percent(summary["pul"])
-        yield "residual rate", _percent(summary["residual_rate"])
+        if summary["residual_rate"] is not None:
+            yield "residual rate", _percent(summary["residual_rate"])
     if summary["forget_z_lowest"] is not None or summary["recognised_excess"] is not None:
         from pipelines.summary import MEASURED  # it is there: it made the summary
 
         for name in MEASURED[summary["family"]]:
             if name == "residual_rate" and summary["images"]:
                 continue  # single images went, and the class they are of stays
+            if summary[name] is None:
+                continue
             yield words.title(name), (_percent if words.is_percent(name) else _plain)(summary[name])
     if summary["fid"] is not None:
-        fid, kid = summary["fid"], summary["kid"]
+        fid = summary["fid"]
         yield "FID of the rest", (f"{_number(fid['before'])} → {_number(fid['after'])}"
                                   f"  (one half of the real images against the other: {_number(fid['floor'])})")
-        yield "KID of the rest", f"{_number(kid['before'])} → {_number(kid['after'])}"
+    if summary["kid"] is not None:
+        yield "KID of the rest", f"{_number(summary['kid']['before'])} → {_number(summary['kid']['after'])}"
     if summary["forget_accuracy"] is not None:
         yield "right on the forgotten", _percent(summary["forget_accuracy"])
         yield "right on the rest", _percent(summary["retained_accuracy"])

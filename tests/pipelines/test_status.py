@@ -1,9 +1,11 @@
 """`status`: where runs stand, by when they are due, how far they are, and what comes next."""
 
 import fcntl
+import io
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
+from rich.console import Console
 from tests_support import put
 
 from expunge.contracts import write_record
@@ -11,6 +13,7 @@ from expunge.events import Event, events_file
 from expunge.runs import Run
 from expunge.settings import Workspace
 from pipelines.summary import standing, summarise
+from pipelines.tables import show_run
 
 TODAY = date(2026, 7, 10)
 
@@ -81,3 +84,13 @@ def test_a_run_at_work_says_its_room_and_the_time_left_and_one_that_was_cut_off_
 
 def test_one_runs_summary_says_the_same(run):
     assert summarise(run).keys() >= {"due", "overdue", "attempts", "since", "at_work", "progress"}
+
+
+def test_what_a_report_never_asked_keeps_nobody_from_its_status(begin_run):
+    made = begin_run().make()
+    made.gate()
+    found = summarise(made.as_run("awaiting_approval"))
+    assert (found["fid"], found["kid"], found["pul"]["estimate"]) == (None, None, 0.98)
+    told = io.StringIO()
+    show_run(Console(file=told, width=200), found)
+    assert ("unlearned (PUL)" in told.getvalue(), "FID" in told.getvalue()) == (True, False)
