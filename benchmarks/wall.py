@@ -4,9 +4,9 @@
 
 A worker draws so many samples of the built-in digits for the console, which is started as `expunge console` starts it.
 Headless Chromium opens the page again and again, keeping nothing of it, and says by its own clock when all thumbnails
-of the first page have been drawn, counted from when the page was asked for. Then one click is timed until it is
-painted. At the end half of the samples are marked and a request is filed: the memory of the server is the most that it
-had.
+of the first page are there and those in sight are painted, counted from when the page was asked for. Then one click is
+timed until it is painted. At the end half of the samples are marked and a request is filed: the memory of the server is
+the most that it had.
 """
 
 import argparse

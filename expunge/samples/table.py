@@ -53,14 +53,25 @@ class SampleTable:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
+        # Put together from their bytes: `pa.array` first imports pandas, which takes a hundred megabytes.
+        def plain(kind: Any, values: NDArray[Any]) -> Any:
+            return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(np.ascontiguousarray(values))])
+
+        pictures = [_png(image) for image in self.pixels]
+        ends = np.cumsum([0, *map(len, pictures)])
+        if ends[-1] > np.iinfo(np.int32).max:
+            raise BadInput(f"images: {len(self):,} of them take {int(ends[-1]):,} bytes, more than one file can hold",
+                           "use fewer, or smaller ones")
         columns = {
-            "image": pa.array([{"bytes": _png(image), "path": None} for image in self.pixels],
-                              pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
-            "label": pa.array(self.labels),
+            "image": pa.StructArray.from_arrays(
+                [pa.Array.from_buffers(pa.binary(), len(self), [None, pa.py_buffer(ends.astype(np.int32)),
+                                                                pa.py_buffer(b"".join(pictures))]),
+                 pa.nulls(len(self), pa.string())], ["bytes", "path"]),
+            "label": plain(pa.int64(), self.labels.astype(np.int64)),
         }
         if self.latents is not None:
             columns["latent"] = pa.FixedSizeListArray.from_arrays(
-                pa.array(np.ascontiguousarray(self.latents, np.float32).ravel()), self.latents.shape[1]
+                plain(pa.float32(), self.latents.astype(np.float32).ravel()), self.latents.shape[1]
             ).cast(pa.list_(pa.float32()))
         features: dict[str, dict[str, Any]] = {name: _FEATURES[name] for name in columns}
         if classes:

@@ -9,6 +9,9 @@ const path = `/api/v1/walls/${wall}`;
 let about, marks = [], chances, order = [], first = 0, at = 0, anchor = 0, proposed, sheets = [], cell, columns = 1;
 let saved = "", saving = Promise.resolve(), saveTimer, past = [], canvases = [];
 
+// What is going to be seen first is asked for at once, and not after what lies on it.
+const early = place.dataset.state === "ready" ? Array.from({ length: Number(place.dataset.sheets) }, (_, number) => pictures(number)) : [];
+
 follow().catch((error) => { place.replaceChildren(element("p", error.message, { class: "note bad" })); });
 
 // Waits until a worker has drawn it.
@@ -209,28 +212,52 @@ function layOut() {
 
 const PER_SHEET = 250;
 
-async function sheet(number) {
-  sheets[number] ??= ask(`${path}/sheets/${number}`).then((answer) => answer.blob()).then((blob) => createImageBitmap(blob)).then((bitmap) => {
+function pictures(number) {
+  const got = ask(`/api/v1/walls/${place.dataset.wall}/sheets/${number}`).then((answer) => answer.blob()).then((blob) => createImageBitmap(blob));
+  got.catch(() => {});  // whoever waits for it says so
+  return got;
+}
+
+function sheet(number) {
+  sheets[number] ??= (early[number] ?? pictures(number)).then((bitmap) => {
     sheets[number] = bitmap;
     draw();
   }).catch((error) => { by("saved").textContent = `pictures: ${error.message}`; });
 }
 
-let planned = false;
+const palette = {};
+let planned = false, scrolled = false;
+
+// What is out of sight is painted when it comes near.
+function paintIfNear(canvas, number) {
+  const box = canvas.getBoundingClientRect();
+  if (canvas.dataset.stale !== "true" || box.top > 2 * innerHeight || box.bottom < -innerHeight) return;
+  paint(canvas, number);
+  delete canvas.dataset.stale;
+}
+
+addEventListener("scroll", () => {
+  if (scrolled) return;
+  scrolled = true;
+  requestAnimationFrame(() => { scrolled = false; canvases.forEach(paintIfNear); });
+}, { passive: true });
+
 function draw() {
   if (planned || !columns || !about.count) return;
   planned = true;
   requestAnimationFrame(() => {
     planned = false;
-    canvases.forEach(paint);
+    const colours = getComputedStyle(document.documentElement);
+    for (const name of ["track", "good", "bad", "bg", "ink", "accent"]) palette[name] = colours.getPropertyValue(`--${name}`).trim();
+    canvases.forEach((canvas, number) => { canvas.dataset.stale = "true"; paintIfNear(canvas, number); });
+    for (const number of new Set(onPage().map((one) => Math.floor(one / PER_SHEET)))) if (!sheets[number]) sheet(number);
     tell();
     if (onPage().every((one) => sheets[Math.floor(one / PER_SHEET)] instanceof ImageBitmap)) performance.mark("wall drawn");
   });
 }
 
 function paint(canvas, number) {
-  const brush = canvas.getContext("2d"), colours = getComputedStyle(document.documentElement), scale = canvas.width / (cell * columns);
-  const colour = (name) => colours.getPropertyValue(`--${name}`).trim();
+  const brush = canvas.getContext("2d"), scale = canvas.width / (cell * columns), colour = (name) => palette[name];
   const some = onPage().slice(number * PER_CANVAS, (number + 1) * PER_CANVAS), [height, width] = about.thumbnail;
   const [low, high] = [Math.min(at, anchor), Math.max(at, anchor)], focused = document.activeElement === by("wall");
   brush.setTransform(scale, 0, 0, scale, 0, 0);
@@ -245,7 +272,6 @@ function paint(canvas, number) {
     } else {
       brush.fillStyle = colour("track");
       brush.fillRect(x + inset, y + inset, side, side);
-      sheet(Math.floor(one / PER_SHEET));
     }
     const how = marks[one], here = number * PER_CANVAS + place;
     if (how !== "." || proposed[one]) {  // by colour, by line and by sign
