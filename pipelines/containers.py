@@ -218,7 +218,8 @@ def remove_containers(label: str, value: str) -> int:
     from docker.errors import APIError
 
     with _engine() as engine:
-        left: list[Container] = engine.containers.list(all=True, filters={"label": f"{label}={value}"})
+        left: list[Container] = engine.containers.list(  # one that goes while they are listed is no trouble
+            all=True, ignore_removed=True, filters={"label": f"{label}={value}"})
         for container in left:
             try:
                 container.remove(force=True)
