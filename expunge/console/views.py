@@ -9,7 +9,7 @@ from typing import Any
 from expunge import auditing, deciding
 from expunge import live as served
 from expunge.console.index import Index
-from expunge.contracts import Measurement, Report, Rule, Verdict
+from expunge.contracts import Measurement, Report, Rule, Verdict, shorten
 from expunge.digests import sha256_file
 from expunge.errors import BadInput, DoesNotVerify, ExpungeError
 from expunge.evidence import decisions
@@ -61,8 +61,8 @@ def run_page(workspace: Workspace, index: Index, name: str, person: str | None) 
                     "classes": list(request.forget.classes), "images": len(request.forget.images),
                     "due": request.due and request.due.isoformat()},
         "deadline": None, "verdict": None, "measurements": [], "controls": [], "claim": None, "method": None,
-        "lineage": [], "subject": None, "deciding": None, "not_shown": [], "has_report_page": run.page.exists(),
-        "has_pictures": False}
+        "lineage": [], "graph": None, "subject": None, "deciding": None, "not_shown": [],
+        "has_report_page": run.page.exists(), "has_pictures": False}
     if "unlearn" in state.rooms:
         made = run.candidate()
         found |= {"claim": made.claim, "method": made.method}
@@ -79,6 +79,7 @@ def run_page(workspace: Workspace, index: Index, name: str, person: str | None) 
                   "controls": _controls(run.report(), run.verdict()),
                   "subject": deciding.subject_of(run).model_dump(mode="json"),
                   "lineage": _lineage(run, state), "deciding": _deciding(run, state, person)}
+        found["graph"] = _graph(found["lineage"], found["deciding"], run.verdict(), state)
     return found
 
 
@@ -133,6 +134,46 @@ def _lineage(run: Run, state: RunState) -> list[dict[str, Any]]:
              ("report", subject.report_sha256, f"latents from {report.latent_seed[:12]}…"),
              ("policy", subject.policy_sha256, "the rules")]
     return [{"what": what, "sha256": sha256, "says": says} for what, sha256, says in steps if sha256]
+
+
+# Where a lineage's nodes stand, as (column, row), and what each is made from.
+_PLACES = {"request": (0, 0), "samples": (1, 0), "parent": (2, 0), "adaptation": (1, 1), "candidate": (1, 2),
+           "policy": (0, 3), "report": (1, 3), "verdict": (1, 4), "decisions": (1, 5), "release": (1, 6)}
+_MADE_FROM = (("request", "adaptation"), ("samples", "adaptation"), ("parent", "adaptation"), ("parent", "candidate"),
+              ("adaptation", "candidate"), ("candidate", "report"), ("parent", "report"), ("report", "verdict"),
+              ("policy", "verdict"), ("verdict", "decisions"), ("decisions", "release"), ("candidate", "release"))
+_WIDE, _HIGH, _ACROSS, _DOWN = 104, 42, 128, 66  # of a node, and from one to the next
+
+
+def _graph(lineage: list[dict[str, Any]], deciding_: dict[str, Any], verdict: Verdict, state: RunState,
+           ) -> dict[str, Any]:
+    """The lineage as a drawing: nodes with their places, and the lines between them."""
+    says = {one["what"]: f"{one['sha256'][:12]}" for one in lineage}
+    says["samples"] = "by keyed digests"
+    says["verdict"] = verdict.outcome
+    if people := [*deciding_["approved_by"], *deciding_["rejected_by"]]:
+        said = "rejected by" if deciding_["rejected_by"] else "approved by"
+        says["decisions"] = f"{said} {people[0] if len(people) == 1 else len(people)}"
+    if "deploy" in state.rooms:
+        says["release"] = state.state.replace("_", " ")
+    nodes: dict[str, dict[str, Any]] = {name: {"name": name, "says": shorten(says[name], 16),
+                                               "x": column * _ACROSS, "y": row * _DOWN}
+                                        for name, (column, row) in _PLACES.items() if name in says}
+    edges = []
+    for above, below in _MADE_FROM:
+        if above not in nodes or below not in nodes:
+            continue
+        x1, y1 = nodes[above]["x"] + _WIDE // 2, nodes[above]["y"] + _HIGH
+        x2, y2 = nodes[below]["x"] + _WIDE // 2, nodes[below]["y"]
+        if y2 - y1 > _DOWN:  # past what stands between, on its right
+            x1 = x1 if x1 != x2 else x1 + _WIDE // 2 - 8
+            x2, y2 = nodes[below]["x"] + _WIDE, y2 + _HIGH // 2
+            beside = max(x1, x2 + _ACROSS // 3)
+            edges.append(f"M{x1} {y1}C{beside} {(y1 + y2) // 2} {beside} {y2} {x2} {y2}")
+        else:
+            edges.append(f"M{x1} {y1}C{x1} {y2 - 12} {x2} {y1 + 12} {x2} {y2}")
+    return {"nodes": list(nodes.values()), "edges": edges, "wide": _WIDE, "high": _HIGH,
+            "width": 2 * _ACROSS + _WIDE, "height": max(node["y"] for node in nodes.values()) + _HIGH}
 
 
 def _deciding(run: Run, state: RunState, person: str | None) -> dict[str, Any]:

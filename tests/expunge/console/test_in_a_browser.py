@@ -1,11 +1,13 @@
 """What people do with the console, in a real browser: Debian's Chromium, without a window."""
 
+import io
 import json
 import os
 import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 from console_served import served, waiting_runs
 
@@ -22,7 +24,7 @@ PICTURES = os.environ.get("EXPUNGE_PICTURES")  # a folder: what is seen on the w
 
 @pytest.fixture
 def workspace(tmp_path):
-    return waiting_runs(tmp_path, ["forget-8", "forget-3"])
+    return waiting_runs(tmp_path, ["forget-8", "forget-3"], days={"forget-3": 1}, seen=("forget-8",))
 
 
 @pytest.fixture
@@ -47,11 +49,44 @@ def complaints(browser):
     return [one["message"] for one in browser.get_log("browser") if one["level"] == "SEVERE"]
 
 
-def picture(browser, name, width=1100, height=1400):
-    """Keeps what is seen, if somebody wants it."""
+@pytest.fixture(scope="module")
+def axe(tmp_path_factory):
+    """The script that finds what keeps people out of a page; empty where it cannot be had."""
+    if shutil.which("npm") is None:
+        return ""
+    folder = tmp_path_factory.mktemp("npm")
+    subprocess.run(["npm", "install", "--prefix", folder, "--no-audit", "--no-fund", "axe-core@4.10.3"], check=True,
+                   capture_output=True)
+    return (folder / "node_modules" / "axe-core" / "axe.min.js").read_text()
+
+
+def serious(browser, axe):
+    """What axe finds on the page that is serious, or worse."""
+    browser.execute_script(axe)
+    violations = browser.execute_async_script(
+        "axe.run(document, {iframes: false}).then(found => arguments[0](found.violations))")
+    return [(one["id"], one["nodes"][0]["html"]) for one in violations if one["impact"] in ("serious", "critical")]
+
+
+def seen(browser, axe, name, height=1400, section=""):
+    """A page in a state: nobody is kept out of it; and it is kept as a picture in docs/console, if somebody wants that."""
+    browser.set_window_size(1100, height)
+    browser.execute_script("(document.getElementById(arguments[0]) ?? document.body)"
+                           ".scrollIntoView({behavior: 'instant'})", section)
     if PICTURES:
-        browser.set_window_size(width, height)
-        browser.save_screenshot(str(Path(PICTURES) / f"console-{name}.png"))
+        keep(browser, name)
+    if axe:
+        assert serious(browser, axe) == [], name
+
+
+def keep(browser, name):
+    """Of few colours, so that a folder of them is small."""
+    from PIL import Image
+
+    file = Path(PICTURES) / "console" / f"{name}.png"
+    file.parent.mkdir(exist_ok=True)
+    with Image.open(io.BytesIO(browser.get_screenshot_as_png())) as taken:
+        taken.convert("RGB").quantize(64).save(file, optimize=True)
 
 
 def verification(browser):
@@ -63,29 +98,38 @@ def verification(browser):
     return box.get_attribute("data-result"), box.text
 
 
-def test_a_person_makes_a_key_signs_with_the_keyboard_alone_and_the_trail_verifies(workspace, browser, tmp_path):
+def test_a_person_makes_a_key_signs_with_the_keyboard_alone_has_it_released_and_the_trail_verifies(workspace, browser, axe):
     from selenium.webdriver.common.keys import Keys
     from selenium.webdriver.support.ui import WebDriverWait
 
-    from pipelines import supervisor
+    from pipelines.queueing import Engine, work
 
     def settled(what):
         return WebDriverWait(browser, 60).until(what)
 
     with served(workspace) as (app, address):
         app.state.console.reads = Rate(10_000, 1_000)
+        browser.get(address)
+        seen(browser, axe, "refusal", 450)
         browser.get(f"{address}/enter?token={app.state.console.identity.link_token}")
         assert [one.text for one in browser.find_elements("css selector", "a.run")] == ["forget-3.1", "forget-8.1"]
-        picture(browser, "queue", height=600)
+        seen(browser, axe, "queue", 500)
+        browser.get(f"{address}/?state=released")
+        seen(browser, axe, "queue-of-none", 450)
+        browser.get(f"{address}/live")
+        seen(browser, axe, "live-nothing", 450)
 
         browser.get(f"{address}/key")
+        settled(lambda there: "no key in this browser" in there.find_element("id", "mine").text)
+        seen(browser, axe, "key-none", 800)
         browser.find_element("id", "make").send_keys(Keys.ENTER)
         public = settled(lambda there: there.find_element("id", "public").text)
-        picture(browser, "key")
+        seen(browser, axe, "key", 1150)
         browser.get(f"{address}/runs/forget-8.1")
         settled(lambda there: "the keyring does not know this browser" in there.find_element("id", "checks").text)
         assert not browser.find_element("css selector", "button.approve").is_enabled()
-        key_changes.enter(workspace, "hopper", ("reviewer",), public_key=public)
+        seen(browser, axe, "decide-unknown-key", 1000, "decide")
+        key_changes.enter(workspace, "hopper", ("reviewer",), by="olga", public_key=public)
         readable = browser.execute_async_script("""
             const done = arguments[0];
             import("/static/keys.js").then(keys => keys.mine())
@@ -96,32 +140,99 @@ def test_a_person_makes_a_key_signs_with_the_keyboard_alone_and_the_trail_verifi
         settled(lambda there: there.find_element("css selector", "button.approve").is_enabled())
         assert browser.find_element("id", "checks").get_attribute("data-agrees") == "true"
         assert verification(browser)[0] == "good"
-        picture(browser, "run", height=2600)
+        seen(browser, axe, "run", 1150)
+        seen(browser, axe, "lineage", 760, "lineage")
+        seen(browser, axe, "decide", 950, "decide")
         reason = browser.find_element("id", "reason")
         reason.send_keys("<b>clean</b> “grids”", Keys.TAB, Keys.ENTER)
         settled(lambda there: there.find_element("id", "confirm").is_displayed())
-        picture(browser, "sign", height=900)
+        seen(browser, axe, "sign", 700)
         browser.switch_to.active_element.send_keys(Keys.ENTER)
         settled(lambda there: there.find_elements("css selector", ".decisions li.approve"))
         decided, = decisions_of(workspace, "forget-8.1")
         assert (decided.signer.person, decided.reason) == ("hopper", "<b>clean</b> “grids”")
         assert Run(workspace, "forget-8.1").state().state == "approved"
-        assert supervisor.release(workspace, Run(workspace, "forget-8.1"), lambda event: None).state == "released"
+
+        seen(browser, axe, "release", 620, "release")
+        browser.find_element("id", "ask-release").send_keys(Keys.ENTER)
+        settled(lambda there: there.find_element("id", "confirm-release").is_displayed())
+        seen(browser, axe, "release-asking", 700)
+        browser.switch_to.active_element.send_keys(Keys.ENTER)
+        settled(lambda there: there.find_elements("id", "asked"))
+        seen(browser, axe, "release-asked", 500, "release")
+        assert [one.outcome for one in work(workspace, Engine())] == ["released"]
         assert [finding for finding in verify_workspace(workspace) if not finding.ok] == []
+        browser.get(f"{address}/runs/forget-8.1")
+        assert browser.find_element("css selector", ".facts .state").text == "released"
+        seen(browser, axe, "trail", 700, "trail")
 
         browser.get(f"{address}/audit?person=hopper")
         how, said = verification(browser)
         assert how == "good", said
         assert "it begins with" in said
         assert "approve forget-8.1" in browser.find_element("css selector", "td.checked").text
-        picture(browser, "audit", height=1000)
+        browser.get(f"{address}/audit")
+        verification(browser)
+        seen(browser, axe, "audit", 1100)
+        browser.find_element("css selector", "[data-view=timeline]").send_keys(Keys.ENTER)
+        seen(browser, axe, "timeline", 1100)
+        browser.get(f"{address}/audit?person=nobody")
+        verification(browser)
+        seen(browser, axe, "audit-nothing", 700)
         browser.get(f"{address}/live")
         assert browser.find_element("css selector", ".served em").text == "clean"
-        picture(browser, "live", height=600)
+        seen(browser, axe, "live", 450)
+        assert [one for one in complaints(browser) if "401" not in one] == []
+
+
+def shades(browser, group):
+    """The grey of every pixel of a group's first picture, as a person would see it: one number for each."""
+    return browser.execute_script("""
+        const canvas = document.querySelector(`#tiles-${arguments[0]} canvas`);
+        const {data} = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+        return Array.from(data).filter((byte, at) => at % 4 === 0);""", group)
+
+
+def test_before_and_after_lie_beside_each_other_flip_in_place_and_are_subtracted(workspace, browser, axe):
+    from PIL import Image
+    from selenium.webdriver.common.keys import Keys
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    report = Run(workspace, "forget-8.1").output("evaluate", "report")
+    was, became = (np.asarray(Image.open(report / f"unwanted-{side}.png"))[:, :16].ravel().tolist()
+                   for side in ("before", "after"))
+
+    def press(words):
+        next(one for one in browser.find_elements("css selector", "#pairs button") if words in one.text).send_keys(Keys.ENTER)
+
+    with served(workspace) as (app, address):
+        app.state.console.reads = Rate(10_000, 1_000)
+        browser.get(f"{address}/enter?token={app.state.console.identity.link_token}")
+        browser.get(f"{address}/runs/forget-8.1")
+        WebDriverWait(browser, 60).until(lambda there: len(there.find_elements("css selector", "#tiles-retained li")) > 9)
+        assert len(browser.find_elements("css selector", "#tiles-unwanted li:first-child canvas")) == 2
+        assert shades(browser, "unwanted") == was
+        seen(browser, axe, "before-and-after", 1000, "pictures")
+        press("Flip")
+        assert shades(browser, "unwanted") == was
+        first = browser.find_element("css selector", "#tiles-unwanted button")
+        assert first.get_attribute("aria-label") == "before, latent 0: class 8. Flip"
+        first.send_keys(Keys.SPACE)
+        assert first.get_attribute("aria-label") == "after, latent 0: class 3. Flip"
+        assert shades(browser, "unwanted") == became
+        press("All show before")
+        assert {one.get_attribute("data-side") for one in browser.find_elements("css selector", "#tiles-unwanted button")} == {"after"}
+        seen(browser, axe, "flip", 1000, "pictures")
+        press("Difference")
+        assert shades(browser, "unwanted") == [abs(one - other) for one, other in zip(was, became, strict=True)]
+        assert browser.find_element("css selector", "#tiles-unwanted small").text.startswith("latent 0: 8 → 3, by ")
+        seen(browser, axe, "difference", 1000, "pictures")
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": "dark"}]})
+        seen(browser, axe, "dark", 1000, "pictures")
         assert complaints(browser) == []
 
 
-def test_the_requester_is_told_before_they_try_and_a_page_fits_a_telephone(workspace, browser, tmp_path):
+def test_the_requester_is_told_before_they_try_and_a_page_fits_a_telephone(workspace, browser, axe):
     from selenium.webdriver.support.ui import WebDriverWait
 
     with served(workspace, person="ada") as (app, address):
@@ -134,6 +245,7 @@ def test_the_requester_is_told_before_they_try_and_a_page_fits_a_telephone(works
         WebDriverWait(browser, 60).until(lambda there: "You cannot approve" in there.find_element("id", "checks").text)
         assert not browser.find_element("css selector", "button.approve").is_enabled()
         assert verification(browser)[0] == "good"
+        seen(browser, axe, "decide-as-requester", 950, "decide")
         for path in ("/", "/runs/forget-8.1", "/audit", "/live", "/key"):
             browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {
                 "width": 360, "height": 800, "deviceScaleFactor": 1, "mobile": True})
@@ -142,34 +254,23 @@ def test_the_requester_is_told_before_they_try_and_a_page_fits_a_telephone(works
             assert wide <= 360, (path, wide)
         browser.get(f"{address}/runs/forget-8.1")
         if PICTURES:
-            browser.save_screenshot(str(Path(PICTURES) / "console-telephone.png"))
+            keep(browser, "telephone")
 
 
-def test_axe_finds_nothing_serious_on_any_page(workspace, browser, tmp_path):
-    if shutil.which("npm") is None:
+def test_axe_finds_nothing_serious_in_the_dark_and_would_find_something(workspace, browser, axe):
+    if not axe:
         pytest.skip("no npm on this machine")
-    subprocess.run(["npm", "install", "--prefix", tmp_path / "npm", "--no-audit", "--no-fund", "axe-core@4.10.3"], check=True,
-                   capture_output=True)
-    axe = (tmp_path / "npm" / "node_modules" / "axe-core" / "axe.min.js").read_text()
-    found = {}
     with served(workspace) as (app, address):
         app.state.console.reads = Rate(10_000, 1_000)
-        browser.get(address)  # who is let in nowhere
-        pages = ["", f"/enter?token={app.state.console.identity.link_token}", "/runs/forget-8.1", "/audit", "/live", "/key"]
-        for scheme in ("light", "dark"):
-            browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
-            for path in pages if scheme == "light" else ["/", *pages[2:]]:
-                browser.get(address + path)
-                if path in ("/audit", "/runs/forget-8.1"):
-                    assert verification(browser)[0] == "good"
-                browser.execute_script(axe)
-                violations = browser.execute_async_script(
-                    "axe.run(document, {iframes: false}).then(found => arguments[0](found.violations))")
-                found[scheme, path[:6]] = [(one["id"], one["nodes"][0]["html"]) for one in violations
-                                           if one["impact"] in ("serious", "critical")]
-        browser.execute_script("document.documentElement.removeAttribute('lang')")  # it does look
-        assert browser.execute_async_script("axe.run(document).then(found => arguments[0](found.violations.length))")
-    assert {where: what for where, what in found.items() if what} == {}
+        browser.get(f"{address}/enter?token={app.state.console.identity.link_token}")
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": "dark"}]})
+        for path in ("/", "/runs/forget-8.1", "/audit", "/live", "/key"):
+            browser.get(address + path)
+            if path in ("/audit", "/runs/forget-8.1"):
+                assert verification(browser)[0] == "good"
+            assert serious(browser, axe) == [], path
+        browser.execute_script("document.documentElement.removeAttribute('lang')")
+        assert serious(browser, axe)
 
 
 # ------------------------------------------------------------------------------------------------ a server that lies
@@ -237,7 +338,7 @@ def no_consistency(path, body):
     return json.dumps({"proof": ["11" * 32]}).encode() if path.endswith("consistency") else body
 
 
-def test_the_page_turns_red_against_a_server_that_lies(workspace, browser):
+def test_the_page_turns_red_against_a_server_that_lies(workspace, browser, axe):
     from expunge.evidence.ledger import Ledger
 
     ledger = Ledger.open(workspace)
@@ -247,7 +348,7 @@ def test_the_page_turns_red_against_a_server_that_lies(workspace, browser):
                          ("name", another_name), ("signature", another_signature), ("shortened", an_earlier_end(earlier)),
                          ("grown", as_it_is), ("forked", no_consistency)):
         if name == "forked":
-            key_changes.enter(workspace, "turing", ("reviewer",))
+            key_changes.enter(workspace, "turing", ("reviewer",), by="olga")
         with served(workspace, around=lying(change)) as (app, address):
             app.state.console.reads = Rate(10_000, 1_000)
             browser.get(f"{address}/enter?token={app.state.console.identity.link_token}")
@@ -259,7 +360,7 @@ def test_the_page_turns_red_against_a_server_that_lies(workspace, browser):
             if name == "honest":
                 memory = browser.execute_script("return localStorage.getItem('expunge:checkpoint')")
             if name == "forked":
-                picture(browser, "alarm", height=700)
+                seen(browser, axe, "alarm", 700)
     assert {name for name, (how, _) in said.items() if how == "good"} == {"honest", "grown"}, said
     for name, words in (("envelope", "1 of the entries"), ("proof", "1 of the entries"),
                         ("name", "in another name"), ("signature", "signed by no operator"),
