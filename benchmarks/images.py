@@ -1,6 +1,6 @@
 """How large are the images, how long until a room in a container is at work, and what does a container add to a step?
 
-    make images && python benchmarks/images.py [--runs 3]
+    make images && python benchmarks/images.py [--runs 3]      # --runs 0: the sizes alone
 
 Carries out a request with as little learning as it can have, `--runs` times in processes and as often in containers,
 taking turns. All from the runs' own events: the seconds of a step are those from the end of the one before to its own
@@ -71,16 +71,21 @@ def one_run(engine: docker.DockerClient, folder: Path, runner: str) -> list[dict
     return rows
 
 
-def table(found: dict[str, Any]) -> str:
-    """Sizes, then a line for each room."""
+def table_of_sizes(found: dict[str, Any]) -> str:
+    """A line for each image."""
     lines = ["| image | MB | added to the base, MB | limit |", "|---|---|---|---|"]
     for name, limit in LIMITS.items():
-        size = found["sizes"]["images"][name]["bytes"]
-        added = size - found["sizes"]["base"]
+        size = found["images"][name]["bytes"]
+        added = size - found["base"]
         lines.append(f"| {name} | {size / 1e6:.0f} | {added / 1e6:.0f} | {limit / 1e6:.0f}:"
                      f" {'kept' if added <= limit else 'EXCEEDED'} |")
-    lines += [
-        "", f"Medians of {found['runs']} runs each. Load of the machine (1 minute): {found['load'][0]:.1f} at first,"
+    return "\n".join(lines)
+
+
+def table_of_steps(found: dict[str, Any]) -> str:
+    """A line for each room."""
+    lines = [
+        f"Medians of {found['runs']} runs each. Load of the machine (1 minute): {found['load'][0]:.1f} at first,"
         f" {found['load'][1]:.1f} in the end; cores: {os.cpu_count()}.", "",
         "| room | cold start in a container, s | overhead in a container, s | in a process, s | difference, s |",
         "|---|---|---|---|---|"]
@@ -111,13 +116,17 @@ def main() -> None:
     runs = arguments.parse_args().runs
     find_image()
     engine = docker.from_env()
+    if not runs:
+        measured = sizes(engine)
+        record("image_sizes", measured, table_of_sizes(measured))
+        return
     before, rows = os.getloadavg()[0], []
     with tempfile.TemporaryDirectory(prefix="images-") as scratch:
         for number in range(runs):
             for runner in RUNNERS:
                 rows += one_run(engine, Path(scratch, f"{runner}-{number}"), runner)
     found = {"runs": runs, "load": [before, os.getloadavg()[0]], "sizes": sizes(engine), "rows": rows}
-    record("images", found, table(found))
+    record("images", found, f"{table_of_sizes(found['sizes'])}\n\n{table_of_steps(found)}")
 
 
 if __name__ == "__main__":
