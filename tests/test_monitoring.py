@@ -53,9 +53,11 @@ def test_a_real_prometheus_answers_every_panel_from_what_a_gate_and_the_installa
     with subprocess.Popen([EXPUNGE, "metrics", "--serve", "127.0.0.1:0"], stdout=subprocess.PIPE, text=True,
                           env=bare_environment(EXPUNGE_WORKSPACE=str(run.workspace.root))) as exporter:
         address = exporter.stdout.readline().strip()
-        with prometheus(tmp_path, pushgateway, address) as ask:
-            answers = {title: [ask(expr) for expr in exprs] for title, exprs in QUERIES.items()}
-        exporter.terminate()
+        try:
+            with prometheus(tmp_path, pushgateway, address) as ask:
+                answers = {title: [ask(expr) for expr in exprs] for title, exprs in QUERIES.items()}
+        finally:
+            exporter.terminate()
     nothing = {title for title, results in answers.items() if not all(results)}
     # No deadline, no GPU, no failure, no sample set, no model in service, no queue: absent is not zero.
     assert nothing == {"Time left until the nearest deadline", "GPU seconds", "Since a failure", "Samples", "Samples a second",

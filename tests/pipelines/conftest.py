@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from docker_engine import engine, image  # noqa: F401 - fixtures
 from tests_support import Done, call
 
 from components.curate_forget_set.step import curate_forget_set
