@@ -38,6 +38,14 @@ def test_every_link_leads_somewhere():
                 assert (page.parent / target).exists(), f"{page.relative_to(ROOT)} links to {target}"
 
 
+def test_every_test_that_the_page_of_faults_names_is_there():
+    named = set(re.findall(r"`(test_\w+?)(?:\.py)?`", (ROOT / "docs" / "faults.md").read_text()))
+    files = list((ROOT / "tests").rglob("test_*.py"))
+    there = {file.stem for file in files} | {name for file in files for name in re.findall(r"def (test_\w+)", file.read_text())}
+    assert named
+    assert not named - there
+
+
 def test_the_request_that_is_explained_is_one(tmp_path):
     explained, = blocks((ROOT / "docs" / "requests.md").read_text(), "yaml")
     request = parse_record(Request, yaml.safe_load(explained), "docs")

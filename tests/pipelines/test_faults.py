@@ -1,0 +1,180 @@
+"""Services that fail while a request is carried out by the command itself: each ends in one release, or says where it stands.
+
+docs/faults.md lists every fault, and the test in which it is made.
+"""
+
+import json
+import subprocess
+import threading
+import time
+from contextlib import contextmanager
+
+import pytest
+from s3_server import between, bucket, environment, s3_server  # noqa: F401 - fixtures
+from tests_support import EXPUNGE, bare_environment, call
+
+from expunge.configuration import CONFIG_FILE
+from expunge.digests import sha256_bytes
+from expunge.settings import Workspace
+from expunge.stores.queue import Queue
+
+pytestmark = pytest.mark.thorough
+NOBODY = "http://127.0.0.1:9"  # a port on which nothing answers
+
+
+def configure(folder, **settings):
+    """Names services in the workspace's configuration."""
+    lines = "".join(f"{name}: {value}\n" for name, value in settings.items())
+    (folder / ".expunge" / CONFIG_FILE).write_text(f"schema: expunge/config/v1\n{lines}")
+
+
+def approve(folder):
+    done = call(folder, "approve", "forget-8", "--as", "grace", "--reason", "it is gone")
+    assert done.code == 0, done.err
+
+
+def state_of(folder):
+    """What `status` says of the run: its state, and why."""
+    shown = call(folder, "status", "forget-8", "--json")
+    assert shown.code == 0, shown.err
+    return shown.json["state"], shown.json["reason"]
+
+
+def candidates(folder):
+    return {json.loads(record.read_text())["weights"]["sha256"]
+            for record in folder.glob(".expunge/results/unlearn-*/candidate/record.json")}
+
+
+def released_once(folder):
+    """One release was made in this workspace, of the one candidate, and the ledger is whole."""
+    assert state_of(folder) == ("released", None)
+    made, = folder.glob(".expunge/releases/digits/[0-9]*/release.json")
+    assert {json.loads(made.read_text())["weights"]["sha256"]} == candidates(folder)
+    verified = call(folder, "audit", "verify", "--json")
+    assert verified.code == 0, verified.out
+
+
+def served_once(folder, s3):
+    """The same, served from S3: one folder beside `current`, which names it, and no part of an upload."""
+    released_once(folder)
+    found = {held.key.split("/")[2] for held in s3.objects.filter(Prefix="served/digits/")}
+    current = json.loads(s3.Object("served/digits/current").get()["Body"].read())
+    assert found == {"current", current["folder"]}
+    weights = s3.Object(f"served/digits/{current['folder']}/model.safetensors").get()["Body"].read()
+    assert {sha256_bytes(weights)} == candidates(folder)
+    assert not list(s3.multipart_uploads.all())
+
+
+def every_second(what):
+    """Trouble with one request of two."""
+    fails = iter([what, None] * 100_000)
+    return lambda *_: next(fails)
+
+
+def slowly(*_):
+    time.sleep(0.7)
+
+
+@pytest.mark.parametrize("trouble", [every_second("busy"), every_second("cut"), every_second("lost"), slowly],
+                         ids=["busy", "cut", "lost", "slow"])
+def test_a_release_gets_through_to_a_bad_s3_while_mlflow_and_the_pushgateway_are_dead(
+        waiting, bucket, between, trouble):  # noqa: F811
+    configure(waiting, releases="s3://models/served", pushgateway=NOBODY)
+    approve(waiting)
+    between.trouble = trouble
+    done = call(waiting, "release", "forget-8", MLFLOW_TRACKING_URI=NOBODY)
+    between.trouble = lambda *_: None
+    assert done.code == 0, done.err
+    events, = waiting.glob(".expunge/runs/*/events.jsonl")
+    assert all(note in events.read_text() for note in ("monitoring: ", "MLflow was not told")), "both are noted"
+    served_once(waiting, bucket)
+
+
+def test_a_release_for_which_s3_went_away_says_so_and_is_made_once_it_is_back(waiting, bucket, between):  # noqa: F811
+    configure(waiting, releases="s3://models/served")
+    approve(waiting)
+    uploaded = threading.Event()
+
+    def gone_after_the_weights(method, path, headers):
+        if uploaded.is_set():
+            return "refused"
+        if method == "PUT" and path.endswith("/model.safetensors"):
+            uploaded.set()
+        return None
+
+    between.trouble = gone_after_the_weights
+    assert call(waiting, "release", "forget-8").code == 1
+    assert uploaded.is_set()
+    state, reason = state_of(waiting)
+    assert (state, "the S3 server cannot be reached" in reason) == ("failed", True), (state, reason)
+    between.trouble = lambda *_: None
+    assert call(waiting, "release", "forget-8").code == 0
+    served_once(waiting, bucket)
+
+
+@contextmanager
+def restarting(server, every):
+    """Restarts a database server again and again; how often it has been."""
+    over, times = threading.Event(), []
+
+    def again():
+        while not over.wait(every):
+            server.restart()
+            times.append(time.monotonic())
+
+    thread = threading.Thread(target=again)
+    thread.start()
+    try:
+        yield times
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_a_database_that_is_restarted_all_the_time_costs_attempts_and_nothing_else(demo, postgresql, tmp_path):
+    (tmp_path / ".expunge").mkdir()
+    configure(tmp_path, database=postgresql("restarted"))
+    (tmp_path / "request.yaml").write_bytes((demo[0] / "request.yaml").read_bytes())
+    for words in (("init",), ("keys", "new", "ada", "--role", "requester"), ("keys", "new", "grace", "--role", "reviewer")):
+        assert call(tmp_path, *words).code == 0
+
+    def insisted(ends_with, *words):
+        for _ in range(20):
+            with restarting(postgresql, 4) as times:
+                done = call(tmp_path, *words)
+            restarts.extend(times)
+            if done.code == ends_with:
+                return
+            assert done.code == 1, done.out + done.err
+            assert len(done.err.splitlines()) == 1, "one line, and no traceback"
+            state, reason = state_of(tmp_path)
+            assert reason if state == "failed" else state in ("running", "approved", "releasing"), state
+        raise AssertionError(f"{words}: never got through")
+
+    restarts = []
+    insisted(10, "run", "request.yaml")
+    approve(tmp_path)
+    insisted(0, "release", "forget-8")
+    assert len(restarts) > 3
+    assert candidates(tmp_path) == candidates(demo[0])
+    released_once(tmp_path)
+
+
+def test_of_two_schedulers_that_fire_at_once_one_runs_and_one_releases(fresh, expunge):
+    for person, role in (("ada", "requester"), ("grace", "reviewer")):
+        assert expunge(fresh, "keys", "new", person, "--role", role).code == 0
+    assert expunge(fresh, "queue", "file", "request.yaml").code == 0
+
+    def both_fire():
+        two = [subprocess.Popen([str(EXPUNGE), "queue", "work"], cwd=fresh, env=bare_environment(), text=True,
+                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
+        said = [(*one.communicate(), one.returncode) for one in two]
+        assert sorted(code for *_, code in said) in ([0, 0], [0, 75]), said
+        seen, = Queue.of(Workspace(fresh / ".expunge")).all()
+        return seen.ticket.stage, seen.ticket.run
+
+    assert both_fire() == ("waiting", "forget-8.1")
+    assert [folder.name for folder in fresh.glob(".expunge/runs/*")] == ["forget-8.1"]
+    approve(fresh)
+    assert both_fire() == ("released", "forget-8.1")
+    released_once(fresh)
