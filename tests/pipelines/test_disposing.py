@@ -15,7 +15,17 @@ from planting import PLANTS, encoded, npz, plant
 from tests_support import bare_environment
 
 from expunge.auditing import log_lines, show
-from expunge.contracts import Listing, Receipt, Request, SampleSet, Wish, parse_record, read_record
+from expunge.contracts import (
+    ClassifierSource,
+    Listing,
+    ParentSource,
+    Receipt,
+    Request,
+    SampleSet,
+    Wish,
+    parse_record,
+    read_record,
+)
 from expunge.custody import receipts
 from expunge.custody import searchers as all_searchers
 from expunge.errors import BadInput, DoesNotVerify, Refused, WorkspaceBusy
@@ -26,8 +36,10 @@ from expunge.evidence.verify import verify_workspace
 from expunge.room import exclusive
 from expunge.runs import Run
 from expunge.samples import RequestKey, read_samples
+from expunge.samples.marked import WALL, keep_marked
 from expunge.settings import Workspace
 from expunge.stores.tracking import Tracking
+from expunge.stores.walls import SAMPLES_FILE, WallOrder, Walls
 from pipelines import disposing, keeping
 from pipelines.disposing import dispose, look
 from pipelines.summary import standing, summarise
@@ -87,6 +99,19 @@ def test_all_that_is_sealed_for_a_request_goes_and_a_receipt_says_so(done):
     assert statement.predicate.receipt == receipt
     assert wrong(done) == before
     assert receipts.custody_of(done, REQUEST) == "disposed"
+
+
+def test_what_was_marked_in_the_console_goes_and_what_it_was_marked_on(done):
+    file, = done.results.glob("curate_forget_set-*/negative/record.json")
+    unwanted, walls = read_samples(done, read_record(SampleSet, file)), Walls(done)
+    wall = walls.ask(WallOrder(by="ada", of="samples", checkpoint=ParentSource(uri="builtin://digits/dcgan"),
+                               oracle=ClassifierSource(uri="builtin://digits/oracle")))
+    walls.keep(wall.sha256, SAMPLES_FILE, unwanted.to_parquet())
+    keep_marked(done, REQUEST, unwanted, by="ada", by_person=1, made_from={WALL: wall.sha256})
+    assert len(ciphertext(done)) == 12
+    receipt = dispose(done, REQUEST, QUIETLY)
+    assert (ciphertext(done), walls.of("ada"), receipt.destroyed["sealed"]) == ([], [], 12)
+    assert not RequestKey.file(done, f"_walls/{wall.sha256}").exists()
 
 
 def test_verification_names_a_changed_receipt_and_whatever_was_put_back(done, expunge):
@@ -423,13 +448,13 @@ def test_a_request_says_how_long_its_samples_may_be_kept_and_status_says_when_th
     until = plain.model_copy(update={"retain_until": date(2020, 1, 31)})
     assert parse_record(Request, json.loads(until.to_bytes()), "request") == until
     run.request_file.write_bytes(until.to_bytes())
-    stands = standing(run, [run], today=date(2020, 1, 31))
+    stands = standing(run, {}, today=date(2020, 1, 31))
     assert (stands["custody"], stands["retain_until"], stands["retention_overdue"]) == ("kept", "2020-01-31", False)
     listed, = expunge(done.root.parent, "status", "--json").json
     assert listed["retention_overdue"]
     assert "kept too long, since 2020-01-31" in expunge(done.root.parent, "status").out
     dispose(done, REQUEST, QUIETLY)
-    assert not standing(run, [run])["retention_overdue"]
+    assert not standing(run, {})["retention_overdue"]
 
 
 def test_requests_that_say_nothing_of_keeping_are_the_bytes_that_they_were():
