@@ -114,7 +114,7 @@ class Run:
     @classmethod
     def find(cls, workspace: Workspace, name: str) -> "Run":
         """The run of that name, or the latest attempt of the request of that name; BadInput if there is none."""
-        found = cls._states(workspace)
+        found = cls.all_states(workspace)
         known = {state.run: cls(workspace, state.run) for state in found}
         if name in known:
             return known[name]
@@ -127,10 +127,11 @@ class Run:
     @classmethod
     def all(cls, workspace: Workspace) -> list["Run"]:
         """Every run, by the time it was started."""
-        return [cls(workspace, state.run) for state in cls._states(workspace)]
+        return [cls(workspace, state.run) for state in cls.all_states(workspace)]
 
     @classmethod
-    def _states(cls, workspace: Workspace) -> list[RunState]:
+    def all_states(cls, workspace: Workspace) -> list[RunState]:
+        """Where every run stands, by the time it was started."""
         database = Database(workspace).ready()
         if not database.version():
             return []

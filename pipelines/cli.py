@@ -276,7 +276,7 @@ def status(
 ) -> None:
     """Say where runs stand, reject those past their deadline, and tell reviewers of the others what is due."""
     from expunge.runs import Run
-    from pipelines.summary import standing, summarise
+    from pipelines.summary import standing, summarise, tries
     from pipelines.tables import show_run, show_runs
 
     workspace = Workspace.locate().require()
@@ -290,8 +290,8 @@ def status(
         summary = summarise(Run.find(workspace, run))
         _finish(summary, as_json, lambda out: show_run(out, summary))
         return
-    runs = Run.all(workspace)
-    standings = [standing(found, runs) for found in runs]
+    tried = tries(workspace)
+    standings = [standing(found, tried) for found in Run.all(workspace)]
     _finish(standings, as_json, lambda out: show_runs(out, standings))
 
 

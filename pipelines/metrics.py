@@ -22,7 +22,7 @@ from expunge.settings import Workspace
 from expunge.stores.queue import Queue, Stage
 from expunge.stores.releases import current, models
 from pipelines import reauditing
-from pipelines.summary import standing
+from pipelines.summary import standing, tries
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -118,7 +118,8 @@ def serve(workspace: Workspace, address: str, ready: Callable[[str], None]) -> N
 
 def _of_runs(workspace: Workspace, today: date) -> Iterator["GaugeMetricFamily"]:
     runs = Run.all(workspace)
-    standings = [standing(run, runs, today) for run in runs]
+    tried = tries(workspace)
+    standings = [standing(run, tried, today) for run in runs]
     # A state that no run is in is said as well: absent is not zero.
     yield _gauge("expunge_runs", "Runs, by the state that they are in.",
                  {(state,): sum(one["state"] == state for one in standings) for state in get_args(State)}, "state")

@@ -1,5 +1,7 @@
 """What a run came to, as one plain object: for ``--json``, and for the tables that people read."""
 
+from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, date, datetime
 from typing import Any
@@ -33,8 +35,13 @@ DRAWING = ("gan", "flow", "image_to_image")  # families of which it is also said
 _ANSWERED: frozenset[State] = frozenset({"released", "rolled_back", "withdrawn", "not_needed"})
 
 
-def standing(run: Run, runs: list[Run], today: date | None = None) -> dict[str, Any]:
-    """A run's state, and beside it what a list of runs is read for.
+def tries(workspace: Workspace) -> Counter[str]:
+    """How many runs of each request came to a verdict, by its id."""
+    return Counter(state.request_id for state in Run.all_states(workspace) if state.came_to_a_verdict)
+
+
+def standing(run: Run, tried: Mapping[str, int], today: date | None = None) -> dict[str, Any]:
+    """A run's state, and beside it what a list of runs is read for; `tried` is what `tries` counts.
 
     `due` and `retain_until` are dates or null; `overdue` and `retention_overdue` are null without one. `custody` says
     whether what is to be forgotten is still kept. `attempts` counts the runs of its request that came to
@@ -43,7 +50,6 @@ def standing(run: Run, runs: list[Run], today: date | None = None) -> dict[str, 
     state, request = run.state(), run.request()
     overdue = None if request.due is None else (
         state.state not in _ANSWERED and (today or datetime.now(UTC).date()) > request.due)
-    others = [other.state() for other in runs]
     until = request.retain_until
     custody = receipts.custody_of(run.workspace, request.id)
     at_work = state.state in ("running", "releasing") and is_held(run.lock)
@@ -52,7 +58,7 @@ def standing(run: Run, runs: list[Run], today: date | None = None) -> dict[str, 
         "overdue": overdue, "custody": custody, "retain_until": until and until.isoformat(),
         "retention_overdue": None if until is None else custody != "disposed" and (
             today or datetime.now(UTC).date()) > until,
-        "attempts": sum(other.came_to_a_verdict for other in others if other.request_id == state.request_id),
+        "attempts": tried.get(state.request_id, 0),
         "since": state.since,
         "at_work": at_work, "progress": _progress(run) if at_work else None}
 
@@ -81,7 +87,7 @@ def summarise(run: Run) -> dict[str, Any]:
     state = run.state()
     request = run.request()
     ledger = Ledger.open(run.workspace)
-    stands = standing(run, Run.all(run.workspace))
+    stands = standing(run, tries(run.workspace))
     deadline = deadline_of(run, state)
     work = sum(done.seconds for done in state.rooms.values() if not done.reused)
     found: dict[str, Any] = {

@@ -40,7 +40,7 @@ from expunge.settings import RUN_VARIABLE, WORKSPACE_VARIABLE, Workspace
 from expunge.stores import training_state
 from pipelines.news import News
 from pipelines.results import recipe
-from pipelines.summary import standing
+from pipelines.summary import tries
 from pipelines.sweeping import sweep, sweep_resume_state
 
 Watcher = Callable[[Event], None]
@@ -344,7 +344,7 @@ class _Supervision:
         people, waived = waiver_of(self._run) if token == "open" else ((), ())
         page = render_page(report, verdict, read_policy(self._run.policy_file), self._run.request().reason,
                            attempt=self._run.state().attempt, waived_by=people, waived=waived,
-                           attempts=standing(self._run, Run.all(self._workspace))["attempts"])
+                           attempts=tries(self._workspace)[self._run.state().request_id])
         write_atomically(self._run.page, page.encode())
         if token == "open" and "deploy" not in self._run.state().rooms:
             raise ExpungeError("the gate was open and nothing was deployed", f"see {self._run.log}")

@@ -12,7 +12,7 @@ from expunge.contracts import write_record
 from expunge.events import Event, events_file
 from expunge.runs import Run
 from expunge.settings import Workspace
-from pipelines.summary import standing, summarise
+from pipelines.summary import standing, summarise, tries
 from pipelines.tables import show_run
 
 TODAY = date(2026, 7, 10)
@@ -29,7 +29,7 @@ def due_on(run, day):
 
 
 def stand(run, today=TODAY):
-    return standing(run, Run.all(run.workspace), today)
+    return standing(run, tries(run.workspace), today)
 
 
 def test_a_list_keeps_its_keys_and_gains_the_date_and_the_attempts(waiting, expunge):
@@ -90,7 +90,7 @@ def test_what_a_report_never_asked_keeps_nobody_from_its_status(begin_run):
     made = begin_run().make()
     made.gate()
     found = summarise(made.as_run("awaiting_approval"))
-    assert (found["fid"], found["kid"], found["pul"]["estimate"]) == (None, None, 0.98)
+    assert (found["fid"], found["kid"], found["pul"]["estimate"], found["attempts"]) == (None, None, 0.98, 1)
     told = io.StringIO()
     show_run(Console(file=told, width=200), found)
     assert ("unlearned (PUL)" in told.getvalue(), "FID" in told.getvalue()) == (True, False)
