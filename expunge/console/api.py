@@ -153,7 +153,8 @@ def pictures(request: Request, asking: Reading, run: RunName) -> dict[str, Any]:
     return views.pictures(*views.known_run(of(request).workspace, run))
 
 
-@router.get("/api/v1/runs/{run}/pictures/{group}/{side}", tags=["runs"], responses=_PROBLEM)
+@router.get("/api/v1/runs/{run}/pictures/{group}/{side}", tags=["runs"], response_class=Response,
+            responses={**_PROBLEM, 200: {"content": {"image/png": {}}}})
 def picture(request: Request, asking: Reading, run: RunName, group: Literal["unwanted", "retained"],
             side: Literal["image", "shown", "before", "after"]) -> Response:
     """A strip of tiles, as a PNG, in the order of `pictures`."""
