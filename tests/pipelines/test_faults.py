@@ -7,7 +7,6 @@ import json
 import subprocess
 import threading
 import time
-from contextlib import contextmanager
 
 import pytest
 from s3_server import between, bucket, environment, s3_server  # noqa: F401 - fixtures
@@ -108,56 +107,31 @@ def test_a_release_for_which_s3_went_away_says_so_and_is_made_once_it_is_back(wa
     state, reason = state_of(waiting)
     assert (state, "the S3 server cannot be reached" in reason) == ("failed", True), (state, reason)
     between.trouble = lambda *_: None
-    assert call(waiting, "release", "forget-8").code == 0
+    assert call(waiting, "run", "request.yaml").code == 0
     served_once(waiting, bucket)
 
 
-@contextmanager
-def restarting(server, every):
-    """Restarts a database server again and again; how often it has been."""
-    over, times = threading.Event(), []
-
-    def again():
-        while not over.wait(every):
-            server.restart()
-            times.append(time.monotonic())
-
-    thread = threading.Thread(target=again)
-    thread.start()
-    try:
-        yield times
-    finally:
-        over.set()
-        thread.join()
-
-
-def test_a_database_that_is_restarted_all_the_time_costs_attempts_and_nothing_else(demo, postgresql, tmp_path):
-    (tmp_path / ".expunge").mkdir()
-    configure(tmp_path, database=postgresql("restarted"))
-    (tmp_path / "request.yaml").write_bytes((demo[0] / "request.yaml").read_bytes())
-    for words in (("init",), ("keys", "new", "ada", "--role", "requester"), ("keys", "new", "grace", "--role", "reviewer")):
-        assert call(tmp_path, *words).code == 0
-
-    def insisted(ends_with, *words):
-        for _ in range(20):
-            with restarting(postgresql, 4) as times:
-                done = call(tmp_path, *words)
-            restarts.extend(times)
-            if done.code == ends_with:
-                return
-            assert done.code == 1, done.out + done.err
-            assert len(done.err.splitlines()) == 1, "one line, and no traceback"
-            state, reason = state_of(tmp_path)
-            assert reason if state == "failed" else state in ("running", "approved", "releasing"), state
-        raise AssertionError(f"{words}: never got through")
-
-    restarts = []
-    insisted(10, "run", "request.yaml")
-    approve(tmp_path)
-    insisted(0, "release", "forget-8")
-    assert len(restarts) > 3
-    assert candidates(tmp_path) == candidates(demo[0])
-    released_once(tmp_path)
+def test_a_database_that_is_restarted_in_the_middle_of_a_release_ends_in_one(waiting, postgresql):
+    configure(waiting, database=postgresql("restarted"))
+    assert call(waiting, "audit", "move").code == 0
+    approve(waiting)
+    log, = waiting.glob(".expunge/runs/*/events.jsonl")
+    before, until = len(log.read_text().splitlines()), time.monotonic() + 120
+    releasing = subprocess.Popen([str(EXPUNGE), "release", "forget-8"], cwd=waiting, env=bare_environment(), text=True,
+                                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    while len(log.read_text().splitlines()) == before:  # until a room has begun
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    postgresql.restart()
+    said = releasing.communicate()[1]
+    if releasing.returncode != 0:
+        assert (releasing.returncode, len(said.splitlines())) == (1, 1), said
+        state, reason = state_of(waiting)
+        assert reason if state == "failed" else state in ("approved", "releasing"), state
+        again = ("run", "request.yaml") if state == "failed" else ("release", "forget-8")
+        done = call(waiting, *again)
+        assert done.code == 0, done.err
+    released_once(waiting)
 
 
 def test_of_two_schedulers_that_fire_at_once_one_runs_and_one_releases(fresh, expunge):
