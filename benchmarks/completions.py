@@ -61,7 +61,7 @@ TRAINING: dict[str, dict[str, Any]] = {
     "mae": {"steps": 2_500, "batch": 64, "rate": 2e-3}, "vq-gan": {"steps": 1_500, "batch": 64, "rate": 2e-3},
     "diffusion-inpainting": {"steps": 2_000, "batch": 64, "rate": 2e-3}}
 HIDDEN = Hidden(mask="random", ratio=0.75, cell=4)  # 48 of 64 squares
-MASKED = {"4x4": HIDDEN, "8x8": Hidden(mask="random", ratio=0.75, cell=8)}  # by the squares that are hidden as a whole
+MASKED = {"4x4": HIDDEN, "8x8": Hidden(mask="random", ratio=0.625, cell=8)}  # by the squares that are hidden as a whole
 FORGOTTEN = {
     "mnist": (0, 1, 2, 3, 4),
     "fashion": (1, 5, 7, 8, 9)}  # trousers, shoes and bags; what covers the upper body stays
