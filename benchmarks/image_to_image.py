@@ -52,8 +52,8 @@ def table(parents: list[Row], rows: list[Row]) -> str:
     """Every row, and which parts of the goal it misses."""
     lines = [
         f"Forgotten are {' and '.join(f'{name} {list(some)}' for name, some in FORGOTTEN.items())}. Hidden are "
-        f"{' or '.join(f'{some.ratio:.1%} in squares of {name} pixels' for name, some in MASKED.items())}, anywhere, of "
-        f"each image others. Goal: retained error at most {ERROR_GOAL:.0%} above the parent's ({PROXY_GOAL:.0%} for "
+        f"{' or '.join(f'{some.ratio:.1%} in squares of {name} pixels' for name, some in MASKED.items())}, anywhere, "
+        f"of each image others. Goal: retained error at most {ERROR_GOAL:.0%} above the parent's ({PROXY_GOAL:.0%} for "
         f"`proxy`), upper end of the KID ratio at most {KID_GOAL}, excess at most {100 * EXCESS_GOAL:.0f} points, "
         f"where the parent's is at least {100 * PARENT_GOAL:.0f} and the judge is right on at least {JUDGE_GOAL:.0%} "
         "of real images, and relearning not sooner than an encoder that never knew.",
