@@ -84,17 +84,27 @@ def start(workspace: Workspace, request: Request, watch: Watcher, again: bool = 
             return same.state()
         receipts.refuse_disposed(workspace, request.id)
         run = same or Run.create(workspace, request, earlier, _now())
-        return _Supervision(run, watch, image).carry_out("unlearning", {
-            "request_uri": str(run.request_file), "policy_uri": str(run.policy_file), **recipe(request)})
+        return _from_the_start(run, request, watch, image)
+
+
+def _from_the_start(run: Run, request: Request, watch: Watcher, image: str | None) -> RunState:
+    """Runs the whole plan; what is kept of a room is used again."""
+    return _Supervision(run, watch, image).carry_out("unlearning", {
+        "request_uri": str(run.request_file), "policy_uri": str(run.policy_file), **recipe(request)})
 
 
 def release(workspace: Workspace, run: Run, watch: Watcher, image: str | None = None) -> RunState:
-    """Continues a run that waits for approval: gate, then deploy, from the bytes that were approved."""
+    """Continues a run that waits for approval: gate, then deploy, from the bytes that were approved.
+
+    One whose release failed goes through all rooms once more, which takes what is kept of them.
+    """
     with _alone(workspace, image):
         require_in_time(run)
         state = settle(run)
         if state.state == "released":
             return state
+        if state.state == "failed" and state.came_to_a_verdict:  # after the gate only a release is left to fail
+            return _from_the_start(run, run.request(), watch, image)
         if state.state not in ("awaiting_approval", "approved", "releasing"):
             raise BadInput(f"run '{run.name}' is {state.state}", "only a run that awaits approval can be released")
         return _Supervision(run, watch, image).carry_out("release", {
