@@ -152,6 +152,8 @@ class StateCopies:
         try:
             try:
                 os.link(file, version)
+            except FileNotFoundError:  # the step has succeeded meanwhile: there is nothing to continue from
+                return
             except OSError:  # a file system without links
                 shutil.copyfile(file, version)
             self._place.write(version)

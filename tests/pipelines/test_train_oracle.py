@@ -16,7 +16,6 @@ from rich.console import Console
 from scipy.stats import binomtest
 from tests_support import EXPUNGE, bare_environment
 
-from components.curate_forget_set.generators import UNWANTED_FROM, WANTED_BELOW
 from expunge import assets
 from expunge.contracts import read_record
 from expunge.digests import sha256_file
@@ -24,6 +23,7 @@ from expunge.measure.screening import LOWEST_SENSITIVITY, fewest_to_say
 from expunge.models import Classifier, load, read, supervised
 from expunge.models.cards import ClassifierCard
 from expunge.samples.images import read_images
+from expunge.samples.labels import UNWANTED_FROM, WANTED_BELOW
 from expunge.settings import Workspace
 from pipelines import training
 from pipelines.demo import request_for

@@ -158,6 +158,14 @@ def test_state_that_is_not_this_steps_own_is_refused_in_a_line_and_the_step_begi
     assert refused.startswith("not taken: the state that was kept in the store ")
 
 
+def test_state_that_is_gone_before_it_could_be_sent_is_no_failure(tmp_path):
+    notes = []
+    copies = training_state.StateCopies(str(tmp_path / "store"), "run/train-1.resume", notes.append)
+    copies.send(tmp_path / "gone.resume")  # a step that ends removes its state
+    assert copies.settle(10)
+    assert (notes, list((tmp_path / "store").rglob("*"))) == ([], [])
+
+
 @pytest.mark.parametrize("store", ["folder"], indirect=True)
 def test_told_to_stop_a_step_keeps_its_state_at_once_and_goes_on_from_there(undisturbed, step, store,
                                                                                     monkeypatch):
