@@ -130,7 +130,7 @@ def test_the_page_can_be_followed_line_by_line(tmp_path):
     assert ended["method"]["chosen"]
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_flow_is_made_to_find_a_class_unlikely_and_comes_home(released, workspace_of):
     folder, found = released
     assert found["state"] == "released"
@@ -156,7 +156,7 @@ def test_a_flow_is_made_to_find_a_class_unlikely_and_comes_home(released, worksp
     assert "lowest z of the forgotten" in told
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_what_a_flow_forgot_is_exported_for_a_stranger_and_disposed_of(released, tmp_path):
     said, receipt = exported_and_disposed_of(released[0], "a-class", tmp_path, "--deep")
     assert "forget_z_lowest at least" in said

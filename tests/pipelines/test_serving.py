@@ -43,7 +43,7 @@ def test_a_release_whose_run_nobody_knows_is_taken_out_all_the_same(begin_run):
     assert serving.change(done.workspace, "withdraw", "digits", "grace", "a complaint").now is None
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_where_the_gate_opens_in_a_run_that_is_continued_its_state_says_so_at_once(waiting, expunge, workspace_of):
     workspace = workspace_of(waiting)
     assert expunge(waiting, "approve", "forget-8", "--as", "grace", "--reason", "looked at it").code == 0

@@ -60,6 +60,7 @@ def together(folder, code, processes=2):
     return torch.load(out, weights_only=True)
 
 
+@pytest.mark.thorough
 def test_two_processes_take_the_steps_that_one_takes(tmp_path):
     namespace = {}
     exec(COMMON, namespace)
