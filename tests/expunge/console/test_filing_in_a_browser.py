@@ -1,13 +1,12 @@
-"""Marking unwanted samples and filing a request, in a real browser: Debian's Chromium, without a window."""
+"""From marking unwanted samples to a release, and filing besides, in a real browser: Debian's Chromium, without a window."""
 
 import json
-import os
-import shutil
 import subprocess
-import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from console_in_a_browser import PICTURES, complaints, keep, seen, serious, verification
 from tests_support import EXPUNGE, bare_environment, call, two_people
 
 from expunge.samples.marked import marked_sets
@@ -15,48 +14,27 @@ from expunge.settings import Workspace
 from expunge.stores.queue import Queue
 
 pytestmark = pytest.mark.thorough
-DRIVER = shutil.which("chromedriver")
-PICTURES = os.environ.get("EXPUNGE_PICTURES")  # a folder: what is seen on the way is kept there
 
 
 @pytest.fixture
-def browser(tmp_path):
-    if DRIVER is None:
-        pytest.skip("no chromium-driver on this machine")
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1100,1400", "--force-prefers-reduced-motion",
-                     f"--user-data-dir={tmp_path / 'profile'}"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    started = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=DRIVER))
-    started.implicitly_wait(20)
-    yield started
-    started.quit()
+def folder(tmp_path):
+    """A folder with a workspace and two people."""
+    (tmp_path / "it").mkdir()
+    two_people(tmp_path / "it")
+    return tmp_path / "it"
 
 
-@pytest.fixture
-def console(tmp_path):
-    """The command itself, in a process of its own: its folder, the link that lets one in, and the process."""
-    folder = tmp_path / "it"
-    folder.mkdir()
-    two_people(folder)
-    process = subprocess.Popen([EXPUNGE, "console", "--port", "0", "--as", "ada", "--json"], cwd=folder, text=True,
+@contextmanager
+def console_of(person, folder):
+    """The command itself, in a process of its own: where it is, the link that lets one in, and the process."""
+    process = subprocess.Popen([EXPUNGE, "console", "--port", "0", "--as", person, "--json"], cwd=folder, text=True,
                                env=bare_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
-        yield folder, json.loads(process.stdout.readline()), process
+        told = json.loads(process.stdout.readline())
+        yield told["address"], told["link"], process
     finally:
         process.terminate()
         process.communicate(timeout=60)
-
-
-def picture(browser, name, width=1100, height=1400):
-    """Keeps what is seen, if somebody wants it."""
-    if PICTURES:
-        browser.set_window_size(width, height)
-        time.sleep(0.5)  # for what is laid out anew
-        browser.save_screenshot(str(Path(PICTURES) / f"console-{name}.png"))
 
 
 def fill(browser, **fields):
@@ -72,18 +50,38 @@ def counts(browser):
     return {word: int(count.replace(",", "")) for count, word in (one.split(" ", 1) for one in said)}
 
 
-def test_unwanted_samples_are_marked_by_hand_and_keyboard_filed_and_carried_out(console, browser):
+def test_what_a_person_marks_is_filed_forgotten_signed_by_a_second_person_released_and_verified(folder, browser, axe):
+    with console_of("ada", folder) as (address, link, process):
+        marked = mark_and_file(browser, axe, folder, address, link)
+        assert complaints(browser) == []
+        assert "torch" not in Path(f"/proc/{process.pid}/maps").read_text()
+        carry_out_what_was_filed(browser, axe, folder, address, marked)
+    with console_of("grace", folder) as (address, link, _):
+        sign_and_ask_for_the_release(browser, folder, address, link)
+        done = call(folder, "queue", "work", "--json")
+        assert (done.code, {one["outcome"] for one in done.json}) == (0, {"released"}), done.err
+        assert len([*folder.glob(".expunge/releases/digits/[0-9]*")]) == 1  # of what was filed, and asked for on the page
+        browser.get(f"{address}/audit")
+        assert verification(browser)[0] == "good"
+        browser.get(f"{address}/live")
+        assert browser.find_element("css selector", ".served em").text == "clean"
+        assert complaints(browser) == []
+    verified = call(folder, "audit", "verify", "--json")
+    assert verified.code == 0, verified.out
+
+
+def mark_and_file(browser, axe, folder, address, link):
+    """By hand and by keyboard; what is marked outlives a reload. How many are unwanted."""
     from selenium.webdriver.common.action_chains import ActionChains
     from selenium.webdriver.common.keys import Keys
     from selenium.webdriver.support.select import Select
     from selenium.webdriver.support.ui import WebDriverWait
 
-    folder, told, process = console
     settled = WebDriverWait(browser, 90).until
-    browser.get(told["link"])
-    browser.get(f"{told['address']}/file")
+    browser.get(link)
+    browser.get(f"{address}/file")
     fill(browser, checkpoint="builtin://digits/dcgan", oracle="builtin://digits/oracle", count="1000")
-    picture(browser, "file", height=1100)
+    seen(browser, axe, "file", 1100)
     browser.find_element("css selector", "#ask button[type=submit]").click()
     settled(lambda there: "expunge queue work" in there.find_element("id", "state").text)
     assert call(folder, "queue", "work").code == 0
@@ -125,8 +123,7 @@ def test_unwanted_samples_are_marked_by_hand_and_keyboard_filed_and_carried_out(
     wall.send_keys(Keys.HOME, "w", Keys.ARROW_RIGHT, " ")  # asked first for what it is least sure of
     assert (counts(browser)["to stay"], counts(browser)["unwanted"]) == (1, proposed + 1)
     Select(browser.find_element("id", "order")).select_by_value("marked")
-    browser.execute_script("scrollTo(0, 0)")
-    picture(browser, "wall")
+    seen(browser, axe, "wall", 1400)
 
     settled(lambda there: there.find_element("id", "saved").text == "saved")
     browser.refresh()
@@ -141,64 +138,79 @@ def test_unwanted_samples_are_marked_by_hand_and_keyboard_filed_and_carried_out(
     settled(lambda there: "residual" in there.find_element("id", "chances").text)
     browser.find_element("css selector", "#file button[type=submit]").click()
     digest = settled(lambda there: there.find_element("id", "filed").text)
-    picture(browser, "filing", height=1100)
-    severe = [one["message"] for one in browser.get_log("browser") if one["level"] == "SEVERE"]
-    assert severe == []
-    assert "torch" not in Path(f"/proc/{process.pid}/maps").read_text()
-
-    workspace = Workspace(folder / ".expunge")
-    ticket = Queue.of(workspace).find("forget-8").ticket
+    seen(browser, axe, "filing", 1100, "file")
+    ticket = Queue.of(Workspace(folder / ".expunge")).find("forget-8").ticket
     assert (ticket.request_sha256[:12], ticket.filed_by, ticket.stage) == (digest, "ada", "filed")
+    return proposed + 1
+
+
+def carry_out_what_was_filed(browser, axe, folder, address, marked):
+    """A worker takes it to its verdict, of what was marked; the run is in the queue."""
     done = call(folder, "queue", "work", "--json")
-    assert done.code == 0, done.err
-    worked, = done.json
-    assert worked["outcome"] in ("awaiting_approval", "inconclusive", "refused"), worked
-    (_, record), = marked_sets(workspace)
-    assert record.class_counts["8"] == proposed + 1
-    browser.get(told["address"])
+    assert (done.code, [one["outcome"] for one in done.json]) == (0, ["awaiting_approval"]), done.err
+    (_, record), = marked_sets(Workspace(folder / ".expunge"))
+    assert record.class_counts["8"] == marked
+    browser.get(address)
     assert [one.text for one in browser.find_elements("css selector", "a.run")] == ["forget-8.1"]
-    browser.get(f"{told['address']}/file")
-    picture(browser, "filed", height=1300)
+    browser.get(f"{address}/file")
     assert browser.find_element("link text", "forget-8.1")
+    seen(browser, axe, "filed", 1300)
 
 
-def test_filing_fits_a_telephone_and_axe_finds_nothing_serious(console, browser, tmp_path):
+def sign_and_ask_for_the_release(browser, folder, address, link):
+    """With the key that a second person brings."""
+    from selenium.webdriver.common.keys import Keys
     from selenium.webdriver.support.ui import WebDriverWait
 
-    if shutil.which("npm") is None:
-        pytest.skip("no npm on this machine")
-    subprocess.run(["npm", "install", "--prefix", tmp_path / "npm", "--no-audit", "--no-fund", "axe-core@4.10.3"], check=True,
-                   capture_output=True)
-    axe = (tmp_path / "npm" / "node_modules" / "axe-core" / "axe.min.js").read_text()
-    folder, told, _ = console
-    browser.get(told["link"])
-    made = [browser.execute_async_script("""
-        const [wish, done] = arguments;
-        import("/static/change.js").then(({change}) => change("/api/v1/walls", "POST", wish)).then(answer => answer.json())
-            .then(one => done(one.wall), error => done(error.message))""", wish) for wish in (
-        {"checkpoint": {"uri": "builtin://digits/dcgan"}, "oracle": {"uri": "builtin://digits/oracle"}, "count": 300},
-        {"of": "images", "checkpoint": {"uri": "builtin://digits/oracle"}, "training": {"uri": "builtin://digits/train"}})]
-    assert call(folder, "queue", "work").code == 0
-    found = {}
-    for scheme in ("light", "dark"):
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
-        for path in ("/file", *(f"/file/{one}" for one in made)):
-            browser.get(told["address"] + path)
+    settled = WebDriverWait(browser, 90).until
+    browser.get(link)
+    browser.get(f"{address}/key")
+    key, = (Workspace(folder / ".expunge").keys / "people").glob("grace*.pem")
+    browser.find_element("id", "file").send_keys(str(key))
+    settled(lambda there: "grace’s key" in there.find_element("id", "mine").text)
+    browser.get(f"{address}/runs/forget-8.1")
+    settled(lambda there: there.find_element("css selector", "button.approve").is_enabled())
+    browser.find_element("id", "reason").send_keys("it draws no eight", Keys.TAB, Keys.ENTER)
+    settled(lambda there: there.find_element("id", "confirm").is_displayed())
+    browser.switch_to.active_element.send_keys(Keys.ENTER)
+    settled(lambda there: there.find_elements("css selector", ".decisions li.approve"))
+    browser.find_element("id", "ask-release").send_keys(Keys.ENTER)
+    settled(lambda there: there.find_element("id", "confirm-release").is_displayed())
+    browser.switch_to.active_element.send_keys(Keys.ENTER)
+    settled(lambda there: there.find_elements("id", "asked"))
+
+
+def test_filing_fits_a_telephone_and_axe_finds_nothing_serious(folder, browser, axe):
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    with console_of("ada", folder) as (address, link, _):
+        browser.get(link)
+        made = [browser.execute_async_script("""
+            const [wish, done] = arguments;
+            import("/static/change.js").then(({change}) => change("/api/v1/walls", "POST", wish))
+                .then(answer => answer.json()).then(one => done(one.wall), error => done(error.message))""", wish) for wish in (
+            {"checkpoint": {"uri": "builtin://digits/dcgan"}, "oracle": {"uri": "builtin://digits/oracle"}, "count": 300},
+            {"of": "images", "checkpoint": {"uri": "builtin://digits/oracle"}, "training": {"uri": "builtin://digits/train"}})]
+        assert call(folder, "queue", "work").code == 0
+        pages = ["/file", *(f"/file/{one}" for one in made)]
+
+        def opened(path):
+            browser.get(address + path)
             if path != "/file":
                 WebDriverWait(browser, 60).until(lambda there: there.find_element("id", "wall").is_displayed())
-            browser.execute_script(axe)
-            violations = browser.execute_async_script("axe.run(document).then(found => arguments[0](found.violations))")
-            found[scheme, path] = [(one["id"], one["nodes"][0]["html"]) for one in violations
-                                   if one["impact"] in ("serious", "critical")]
-    assert {where: what for where, what in found.items() if what} == {}
-    for path in ("/file", *(f"/file/{one}" for one in made)):
+
+        for scheme in ("light", "dark") if axe else ():
+            browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
+            for path in pages:
+                opened(path)
+                assert serious(browser, axe) == [], (scheme, path)
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {
-            "width": 360, "height": 800, "deviceScaleFactor": 2, "mobile": True})
-        browser.get(told["address"] + path)
-        if path != "/file":
-            WebDriverWait(browser, 60).until(lambda there: there.find_element("id", "wall").is_displayed())
-        assert browser.execute_script("return document.documentElement.scrollWidth") <= 360, path
-        if PICTURES and path.endswith(made[0]):
-            browser.execute_script("document.getElementById('look').scrollIntoView()")
-            time.sleep(0.5)
-            browser.save_screenshot(str(Path(PICTURES) / "console-wall-telephone.png"))
+            "width": 360, "height": 800, "deviceScaleFactor": 1, "mobile": True})
+        for path in pages:
+            opened(path)
+            assert browser.execute_script("return document.documentElement.scrollWidth") <= 360, path
+        opened(pages[1])
+        browser.execute_script("document.getElementById('look').scrollIntoView({behavior: 'instant'})")
+        if PICTURES:
+            keep(browser, "wall-telephone")

@@ -1,14 +1,10 @@
 """What people do with the console, in a real browser: Debian's Chromium, without a window."""
 
-import io
 import json
-import os
-import shutil
-import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
+from console_in_a_browser import PICTURES, complaints, keep, seen, serious, verification
 from console_served import served, waiting_runs
 
 from expunge.console.protection import Rate
@@ -18,84 +14,11 @@ from expunge.evidence.verify import verify_workspace
 from expunge.runs import Run
 
 pytestmark = pytest.mark.thorough
-DRIVER = shutil.which("chromedriver")
-PICTURES = os.environ.get("EXPUNGE_PICTURES")  # a folder: what is seen on the way is kept there
 
 
 @pytest.fixture
 def workspace(tmp_path):
     return waiting_runs(tmp_path, ["forget-8", "forget-3"], days={"forget-3": 1}, seen=("forget-8",))
-
-
-@pytest.fixture
-def browser(tmp_path):
-    if DRIVER is None:
-        pytest.skip("no chromium-driver on this machine")
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1100,1400",
-                     f"--user-data-dir={tmp_path / 'profile'}"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    started = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=DRIVER))
-    started.implicitly_wait(20)
-    yield started
-    started.quit()
-
-
-def complaints(browser):
-    """What the browser has logged as wrong: a script that the policy held back, an error."""
-    return [one["message"] for one in browser.get_log("browser") if one["level"] == "SEVERE"]
-
-
-@pytest.fixture(scope="module")
-def axe(tmp_path_factory):
-    """The script that finds what keeps people out of a page; empty where it cannot be had."""
-    if shutil.which("npm") is None:
-        return ""
-    folder = tmp_path_factory.mktemp("npm")
-    subprocess.run(["npm", "install", "--prefix", folder, "--no-audit", "--no-fund", "axe-core@4.10.3"], check=True,
-                   capture_output=True)
-    return (folder / "node_modules" / "axe-core" / "axe.min.js").read_text()
-
-
-def serious(browser, axe):
-    """What axe finds on the page that is serious, or worse."""
-    browser.execute_script(axe)
-    violations = browser.execute_async_script(
-        "axe.run(document, {iframes: false}).then(found => arguments[0](found.violations))")
-    return [(one["id"], one["nodes"][0]["html"]) for one in violations if one["impact"] in ("serious", "critical")]
-
-
-def seen(browser, axe, name, height=1400, section=""):
-    """A page in a state: nobody is kept out of it; and it is kept as a picture in docs/console, if somebody wants that."""
-    browser.set_window_size(1100, height)
-    browser.execute_script("(document.getElementById(arguments[0]) ?? document.body)"
-                           ".scrollIntoView({behavior: 'instant'})", section)
-    if PICTURES:
-        keep(browser, name)
-    if axe:
-        assert serious(browser, axe) == [], name
-
-
-def keep(browser, name):
-    """Of few colours, so that a folder of them is small."""
-    from PIL import Image
-
-    file = Path(PICTURES) / "console" / f"{name}.png"
-    file.parent.mkdir(exist_ok=True)
-    with Image.open(io.BytesIO(browser.get_screenshot_as_png())) as taken:
-        taken.convert("RGB").quantize(64).save(file, optimize=True)
-
-
-def verification(browser):
-    """What the page says of the ledger once it has verified it: how, and in which words."""
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    box = WebDriverWait(browser, 60).until(lambda there: (
-        found := there.find_element("id", "verification")).get_attribute("data-result") in ("good", "bad") and found)
-    return box.get_attribute("data-result"), box.text
 
 
 def test_a_person_makes_a_key_signs_with_the_keyboard_alone_has_it_released_and_the_trail_verifies(workspace, browser, axe):
