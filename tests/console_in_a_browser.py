@@ -32,13 +32,13 @@ def seen(browser, axe, name, height=1400, section=""):
 
 
 def keep(browser, name):
-    """Of few colours, so that a folder of them is small."""
+    """Of few colours, so that a folder of them is small; rare ones are among them."""
     from PIL import Image
 
     file = Path(PICTURES) / "console" / f"{name}.png"
     file.parent.mkdir(exist_ok=True)
     with Image.open(io.BytesIO(browser.get_screenshot_as_png())) as taken:
-        taken.convert("RGB").quantize(64).save(file, optimize=True)
+        taken.convert("RGB").quantize(256, method=Image.Quantize.FASTOCTREE).save(file, optimize=True)
 
 
 def verification(browser):
