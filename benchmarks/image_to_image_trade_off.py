@@ -22,6 +22,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import product
+from pathlib import Path
 from typing import Any, cast
 
 from completions import Completions
@@ -122,6 +123,28 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
+def plot(rows: list[Row], target: Path) -> None:
+    """A line per method through its weights, means over seeds, on the same axes for all."""
+    from matplotlib.figure import Figure  # comes with MLflow
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for place, name in enumerate(ways()):
+        of_weights = [[row for row in rows if (row["name"], row["alpha"]) == (name, alpha) and "rise" in row]
+                      for alpha in ALPHAS]
+        means = [[100 * sum(row[what] for row in some) / len(some) for what in ("rise", "excess")]
+                 for some in of_weights if some]
+        if means:
+            axes.plot(*zip(*means, strict=True), "o-", color=f"C{place}", label=name, markersize=4 if place else 6,
+                      linewidth=1 if place else 2.5)
+    axes.axhline(0, color="grey", linewidth=0.8)
+    axes.set_xlim(-12, 100 * WORST)
+    axes.set_xlabel("error of images that stay: rise, %")
+    axes.set_ylabel("forgotten recognised\nmore often than behind noise, points")
+    axes.legend(frameon=False, fontsize=8)
+    figure.savefig(target, dpi=110)
+
+
 def _point(rows: list[Row]) -> str:
     there = [row for row in rows if "rise" in row]
     if not there:
@@ -171,7 +194,10 @@ def main() -> None:
     rows.sort(key=lambda row: (list(ways()).index(row["name"]), row["alpha"], row["seed"]))
     text = table(rows) + (f"\n\nNot run yet, and done by the same command: {'; '.join(missing)}." if missing else "")
     if asked.steps is None:
-        record("image_to_image_trade_off", {"rows": rows, "hypervolume": volumes(rows)}, text)
+        target = record("image_to_image_trade_off", {"rows": rows, "hypervolume": volumes(rows)}, text)
+        plot(rows, target.with_suffix(".png"))
+        with target.with_suffix(".md").open("a") as told:
+            told.write(f"\n![A line per method: what it costs the rest, and what is left]({target.stem}.png)\n")
     else:
         say(text)
 
