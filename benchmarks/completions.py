@@ -1,7 +1,7 @@
 """What the benchmarks of models that complete images share: a task, a judge, parents, candidates, what is seen in them.
 
 A masked autoencoder, a VQ-GAN and a diffusion model, small ones of their libraries, learn to complete images of the
-train split of which three quarters are hidden, in squares of 4x4 pixels anywhere. Each is then made to forget half of
+train split of which most is hidden, in squares of 4x4 pixels anywhere or of 8x8. Each is then made to forget half of
 the classes, and measured on images of the test split, which all complete behind the same masks and from the same noise.
 What takes long is kept and goes on as `generators.py` says.
 

@@ -104,6 +104,7 @@ def release(workspace: Workspace, run: Run, watch: Watcher, image: str | None = 
         if state.state == "released":
             return state
         if state.state == "failed" and state.came_to_a_verdict:  # after the gate only a release is left to fail
+            receipts.refuse_disposed(workspace, state.request_id)  # a room that has to work again needs the samples
             return _from_the_start(run, run.request(), watch, image)
         if state.state not in ("awaiting_approval", "approved", "releasing"):
             raise BadInput(f"run '{run.name}' is {state.state}", "only a run that awaits approval can be released")
