@@ -6,7 +6,6 @@ the workspace that the cluster's steps share.
 """
 
 import json
-import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,7 +28,6 @@ from pipelines.supervisor import Ended, Watcher
 
 ASK_EVERY = 10.0  # seconds between questions about a run that is waited for
 OF_ONE_RUN = ("gate", "deploy")  # rooms whose results belong to the run that they were made in, and to no other
-_DESCRIBED = re.compile(rf"{re.escape(submitting.DESCRIPTION)}(?P<sha256>[0-9a-f]{{64}})")
 
 
 @dataclass(frozen=True)
@@ -63,24 +61,24 @@ def collect(workspace: Workspace, kubeflow: Kubeflow, store: str, name: str | No
 
 
 def _attempts(kubeflow: Kubeflow, name: str | None) -> dict[str, list[KubeflowRun]]:
-    """Kubeflow's runs that were submitted from expunge, by the name that statements know them by."""
+    """Kubeflow's runs that were submitted or scheduled from expunge, by the name that statements know them by."""
     found: dict[str, list[KubeflowRun]] = {}
-    for run in kubeflow.runs_named_like(name or "."):
-        if _DESCRIBED.fullmatch(run.description) and name in (None, run.name):
-            found.setdefault(run.name, []).append(run)
+    for run in submitting.runs(kubeflow, name):
+        found.setdefault(run.name, []).append(run)
     if name is not None and not found:
-        raise BadInput(f"run '{name}' was not submitted to {kubeflow.endpoint}", "see 'expunge submit'")
+        raise BadInput(f"run '{name}' was not submitted to {kubeflow.endpoint}",
+                       "see 'expunge submit'; what a schedule is to start is there once it has started it")
     return found
 
 
 def _collected(workspace: Workspace, store: str, attempts: list[KubeflowRun], watch: Watcher) -> Run:
-    name, described = attempts[0].name, {run.description for run in attempts}
-    if len(described) > 1:
-        raise DoesNotVerify(f"run '{name}' is of {len(described)} requests in Kubeflow",
+    name, requests = attempts[0].name, {submitting.request_of(run.description) for run in attempts}
+    if len(requests) > 1:
+        raise DoesNotVerify(f"run '{name}' is of {len(requests)} requests in Kubeflow",
                             "somebody began one by hand: delete it there")
-    read = _DESCRIBED.fullmatch(described.pop())
-    assert read is not None
-    request, policy = _from_store(store, read["sha256"])
+    sha256 = requests.pop()
+    assert sha256 is not None
+    request, policy = _from_store(store, sha256)
     run = Run.adopt(workspace, name, request, policy, datetime.now(UTC).isoformat(timespec="milliseconds"))
     finished = [Event(room=room, kind="finished", result=one.folder, seconds=one.statement.predicate.seconds,
                       reused=one.statement.predicate.run != name) for room, one in made_in(run)]
@@ -109,8 +107,9 @@ def _ended(attempts: list[KubeflowRun]) -> Ended | None:
         return Ended(None)
     if any(run.state not in submitting.ENDED_EARLY for run in attempts):
         return None
-    last = next((run for run in attempts if run.state == "FAILED"), None)
-    remedy = "the same 'expunge submit' continues it"
+    last = max((run for run in attempts if run.state == "FAILED"), key=lambda run: run.created, default=None)
+    remedy = ("its schedule's next start continues it" if attempts[0].recurring else
+              "the same 'expunge submit' continues it")
     if last is None:
         return Ended("cancelled", "stopped in Kubeflow", remedy)
     return Ended("failed", f"Kubeflow: {last.failed or 'a step failed'}", f"see {last.id} there; {remedy}")

@@ -34,6 +34,8 @@ class KubeflowRun:
     description: str
     state: str
     failed: str = ""  # of a failed one: what Kubeflow says of its steps
+    recurring: str = ""  # the id of the recurring run that started it
+    created: str = ""  # ISO 8601
 
 
 @dataclass(frozen=True)
@@ -68,15 +70,22 @@ class Kubeflow:
     def experiment(self, name: str) -> str:
         """The id of the experiment of that name; BadInput if there is none."""
         asking = self._api.ExperimentServiceApi(self._client).experiment_service_list_experiments
-        for found in self._listed(asking, "experiments", "EQUALS", name):
+        for found in self._listed(asking, "experiments", _named("EQUALS", name)):
             return str(found["experiment_id"])
         raise BadInput(f"--experiment: '{shorten(name)}' is not known to {self.endpoint}",
                        "make it in Kubeflow, name another, or leave it out")
 
     def runs_named_like(self, part: str) -> list[KubeflowRun]:
         """All runs with these words in their name."""
-        asking = self._api.RunServiceApi(self._client).run_service_list_runs
-        return [_run(found) for found in self._listed(asking, "runs", "IS_SUBSTRING", part)]
+        return [_run(found) for found in self._runs(_named("IS_SUBSTRING", part))]
+
+    def runs_of_recurring(self) -> list[KubeflowRun]:
+        """All runs that recurring ones started.
+
+        Every run is looked at. Kubeflow gives these names of its own, and its filter by who started a run asks for a
+        column that its database calls otherwise (`RecurringRunId` and `JobUUID` in its `model/run.go`).
+        """
+        return [run for run in map(_run, self._runs(None)) if run.recurring]
 
     def start(self, name: str, description: str, document: str, parameters: dict[str, Any], experiment: str | None,
               service_account: str | None) -> KubeflowRun:
@@ -89,8 +98,11 @@ class Kubeflow:
 
     def recurring_named(self, name: str) -> RecurringRun | None:
         """The recurring run of that name, if there is one."""
-        asking = self._api.RecurringRunServiceApi(self._client).recurring_run_service_list_recurring_runs
-        return next((_recurring(found) for found in self._listed(asking, "recurringRuns", "EQUALS", name)), None)
+        return next(self._recurring_runs(_named("EQUALS", name)), None)
+
+    def recurring_named_like(self, part: str) -> list[RecurringRun]:
+        """All recurring runs with these words in their name."""
+        return list(self._recurring_runs(_named("IS_SUBSTRING", part)))
 
     def schedule(self, name: str, description: str, document: str, parameters: dict[str, Any], cron: str,
                  experiment: str | None, service_account: str | None) -> RecurringRun:
@@ -105,14 +117,19 @@ class Kubeflow:
             self._api.RecurringRunServiceApi(self._client).recurring_run_service_create_recurring_run,
             recurring_run=wanted))
 
-    def _listed(self, asking: Callable[..., Any], what: str, operation: str, name: str) -> Iterator[dict[str, Any]]:
-        """Every entry whose name fits, over all pages."""
-        # The API wants the fields of a filter in JSON's own spelling, which the generated models do not write.
-        wanted = json.dumps({"predicates": [{"operation": operation, "key": "display_name", "stringValue": name}]})
+    def _runs(self, wanted: str | None) -> Iterator[dict[str, Any]]:
+        return self._listed(self._api.RunServiceApi(self._client).run_service_list_runs, "runs", wanted)
+
+    def _recurring_runs(self, wanted: str | None) -> Iterator[RecurringRun]:
+        asking = self._api.RecurringRunServiceApi(self._client).recurring_run_service_list_recurring_runs
+        return map(_recurring, self._listed(asking, "recurringRuns", wanted))
+
+    def _listed(self, asking: Callable[..., Any], what: str, wanted: str | None) -> Iterator[dict[str, Any]]:
+        """Every entry that a filter lets through, over all pages."""
+        more = {key: value for key, value in (("namespace", self._namespace), ("filter", wanted)) if value}
         page = ""
         while True:
-            more = {"namespace": self._namespace} if self._namespace else {}
-            answer = self._asked(asking, filter=wanted, page_size=PAGE, page_token=page, **more)
+            answer = self._asked(asking, page_size=PAGE, page_token=page, **more)
             yield from answer.get(what) or ()
             page = answer.get("next_page_token") or ""
             if not page:
@@ -201,10 +218,16 @@ def _both_documents(compiled: str) -> dict[str, Any]:
     return {"pipeline_spec": pipeline, "platform_spec": platform}
 
 
+def _named(operation: str, name: str) -> str:
+    """A filter by name, in JSON's own spelling, which the generated models do not write."""
+    return json.dumps({"predicates": [{"operation": operation, "key": "display_name", "stringValue": name}]})
+
+
 def _run(found: dict[str, Any]) -> KubeflowRun:
     return KubeflowRun(id=str(found.get("run_id")), name=found.get("display_name") or "",
                        description=found.get("description") or "", state=found.get("state") or "",
-                       failed=_failed(found))
+                       failed=_failed(found), recurring=found.get("recurring_run_id") or "",
+                       created=found.get("created_at") or "")
 
 
 def _failed(found: dict[str, Any]) -> str:

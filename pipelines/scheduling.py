@@ -56,9 +56,8 @@ def schedule(ordered: Order, kubeflow: Kubeflow, cron: Cron, image: str, profile
     inside = None if experiment is None else kubeflow.experiment(experiment)
     name = f"{ordered.request.id} {ordered.sha256[:12]}"
     there = kubeflow.recurring_named(name)
-    earlier = submitting.attempts(ordered, kubeflow)
-    run = next((run.name for run in earlier if run.description == ordered.description),
-               submitting.next_name(ordered, earlier))
+    taken = submitting.names(ordered.request.id, kubeflow)
+    run = submitting.latest_name(ordered, taken) or submitting.next_name(ordered, taken)
     if there is not None:
         if there.cron != cron.text:
             raise BadInput(f"--cron: this request is scheduled already, at '{there.cron}'",
@@ -66,7 +65,7 @@ def schedule(ordered: Order, kubeflow: Kubeflow, cron: Cron, image: str, profile
         return Scheduled(run, there.id, _address(kubeflow, there.id), cron.text, begun=False)
     document = compiling.compile_plan("unlearning", image, profile, run=run)
     ordered.keep()
-    made = kubeflow.schedule(name, ordered.description, document, ordered.parameters, cron.text, inside,
+    made = kubeflow.schedule(name, ordered.description_as(run), document, ordered.parameters, cron.text, inside,
                              service_account)
     return Scheduled(run, made.id, _address(kubeflow, made.id), cron.text, begun=True)
 

@@ -1,7 +1,8 @@
 """A request goes to a cluster: pinned here, kept where the cluster can read it, started once."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ from expunge.stores import s3, sources
 from expunge.stores.addresses import shown
 from expunge.together import require_sharing
 from pipelines import compiling
-from pipelines.kubeflow import Kubeflow, KubeflowRun
+from pipelines.kubeflow import Kubeflow, KubeflowRun, RecurringRun
 from pipelines.profiles import Profile
 from pipelines.results import recipe
 
 ENDED_EARLY = ("FAILED", "CANCELED", "CANCELING", "SKIPPED")  # such a run is gone on with, by a new one
 DESCRIPTION = "expunge request sha256:"  # what a run says of itself in Kubeflow, before the digest
+_AS = ", as run "  # what a recurring run says beyond that, for Kubeflow names what it starts itself
+_DESCRIBED = re.compile(rf"{re.escape(DESCRIPTION)}(?P<sha256>[0-9a-f]{{64}})(?:{_AS}(?P<run>[A-Za-z0-9._-]+))?")
 _LONGEST_NAME = 63  # characters, as of every identifier
 _STORE = re.compile(r"s3://[A-Za-z0-9][A-Za-z0-9._-]+(/.*)?", re.DOTALL)
 
@@ -38,6 +41,10 @@ class Order:
     def description(self) -> str:
         """What a run of this request says of itself in Kubeflow: by this it is found again."""
         return DESCRIPTION + self.sha256
+
+    def description_as(self, run: str) -> str:
+        """What a recurring run says of itself, all of whose starts are of the run of this name."""
+        return f"{self.description}{_AS}{run}"
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -114,36 +121,75 @@ def submit(ordered: Order, kubeflow: Kubeflow, image: str, profile: Profile, exp
     if profile.training.together:
         require_sharing(ordered.request.method.name)
     inside = None if experiment is None else kubeflow.experiment(experiment)
-    earlier = attempts(ordered, kubeflow)
-    ours = [run for run in earlier if run.description == ordered.description]
-    latest = max(ours, key=_number, default=None)
-    alive = [run for run in ours if latest and run.name == latest.name and run.state not in ENDED_EARLY]
+    taken = names(ordered.request.id, kubeflow)
+    latest = latest_name(ordered, taken)
+    alive = [run for run in runs(kubeflow, latest) if run.state not in ENDED_EARLY] if latest else []
     if alive and not again:
         return _submitted(kubeflow, alive[0], begun=False)
-    name = latest.name if latest and not again else next_name(ordered, earlier)
+    name = latest if latest and not again else next_name(ordered, taken)
     document = compiling.compile_plan("unlearning", image, profile, run=name)
     ordered.keep()
     begun = kubeflow.start(name, ordered.description, document, ordered.parameters, inside, service_account)
     return _submitted(kubeflow, KubeflowRun(begun.id, name, ordered.description, begun.state), begun=True)
 
 
-def attempts(ordered: Order, kubeflow: Kubeflow) -> list[KubeflowRun]:
-    """Kubeflow's runs of requests of this name, of whatever content."""
-    wanted = re.compile(rf"{re.escape(ordered.request.id)}\.\d{{1,9}}")
-    return [run for run in kubeflow.runs_named_like(f"{ordered.request.id}.") if wanted.fullmatch(run.name)]
+def request_of(description: str) -> str | None:
+    """The digest of the request that a run in Kubeflow says it is of; None if it is none of ours."""
+    said = _DESCRIBED.fullmatch(description)
+    return said["sha256"] if said else None
 
 
-def next_name(ordered: Order, earlier: list[KubeflowRun]) -> str:
+def runs(kubeflow: Kubeflow, name: str | None = None) -> list[KubeflowRun]:
+    """Kubeflow's runs of submitted and of scheduled requests, or those of one name, as our statements know them.
+
+    What a schedule has started goes by the schedule's name and description, for as long as Kubeflow has the schedule.
+    """
+    said = {found.id: (run, found.description) for run, found in _schedules(kubeflow, name)}
+    started = [replace(run, name=said[run.recurring][0], description=said[run.recurring][1])
+               for run in kubeflow.runs_of_recurring() if run.recurring in said] if said else []
+    return started + [run for run in kubeflow.runs_named_like(name or ".")
+                      if request_of(run.description) and name in (None, run.name)]
+
+
+def names(request_id: str, kubeflow: Kubeflow) -> dict[str, set[str]]:
+    """The names of the runs that are of a request of this id, of whatever content, and which contents it is.
+
+    A schedule's name is taken from the moment when it is made.
+    """
+    wanted = re.compile(rf"{re.escape(request_id)}\.\d{{1,9}}")
+    found = [(run.name, run.description) for run in kubeflow.runs_named_like(f"{request_id}.")]
+    found += [(run, one.description) for run, one in _schedules(kubeflow, None)]
+    taken: dict[str, set[str]] = {}
+    for name, description in found:
+        if wanted.fullmatch(name):
+            taken.setdefault(name, set()).add(request_of(description) or "")
+    return taken
+
+
+def latest_name(ordered: Order, taken: dict[str, set[str]]) -> str | None:
+    """The name of the latest attempt at just this request, if there was one."""
+    return max((name for name, contents in taken.items() if ordered.sha256 in contents), key=_number, default=None)
+
+
+def next_name(ordered: Order, taken: dict[str, set[str]]) -> str:
     """The name of the next attempt; BadInput if it would be too long."""
-    name = f"{ordered.request.id}.{max(map(_number, earlier), default=0) + 1}"
+    name = f"{ordered.request.id}.{max(map(_number, taken), default=0) + 1}"
     if len(name) > _LONGEST_NAME:
         raise BadInput(f"id: its run would be called '{name}', longer than {_LONGEST_NAME} characters",
                        "give it a shorter id")
     return name
 
 
-def _number(run: KubeflowRun) -> int:
-    return int(run.name.rpartition(".")[2])
+def _schedules(kubeflow: Kubeflow, name: str | None) -> Iterator[tuple[str, RecurringRun]]:
+    """The recurring runs of requests, or those of one run's name, with the name of the run that they start."""
+    for found in kubeflow.recurring_named_like(" "):  # as `scheduling.schedule` names them: request id and digest
+        said = _DESCRIBED.fullmatch(found.description)
+        if said and said["run"] and name in (None, said["run"]):
+            yield said["run"], found
+
+
+def _number(name: str) -> int:
+    return int(name.rpartition(".")[2])
 
 
 def _submitted(kubeflow: Kubeflow, run: KubeflowRun, begun: bool) -> Submitted:

@@ -153,6 +153,41 @@ def test_a_run_that_failed_there_says_where_and_goes_on_when_it_was_submitted_ag
     assert collect()[1][0]["state"] == "awaiting_approval"
 
 
+def test_every_start_of_a_schedule_is_of_the_one_run_that_is_collected_and_released_once(workspace, cluster, collect,
+                                                                                        kubeflow, capsys):
+    kubeflow.runs.clear()
+    described = cluster.in_kubeflow["description"]
+    kubeflow.recurring += [
+        {"recurring_run_id": "rr-1", "display_name": "forget-8 0123", "description": f"{described}, as run {cluster.name}"},
+        {"recurring_run_id": "rr-2", "display_name": "expunge queue claim", "description": "expunge queue work"}]
+    assert collect() == (0, []), "what is scheduled and was never started is no run"
+    kubeflow.start(kubeflow.recurring[1])["state"] = "SUCCEEDED"
+    for failing in ("adapt", "unlearn"):
+        kubeflow.start(kubeflow.recurring[0]).update(
+            state="FAILED", run_details={"task_details": [{"display_name": failing, "state": "FAILED"}]})
+    code, (found,) = collect()
+    assert (code, found) == (0, {"run": cluster.name, "state": "failed", "reason": "Kubeflow: unlearn"}), "the last one's"
+    third = kubeflow.start(kubeflow.recurring[0])
+    assert collect(cluster.name)[1][0]["state"] == "running"
+    cluster.make()
+    cluster.gate()
+    third["state"] = "SUCCEEDED"
+    assert collect()[1][0]["state"] == "awaiting_approval"
+    key_for(workspace, "grace", "reviewer")
+    assert carry_out(["approve", cluster.name, "--as", "grace", "--reason", "the grids are clean", "--json"]) == 0
+    capsys.readouterr()
+    fourth = kubeflow.start(kubeflow.recurring[0])  # its gate finds the approval
+    assert cluster.gate() == "open"
+    cluster.deploy()
+    fourth["state"] = "SUCCEEDED"
+    assert collect()[1][0]["state"] == "released"
+    size = Ledger.open(workspace).size
+    kubeflow.start(kubeflow.recurring[0])["state"] = "FAILED"
+    assert collect() == (0, [{"run": cluster.name, "state": "released", "reason": None}])
+    assert Ledger.open(workspace).size == size, "it is released once"
+    assert kinds(workspace).count("released") == kinds(workspace).count("deploy") == 1
+
+
 @pytest.mark.parametrize(("spoil", "code", "problem"), [
     ("result", 40, "is not what its statement says"), ("request", 40, "is not what was submitted"),
     ("elsewhere", 2, "ended well, and its verdict is not in"), ("name", 2, "was not submitted to")])

@@ -142,6 +142,17 @@ def test_a_schedule_runs_one_at_a_time_and_makes_up_for_none(say, kubeflow, buck
     assert len(kubeflow.sent) == 1
 
 
+def test_what_a_schedule_starts_has_a_name_that_nothing_else_is_given(say, kubeflow, request_file):
+    assert say("schedule", *EVERY_NIGHT)[1]["run"] == "forget-8.1"
+    request_file.write_text(yaml.safe_dump({**REQUEST, "seed": 5}))
+    assert say("schedule", *EVERY_NIGHT)[1]["run"] == "forget-8.2", "another request of this id"
+    assert say("submit")[1].items() >= {"run": "forget-8.2", "begun": True}.items(), "the scheduled run, before its first start"
+    kubeflow.runs[0]["state"] = "FAILED"
+    started = kubeflow.start(kubeflow.recurring[1])
+    assert say("submit")[1].items() >= {"run": "forget-8.2", "id": started["run_id"], "begun": False}.items()
+    assert say("submit", "--again")[1].items() >= {"run": "forget-8.3", "begun": True}.items()
+
+
 @pytest.mark.parametrize("verb", [("submit",), ("schedule", *EVERY_NIGHT)])
 @pytest.mark.parametrize(("answer", "code", "problem"), [
     ((401, b"{}"), 2, "does not allow it (401)"),
