@@ -33,9 +33,10 @@ from expunge.settings import (
     WORKSPACE_VARIABLE,
     Workspace,
 )
-from expunge.stores import sources
+from expunge.stores import sources, training_state
 from expunge.stores.telemetry import GATEWAY_VARIABLE, PIPELINE_VARIABLE
-from pipelines.compiling import TALKING
+from expunge.together import PROCESSES_VARIABLE
+from pipelines.compiling import TALKING, TRAINING
 
 if TYPE_CHECKING:
     from docker.client import DockerClient
@@ -54,8 +55,9 @@ _EVERY_ROOM = (
     "EXPUNGE_FACTORY_SECONDS", "TMPDIR", "PYTHONSAFEPATH", "PYTHONUNBUFFERED", "TZ", "GOMP_SPINCOUNT",
     "OMP_NUM_THREADS", "MKL_NUM_THREADS", "ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
 _OF_THE_DATABASE = ("PGPASSWORD", "PGUSER", "PGHOST", "PGPORT", "PGDATABASE", "PGSSLMODE")
-_OF_STORES = ("AWS_", "MLFLOW_", "HF_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY",
-              "http_proxy", "https_proxy", "no_proxy")  # what such a name begins with
+_OF_TRAINING = (PROCESSES_VARIABLE, training_state.STORE_VARIABLE, training_state.EVERY_VARIABLE)
+_OF_S3 = ("AWS_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")  # so names begin
+_OF_STORES = (*_OF_S3, "MLFLOW_", "HF_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE")
 
 
 @dataclass(frozen=True)
@@ -130,9 +132,12 @@ def ask_for(room: str, workspace: Workspace, request: Request, image_id: str, en
     configured = Configuration.load(workspace)
     database = configured.database is not None
     monitored = configured.pushgateway is not None or GATEWAY_VARIABLE in environment
+    copied_to = _place_of_state(workspace, environment) if room in TRAINING else ""
+    copied_far = copied_to.startswith("s3://")
     names = {name for name in environment
              if name in _EVERY_ROOM or (database and name in _OF_THE_DATABASE)
-             or (room in TALKING and name.startswith(_OF_STORES))}
+             or (room in TALKING and name.startswith(_OF_STORES))
+             or (room in TRAINING and name in _OF_TRAINING) or (copied_far and name.startswith(_OF_S3))}
     told = {name: environment[name] for name in names}
     run, start = environment.get(RUN_VARIABLE, ""), environment.get(START_VARIABLE, "")
     keys = workspace.keys.absolute()  # a room works in another folder
@@ -140,11 +145,20 @@ def ask_for(room: str, workspace: Workspace, request: Request, image_id: str, en
               Mount(private_key_file(workspace, OPERATOR).absolute())]
     if room in ("fetch_checkpoint", "curate_forget_set"):
         mounts += [Mount(path) for path in sources.on_this_machine(request)]
+    if copied_to and not copied_far and Path(copied_to).is_dir():  # one that cannot be had costs a note, in the room
+        mounts.append(Mount(Path(copied_to), writable=True))
     return Asked(
         room, tuple(_outermost(mounts)),
         {**told, KEYS_VARIABLE: str(keys), IMAGE_VARIABLE: image_id, "HOME": "/tmp", "USER": "expunge"},
-        network=room in TALKING or database or monitored, user=f"{os.getuid()}:{os.getgid()}",
+        network=room in TALKING or database or monitored or copied_far, user=f"{os.getuid()}:{os.getgid()}",
         labels={WORKSPACE_LABEL: str(workspace.root), RUN_LABEL: run, START_LABEL: start, ROOM_LABEL: room})
+
+
+def _place_of_state(workspace: Workspace, environment: Mapping[str, str]) -> str:
+    """Where training copies the state to that it continues from: an address, a path, or nowhere."""
+    with suppress(BadInput):  # what is not usable the room refuses, in its own words
+        return training_state.settings(workspace, environment).store or ""
+    return ""
 
 
 def _outermost(mounts: Iterable[Mount]) -> Iterator[Mount]:
@@ -171,6 +185,9 @@ def steps_in_containers(image_id: str, request_file: Path) -> Any:
 
     docker_task_handler.run_docker_container = run_in_container
     (workspace.keys / "requests").mkdir(parents=True, exist_ok=True, mode=0o700)
+    if (copied_to := _place_of_state(workspace, os.environ)).startswith("/"):
+        with suppress(OSError):
+            Path(copied_to).mkdir(parents=True, exist_ok=True, mode=0o700)
     return local.DockerRunner()
 
 

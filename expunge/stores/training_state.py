@@ -8,7 +8,7 @@ step: it is said, and training goes on.
 import os
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,14 +27,14 @@ EVERY_VARIABLE = "EXPUNGE_STATE_EVERY"
 _BEING_SENT = ".sending"  # in the name of what a copy is made of, beside the state itself
 
 
-def settings(workspace: Workspace) -> TrainingState:
+def settings(workspace: Workspace, environment: Mapping[str, str] = os.environ) -> TrainingState:
     """Where state is copied to and how often it is kept, as the environment says, else `config.yaml`.
 
     Raises:
         BadInput: the environment says something else than an address and a number of seconds.
     """
     found = Configuration.load(workspace).training_state or TrainingState()
-    store, every = os.environ.get(STORE_VARIABLE), os.environ.get(EVERY_VARIABLE)
+    store, every = environment.get(STORE_VARIABLE), environment.get(EVERY_VARIABLE)
     try:
         return TrainingState(store=store or found.store, every=float(every) if every else found.every)
     except ValueError:

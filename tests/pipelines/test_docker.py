@@ -75,6 +75,29 @@ def test_with_a_database_or_a_gateway_elsewhere_every_room_has_a_network(asked, 
         assert found.environment["PGPASSWORD"] == "of the ledger"
 
 
+def test_training_is_told_how_many_processes_it_has_and_reaches_the_store_of_its_state_and_no_other_room_does(
+        asked, workspace, tmp_path):
+    training = {"adapt", "unlearn"}
+    store = tmp_path / "disk"
+    (workspace.root / "config.yaml").write_text(f"schema: expunge/config/v1\ntraining_state: {{store: {store}}}\n")
+    absent = asked(EXPUNGE_PROCESSES="2", EXPUNGE_STATE_EVERY="5")
+    store.mkdir()
+    for room, found in asked().items():
+        assert (Mount(store, True) in found.mounts) == (room in training), room
+        assert found.network == (room in TALKING), room
+        assert absent[room].mounts == tuple(mount for mount in found.mounts if mount.path != store)
+        told = {name: absent[room].environment.get(name) for name in ("EXPUNGE_PROCESSES", "EXPUNGE_STATE_EVERY")}
+        assert set(told.values()) == ({"2", "5"} if room in training else {None}), room
+    far = asked(EXPUNGE_STATE_STORE="s3://states/here")
+    for room, found in far.items():
+        assert found.network == (room in TALKING | training), room
+        assert ("AWS_SECRET_ACCESS_KEY" in found.environment) == found.network, room
+        assert ("HF_TOKEN" in found.environment) == (room in TALKING), room
+        assert Mount(store, True) not in found.mounts, room
+    unusable = asked(EXPUNGE_STATE_EVERY="often")["adapt"]  # the room says so
+    assert unusable.environment["EXPUNGE_STATE_EVERY"] == "often"
+
+
 @pytest.mark.parametrize(("labels", "complaint"), [
     ({}, "does not say which expunge is in it"),
     ({VERSION_LABEL: "0.0.9"}, f"holds expunge 0.0.9, this is {__version__}"),

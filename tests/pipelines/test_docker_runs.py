@@ -15,8 +15,11 @@ from docker.errors import APIError
 from docker_engine import containers_of, write_request
 from tests_support import EXPUNGE, bare_environment
 
+from expunge.configuration import CONFIG_FILE
 from expunge.errors import BadInput
 from expunge.events import TITLES
+from expunge.room import RESUME_SUFFIX
+from expunge.together import PROCESSES_VARIABLE
 from pipelines import containers
 
 pytestmark = pytest.mark.cluster
@@ -92,6 +95,31 @@ def test_a_run_whose_containers_are_killed_at_ten_random_moments_comes_to_the_sa
     assert candidates(begun) == candidates(demo[0])
     assert expunge(begun, "audit", "verify").code == 0
     assert not list(begun.glob(".expunge/results/.*scratch"))
+
+
+def test_training_in_containers_has_two_processes_and_goes_on_from_the_copy_of_its_state_without_the_state_itself(
+        engine, image, begun, expunge, tmp_path_factory, monkeypatch):
+    store = tmp_path_factory.mktemp("disk") / "states"
+    monkeypatch.setenv(PROCESSES_VARIABLE, "2")
+    (begun / ".expunge" / CONFIG_FILE).write_text(
+        f"schema: expunge/config/v1\ntraining_state: {{store: {store}, every: 0}}\n")
+    run, until = start(begun), time.monotonic() + 240
+    while not list(store.rglob(f"adapt-*{RESUME_SUFFIX}")):
+        assert run.poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    found, = containers_of(engine, begun)
+    found.kill()
+    assert run.wait(60) == 1
+    for state in begun.glob(f".expunge/**/*{RESUME_SUFFIX}"):
+        state.unlink()
+    done = expunge(begun, *REQUEST)
+    assert done.code == 10, done.err
+    events, = begun.glob(".expunge/runs/*/events.jsonl")
+    assert "goes on from the state that was kept in the store" in events.read_text()
+    made, = begun.glob(".expunge/results/unlearn-*/candidate/record.json")
+    assert json.loads(made.read_text())["compute"]["device"] == "cpu x 2"
+    assert not list(store.rglob(f"*{RESUME_SUFFIX}"))
 
 
 @pytest.mark.parametrize(("how", "code"), [(signal.SIGTERM, 31), (signal.SIGKILL, -signal.SIGKILL)])
