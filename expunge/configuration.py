@@ -10,14 +10,27 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from expunge.contracts import Digest, Frozen, Person, Record, read_record
+from expunge.contracts import Digest, Frozen, Identifier, Person, Record, read_record
 from expunge.settings import Workspace
+from expunge.stores.addresses import bucket_misfit
 
 CONFIG_FILE = "config.yaml"
 
-_PREFIX = re.compile(r"s3://[A-Za-z0-9][A-Za-z0-9._-]{1,254}(/[A-Za-z0-9!_.*'()=-]+)+")
+_PREFIX = re.compile(r"s3://[A-Za-z0-9._-]+(/[A-Za-z0-9!_.*'()=-]+)+")
 
+# An InferenceService's: KServe and Knative append to it up to 16 characters of the 63 that DNS allows.
+ServiceName = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,45}[a-z0-9])?$")]
 Command = Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+def require_prefix(value: str, wanted: str = "s3://bucket/prefix") -> str:
+    """An address that objects can be put below; ValueError if none can."""
+    misfit = bucket_misfit(value)
+    if misfit:
+        raise ValueError(misfit)
+    if not _PREFIX.fullmatch(value):
+        raise ValueError(f"must be {wanted}")
+    return value
 
 
 class Copy(Frozen):
@@ -34,6 +47,8 @@ class Copy(Frozen):
             raise ValueError("name exactly one of folder, s3, git and command")
         if self.folder is not None and not self.folder.startswith("/"):
             raise ValueError("folder must be an absolute path")
+        if self.s3 is not None and bucket_misfit(self.s3):
+            raise ValueError(bucket_misfit(self.s3))
         return self
 
 
@@ -98,9 +113,29 @@ class TrainingState(Frozen):
     @field_validator("store")
     @classmethod
     def _is_a_place(cls, value: str | None) -> str | None:
-        if value is not None and not value.startswith("/") and not _PREFIX.fullmatch(value):
-            raise ValueError("must be s3://bucket/prefix or an absolute path")
-        return value
+        if value is None or value.startswith("/"):
+            return value
+        return require_prefix(value, "s3://bucket/prefix or an absolute path")
+
+
+class KServe(Frozen):
+    """How KServe serves what lies under `releases`: see docs/releases.md."""
+
+    namespace: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+    model_format: Annotated[str, Field(min_length=1)]  # as your ServingRuntime says that it supports
+    runtime: str | None = None  # that ServingRuntime; KServe looks for one by the format, if none is named
+    service_account: str | None = None  # by which a pod may read the bucket
+    min_replicas: Annotated[int, Field(ge=0)] = 1
+    services: dict[Identifier, ServiceName] = {}  # names of models that Kubernetes does not take, and better ones
+    canary_percent: Annotated[int, Field(ge=0, le=99)] = 0  # of all requests, before a release gets all of them
+    canary_minutes: Annotated[float, Field(ge=0)] = 0.0  # how long it must be ready with so many
+    deadline_minutes: Annotated[float, Field(gt=0)] = 10.0  # to become ready, or else the one before stays
+
+    @model_validator(mode="after")
+    def _a_share_takes_time(self) -> Self:
+        if bool(self.canary_percent) != bool(self.canary_minutes):
+            raise ValueError("canary_percent and canary_minutes go together: give both, or neither")
+        return self
 
 
 class Configuration(Record):
@@ -113,6 +148,8 @@ class Configuration(Record):
     notice: Notice | None = None
     console: ConsoleSettings | None = None
     releases: str | None = None  # s3://bucket/prefix: where models are served from, if not from the workspace
+
+    kserve: KServe | None = None  # what serves them, if not whoever reads `current` there
 
     requests: str | None = None  # s3://bucket/prefix: where filed requests wait, if not in the workspace
 
@@ -138,9 +175,13 @@ class Configuration(Record):
     @field_validator("releases", "requests")
     @classmethod
     def _is_a_prefix(cls, value: str | None) -> str | None:
-        if value is not None and not _PREFIX.fullmatch(value):
-            raise ValueError("must be s3://bucket/prefix")
-        return value
+        return value if value is None else require_prefix(value)
+
+    @model_validator(mode="after")
+    def _kserve_has_a_bucket(self) -> Self:
+        if self.kserve is not None and self.releases is None:
+            raise ValueError("'kserve' serves from S3: set 'releases' to s3://bucket/prefix too")
+        return self
 
     @classmethod
     def load(cls, workspace: Workspace) -> "Configuration":

@@ -10,8 +10,9 @@ from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
+from expunge.configuration import require_prefix
 from expunge.contracts import Frozen
 from expunge.contracts.records import describe
 from expunge.errors import BadInput
@@ -26,7 +27,7 @@ KIND_OF: dict[str, Kind] = {
 Cpu = Annotated[str, Field(pattern=r"^([0-9]*[.])?[0-9]+m?$")]
 Memory = Annotated[str, Field(pattern=r"^[0-9]+(E|Ei|P|Pi|T|Ti|G|Gi|M|Mi|K|Ki)?$")]
 KubernetesName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
-StateStore = Annotated[str, Field(pattern=r"^(s3://[A-Za-z0-9][A-Za-z0-9._-]+(/[A-Za-z0-9!_.*'()=-]+)+)?$")]
+StateStore = Annotated[str, AfterValidator(lambda value: value and require_prefix(value))]
 AbsolutePath = Annotated[str, Field(pattern=r"^/[^\s]+$")]
 
 

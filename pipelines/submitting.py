@@ -13,7 +13,7 @@ from expunge.evidence import policies
 from expunge.runs import Run
 from expunge.settings import Workspace
 from expunge.stores import s3, sources
-from expunge.stores.addresses import shown
+from expunge.stores.addresses import bucket_misfit, shown
 from expunge.together import require_sharing
 from pipelines import compiling
 from pipelines.kubeflow import Kubeflow, KubeflowRun, RecurringRun
@@ -25,7 +25,7 @@ DESCRIPTION = "expunge request sha256:"  # what a run says of itself in Kubeflow
 _AS = ", as run "  # what a recurring run says beyond that, for Kubeflow names what it starts itself
 _DESCRIBED = re.compile(rf"{re.escape(DESCRIPTION)}(?P<sha256>[0-9a-f]{{64}})(?:{_AS}(?P<run>[A-Za-z0-9._-]+))?")
 _LONGEST_NAME = 63  # characters, as of every identifier
-_STORE = re.compile(r"s3://[A-Za-z0-9][A-Za-z0-9._-]+(/.*)?", re.DOTALL)
+_STORE = re.compile(r"s3://[A-Za-z0-9._-]+(/.*)?", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,9 @@ class Submitted:
 
 def require_store(store: str) -> str:
     """The place where requests are kept for a cluster; BadInput if it can be none."""
+    misfit = bucket_misfit(store)
+    if misfit:
+        raise BadInput(f"--store: {misfit}", "name the bucket as its server does")
     if not _STORE.fullmatch(store):
         raise BadInput(f"--store: '{shorten(shown(store))}' is nothing that a cluster can read",
                        "write s3://bucket/prefix")

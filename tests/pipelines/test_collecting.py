@@ -208,6 +208,13 @@ def test_what_is_not_what_was_signed_or_not_here_enters_nothing(workspace, clust
     assert Ledger.open(workspace).size == size
 
 
+def test_a_store_that_can_be_none_is_named_before_anything_is_asked(cluster, kubeflow, capsys):
+    before = len(kubeflow.requests)
+    assert carry_out(["collect", "--endpoint", kubeflow.endpoint, "--store", "s3://a/b", "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["problem"].startswith("--store: 'a' is no bucket")
+    assert len(kubeflow.requests) == before
+
+
 @pytest.mark.thorough
 def test_the_compiled_plan_run_here_ends_in_the_statements_of_a_laptops_run(demo, expunge, tmp_path, kubeflow, bucket,  # noqa: F811
                                                                             environment, capsys):  # noqa: F811

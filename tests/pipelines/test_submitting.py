@@ -176,6 +176,8 @@ def test_what_kubeflow_answers_is_told_in_one_line_and_nothing_is_kept(say, kube
 @pytest.mark.parametrize(("arguments", "code", "problem"), [
     (("submit", "--experiment", "daily"), 2, "--experiment: 'daily' is not known"),
     (("submit", "--store", "/tmp/here"), 2, "--store: '/tmp/here' is nothing that a cluster can read"),
+    (("submit", "--store", "s3://a/b"), 2, "--store: 'a' is no bucket: its name has 3 to 63 characters"),
+    (("submit", "--set", "cluster.state_store=s3://a/b"), 2, "'a' is no bucket"),
     (("submit", "--image", "expunge:cpu"), 2, "names no digest"),
     (("submit", "--endpoint", "kubeflow.example"), 2, "--endpoint: is no address of Kubeflow's API"),
     (("submit", "--endpoint", "https://ada:secret@kubeflow.example"), 2, "--endpoint: is no address of Kubeflow's API"),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from expunge.contracts import shorten
 from expunge.errors import BadInput, ExpungeError, WorkspaceBusy
-from expunge.stores.addresses import shown
+from expunge.stores.addresses import bucket_misfit, shown
 
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError
@@ -22,7 +22,7 @@ BUSY_ATTEMPTS = 16  # with a server that says it is busy or broken: one that is 
 FIRST_WAIT, LONGEST_WAIT = 0.1, 4.0  # seconds: the upper end of the first wait, and of any
 WORKERS = 6  # questions at once
 
-_ADDRESS = re.compile(r"s3://(?P<bucket>[A-Za-z0-9][A-Za-z0-9._-]{1,254})/(?P<key>.*[^/])", re.DOTALL)
+_ADDRESS = re.compile(r"s3://(?P<bucket>[A-Za-z0-9._-]+)/(?P<key>.*[^/])", re.DOTALL)
 _MISSING = {"NoSuchBucket": "no such bucket", "NoSuchKey": "no such object", "404": "no such object"}
 _NOT_ALLOWED = {"AccessDenied", "AllAccessDisabled", "403"}
 _UNKNOWN_CREDENTIALS = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken",
@@ -40,6 +40,9 @@ Answer = TypeVar("Answer")
 
 def place(uri: str) -> dict[str, str]:
     """Bucket and key of ``s3://bucket/key``, as the client takes them. BadInput if it names no object."""
+    misfit = bucket_misfit(uri)
+    if misfit:
+        raise BadInput(f"{named(uri)}: {misfit}", "name the bucket as its server does")
     found = _ADDRESS.fullmatch(uri)
     if found is None:
         raise BadInput(f"{named(uri)}: names no object", "write s3://bucket/key")

@@ -94,12 +94,18 @@ def test_an_empty_object_is_no_model(workspace, bucket):
         fetch(workspace, "s3://models/g.safetensors")
 
 
-@pytest.mark.parametrize("uri", ["s3://", "s3:/models/g.pt", "s3://models", "s3://models/", "s3://models/folder/", "s3://x/g.pt",
+@pytest.mark.parametrize("uri", ["s3://", "s3:/models/g.pt", "s3://models", "s3://models/", "s3://models/folder/",
                                  f"s3://key:{SECRET}@models/g.pt"])
 def test_what_names_no_object_is_turned_away(workspace, environment, uri):
     with pytest.raises(BadInput, match=r"^checkpoint\.uri: .*names no object: write s3://bucket/key") as caught:
         fetch(workspace, uri)
     assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["x", "ab", "m" * 64, "-models", "my models"])
+def test_what_can_be_no_bucket_is_said_before_a_server_is_asked(workspace, environment, name):
+    with pytest.raises(BadInput, match=r"^checkpoint\.uri: .* is no bucket: its name has 3 to 63 characters.*: name the bucket"):
+        fetch(workspace, f"s3://{name}/g.pt")
 
 
 def test_a_bucket_that_is_not_there_is_named(workspace, bucket):
