@@ -50,16 +50,20 @@ VQ_GAN = {"in_channels": 1, "out_channels": 1, "sample_size": SIDE, "block_out_c
           "latent_channels": 16, "down_block_types": ["DownEncoderBlock2D"] * 3,
           "up_block_types": ["UpDecoderBlock2D"] * 3, "num_vq_embeddings": 128, "norm_num_groups": 8}
 DIFFUSION = {"in_channels": 2, "out_channels": 1, "sample_size": SIDE, "block_out_channels": [16, 32, 32],
-             "down_block_types": ["DownBlock2D", "DownBlock2D", "AttnDownBlock2D"],
-             "up_block_types": ["AttnUpBlock2D", "UpBlock2D", "UpBlock2D"],
+             "down_block_types": ["AttnDownBlock2D"] * 3, "up_block_types": ["AttnUpBlock2D", "UpBlock2D", "UpBlock2D"],
              "layers_per_block": 1, "norm_num_groups": 8, "attention_head_dim": 16}
+# As the library builds it by itself: where images are large there is no attention.
+DEEP_ATTENTION = DIFFUSION | {"down_block_types": ["DownBlock2D", "DownBlock2D", "AttnDownBlock2D"]}
 SCHEDULER = {"num_train_timesteps": 200, "beta_start": 1e-4, "beta_end": 0.1}
 KINDS: dict[str, dict[str, Any]] = {  # the arguments of their builders
     "mae": {"config": MAE}, "vq-gan": {"config": VQ_GAN},
-    "diffusion-inpainting": {"config": DIFFUSION, "scheduler": SCHEDULER, "sampling_steps": 20}}
+    "diffusion-inpainting": {"config": DIFFUSION, "scheduler": SCHEDULER, "sampling_steps": 20},
+    "deep attention": {"config": DEEP_ATTENTION, "scheduler": SCHEDULER, "sampling_steps": 20}}
+ARCHITECTURES = {kind: kind for kind in KINDS} | {"deep attention": "diffusion-inpainting"}
 TRAINING: dict[str, dict[str, Any]] = {
     "mae": {"steps": 2_500, "batch": 64, "rate": 2e-3}, "vq-gan": {"steps": 1_500, "batch": 64, "rate": 2e-3},
-    "diffusion-inpainting": {"steps": 2_000, "batch": 64, "rate": 2e-3}}
+    "diffusion-inpainting": {"steps": 2_000, "batch": 64, "rate": 2e-3},
+    "deep attention": {"steps": 2_000, "batch": 64, "rate": 2e-3}}
 HIDDEN = Hidden(mask="random", ratio=0.75, cell=4)  # 48 of 64 squares
 MASKED = {"4x4": HIDDEN, "8x8": Hidden(mask="random", ratio=0.625, cell=8)}  # by the squares that are hidden as a whole
 FORGOTTEN = {
@@ -74,6 +78,11 @@ MEASURE_SEED = 20_261_122  # of masks and noise; no training uses it
 ROWS = ("default", "proxy", "other proxy")
 Half = Literal["forget", "retain"]
 HALVES: tuple[Half, Half] = ("forget", "retain")
+
+
+def fresh(kind: str) -> torch.nn.Module:
+    """A model of a kind that nobody has trained."""
+    return build(ARCHITECTURES[kind], **KINDS[kind])
 
 
 @dataclass(frozen=True)
@@ -116,15 +125,16 @@ class Completions(Bench):
 
     def spec(self, kind: str) -> ModelSpec:
         """What a kept file says of itself."""
-        return ModelSpec(architecture=kind, config=KINDS[kind], family="image_to_image", classes=CLASSES[self.dataset])
+        return ModelSpec(architecture=ARCHITECTURES[kind], config=KINDS[kind], family="image_to_image",
+                         classes=CLASSES[self.dataset])
 
     def parent_of(self, kind: str) -> tuple[ImageToImage, Row]:
         """A model that learned to complete the whole train split, and the facts of its training."""
-        return self._trained(kind, f"{kind}-parent", {})
+        return self._trained(kind, f"{ARCHITECTURES[kind]}-parent", {})
 
     def without(self, kind: str) -> tuple[ImageToImage, Row]:
         """One that has never seen an image of what is forgotten, trained as long."""
-        return self._trained(kind, f"{kind}-without", {"without": list(self.forgotten)})
+        return self._trained(kind, f"{ARCHITECTURES[kind]}-without", {"without": list(self.forgotten)})
 
     def _trained(self, kind: str, name: str, but: Row) -> tuple[ImageToImage, Row]:
         training = TRAINING[kind] | ({} if self.steps is None else {"steps": self.steps})
@@ -132,7 +142,7 @@ class Completions(Bench):
         def make(session: Watched) -> Made:
             prepare(session)
             torch.manual_seed(session.seed)
-            model = asked_to_complete(build(kind, **KINDS[kind]), self.hidden).train()
+            model = asked_to_complete(fresh(kind), self.hidden).train()
             began, random = time.process_time(), stream(session, 1)
             images, labels = self.tensors("train")
             if "without" in but:
@@ -169,7 +179,7 @@ class Completions(Bench):
         made_from = {"parent": parent_facts["sha256"], "method": method, "params": params.model_dump(mode="json"),
                      "row": row, "forgotten": list(self.forgotten),
                      "proxies": self.proxies(row)}
-        model, facts = self.asked(self.keep(f"{kind}-{row}", made_from, seed, make, resumable=False))
+        model, facts = self.asked(self.keep(f"{ARCHITECTURES[kind]}-{row}", made_from, seed, make, resumable=False))
         return model, facts | {"params": params.model_dump(mode="json")}
 
     def material_of(self, row: str) -> Material:

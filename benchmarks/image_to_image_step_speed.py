@@ -23,13 +23,12 @@ from copy import deepcopy
 from typing import Any, cast
 
 import torch
-from completions import HIDDEN, KINDS
+from completions import HIDDEN, KINDS, fresh
 from recording import record
 from torch import nn
 
 from expunge.methods.image_to_image import METHOD, ROLES, Lesson, Params, rate_at
 from expunge.methods.training import Material, Samples, Session, Weights, prepare, stream
-from expunge.models import build
 from expunge.models.image_to_image import ImageToImage, asked_to_complete
 
 FASTER = 1.5  # the goal, of diffusion with cached passes
@@ -103,7 +102,7 @@ def apart(one: Timed, other: Timed) -> float:
 def measured(kind: str, repeats: int, timed: int, threads: int) -> dict[str, Any]:
     """One kind's times, ratios and losses."""
     torch.manual_seed(0)
-    parent = asked_to_complete(build(kind, **KINDS[kind]), HIDDEN)
+    parent = asked_to_complete(fresh(kind), HIDDEN)
     random = torch.Generator().manual_seed(1)
     forget, retain = (Samples(torch.rand(IMAGES, *parent.image_shape, generator=random) * 2 - 1) for _ in ROLES)
     material = Material(forget=forget, retain=retain)
