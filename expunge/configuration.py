@@ -19,7 +19,8 @@ CONFIG_FILE = "config.yaml"
 _PREFIX = re.compile(r"s3://[A-Za-z0-9._-]+(/[A-Za-z0-9!_.*'()=-]+)+")
 
 # An InferenceService's: KServe and Knative append to it up to 16 characters of the 63 that DNS allows.
-ServiceName = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,45}[a-z0-9])?$")]
+SERVICE_NAME = r"^[a-z]([a-z0-9-]{0,45}[a-z0-9])?$"
+ServiceName = Annotated[str, Field(pattern=SERVICE_NAME)]
 Command = Annotated[tuple[str, ...], Field(min_length=1)]
 
 
@@ -126,7 +127,7 @@ class KServe(Frozen):
     runtime: str | None = None  # that ServingRuntime; KServe looks for one by the format, if none is named
     service_account: str | None = None  # by which a pod may read the bucket
     min_replicas: Annotated[int, Field(ge=0)] = 1
-    services: dict[Identifier, ServiceName] = {}  # names of models that Kubernetes does not take, and better ones
+    services: dict[Identifier, ServiceName] = Field(default_factory=dict)  # by model, where its own name will not do
     canary_percent: Annotated[int, Field(ge=0, le=99)] = 0  # of all requests, before a release gets all of them
     canary_minutes: Annotated[float, Field(ge=0)] = 0.0  # how long it must be ready with so many
     deadline_minutes: Annotated[float, Field(gt=0)] = 10.0  # to become ready, or else the one before stays
@@ -144,6 +145,7 @@ class Configuration(Record):
     SCHEMA: ClassVar[str] = "expunge/config/v1"
 
     database: str | None = None  # an SQLAlchemy address; passwords come from the environment or a password file
+    database_wait: Annotated[float, Field(ge=0)] = 30.0  # seconds that a database which is away is waited for
     checkpoints: tuple[Copy, ...] = ()
     notice: Notice | None = None
     console: ConsoleSettings | None = None

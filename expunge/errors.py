@@ -14,6 +14,7 @@
     ├── Refused               41  a digest, a taint or a missing approval stands in the way
     ├── WorkspaceBusy         75  somebody else works here now; nothing waits silently
     ├── NonFiniteLoss         1   training diverged
+    ├── NotServed             1   a release did not become ready; the one before it still serves
     └── NoSpace               1   the disk is full
 
 Each carries one line for a person: what is wrong, then what to do about it.
@@ -109,6 +110,10 @@ class WorkspaceBusy(ExpungeError):
 
 class NonFiniteLoss(ExpungeError):
     """Training produced a loss that is not a finite number; the problem names the step."""
+
+
+class NotServed(ExpungeError):
+    """A release did not become ready where it was to be served. What served before it still does."""
 
 
 class NoSpace(ExpungeError):

@@ -24,6 +24,7 @@ class Served(Frozen):
     request_id: str | None  # by which it was released
     tainted_by: str | None  # the request by which it may not be served, or may not be once that is released
     problem: str = ""  # why its release does not verify
+    underway: str | None = None  # the folder of an approved release that is being rolled out, and may get requests
 
 
 class Descendant(Frozen):
@@ -82,11 +83,11 @@ def _served(workspace: Workspace, model: str, placed: tuple[Mark, ...], holding:
                                                        "tainted_by")}
     store = releases.store_of(workspace)
     try:
-        release, _ = store.current(model)
+        release, pointed = store.current(model)
     except ExpungeError as error:
         return Served(model=model, standing="not what was released", problem=error.problem, **nothing)
     if release is None:
-        return Served(model=model, standing="not in service", **nothing)
+        return Served(model=model, standing="not in service", underway=pointed.underway, **nothing)
     digests = {file.name: store.digest(release, file, by_bytes) for file in (release.weights, *release.beside)}
     digest = digests[release.weights.name]
     problem = next((f"{file.name}: not the bytes that were released" for file in (release.weights, *release.beside)
@@ -97,20 +98,21 @@ def _served(workspace: Workspace, model: str, placed: tuple[Mark, ...], holding:
     return Served(model=model, standing="not what was released" if problem else standing,
                   path=store.served_at(release, release.weights.name), generation=release.generation, sha256=digest,
                   run=release.run, request_id=release.request_id, tainted_by=later.request_id if later else None,
-                  problem=problem)
+                  problem=problem, underway=pointed.underway)
 
 
 def lines(found: Live) -> list[str]:
     """What is served, a line each, for people."""
     said = []
     for one in found.served:
+        underway = f"; {one.underway} is being rolled out" if one.underway else ""
         if one.path is None:
-            said.append(f"{one.model}: {one.problem or 'not in service'}")
+            said.append(f"{one.model}: {one.problem or 'not in service'}{underway}")
             continue
         by = f" by request {one.tainted_by}" if one.tainted_by else ""
         problem = f"; {one.problem}" if one.problem else ""
         said.append(f"{one.model}: {one.standing}{by}; generation {one.generation}, {str(one.sha256)[:12]}, released "
-                    f"for {one.request_id} by run {one.run}, at {one.path}{problem}")
+                    f"for {one.request_id} by run {one.run}, at {one.path}{underway}{problem}")
     said += [f"MLflow: version {one.version} of {one.model} ({one.sha256[:12]}) is tainted by request {one.tainted_by}"
              + (f"; aliases: {', '.join(one.aliases)}" if one.aliases else "") for one in found.descendants]
     if found.mlflow_not_asked:

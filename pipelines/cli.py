@@ -366,9 +366,10 @@ def withdraw(model: Annotated[str, typer.Argument(help="The released model's nam
 
 def _change_service(action: Literal["rollback", "withdraw"], model: str, person: str, reason: str,
                     as_json: bool) -> None:
-    from pipelines.serving import change
+    from expunge.serving import change
 
-    served = change(Workspace.locate().require(), action, model, person, reason)
+    served = change(Workspace.locate().require(), action, model, person, reason,
+                    lambda text: typer.echo(text, err=True))
     _finish(served.model_dump(mode="json", by_alias=True), as_json, lambda out: out.print(served.text))
 
 

@@ -3,11 +3,13 @@
 from datetime import UTC, datetime
 from pathlib import Path
 
+from expunge import serving
 from expunge.contracts import Candidate, Release, StoredFile, Verdict, read_record, write_record
-from expunge.errors import DoesNotVerify, Refused
+from expunge.errors import DoesNotVerify, NotServed, Refused
 from expunge.evidence import policies
 from expunge.evidence.coherence import Case, evidence, open_case, record_sha256
 from expunge.evidence.decisions import Tally, count_valid, decisions_of, inconclusive, token
+from expunge.evidence.keys import OPERATOR
 from expunge.measure import policy as rules
 from expunge.room import Entered, room
 from expunge.settings import Workspace, current_run
@@ -49,8 +51,11 @@ def deploy(entered: Entered, *, request: Path, candidate: Path, report: Path, po
             released_at=datetime.now(UTC).isoformat(timespec="seconds"))
 
     taint.place(mark, workspace)  # before the flip: a crash in between leaves a mark, and the old one served
-    live = releases.publish(workspace, case.request.model, case.weights, mark.approved_sha256, describe,
-                            *_as_its_library_reads_it(case.candidate))
+    try:
+        live = releases.publish(workspace, case.request.model, case.weights, mark.approved_sha256, describe,
+                                *_as_its_library_reads_it(case.candidate), tell=entered.note)
+    except NotServed as error:
+        raise _with_nothing_tainted_left(entered, case.request.model, error) from error
     taint.place(mark.model_copy(update={"pending": False}), workspace)
     write_record(release, live)
     told = Tracking.for_workspace(workspace).register_release(live)
@@ -59,6 +64,19 @@ def deploy(entered: Entered, *, request: Path, candidate: Path, report: Path, po
         entered.note(f"version {told.value} in MLflow")
     else:
         entered.note(f"MLflow was not told: {told.reason}")
+
+
+def _with_nothing_tainted_left(entered: Entered, model: str, error: NotServed) -> NotServed:
+    """What served before serves on, unless it may not any more: then what came before that, or nothing, does."""
+    workspace = entered.workspace
+    before = releases.current(workspace, model)
+    mark = releases.tainted_by(workspace, before) if before else None
+    if mark is None:
+        return error
+    done = serving.change(workspace, "rollback", model, OPERATOR,
+                          f"tainted by request {mark.request_id}, and what was to follow did not become ready",
+                          entered.note)
+    return NotServed(f"{error.problem}; {done.text}", error.remedy.partition(";")[0])
 
 
 def _as_its_library_reads_it(candidate: Candidate) -> tuple[dict[str, bytes], str]:

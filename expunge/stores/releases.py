@@ -7,8 +7,13 @@ Then it is brought to where it is served from, if that is elsewhere, and only th
 sees half of one and a crash leaves the old one. Rollback and withdrawal are signed and in the ledger before they are
 done.
 
-Where it is served from is a `ReleaseStore`: the workspace itself, or S3 (``releases_s3.py``) if ``config.yaml`` says
-so. Either way the workspace keeps every release that it made: evidence is checked, and gone back to, from there.
+Where it is served from is a `ReleaseStore`: the workspace itself, or S3 (``releases_s3.py``), or KServe that reads from
+there (``releases_kserve.py``), if ``config.yaml`` says so. Either way the workspace keeps every release that it made:
+evidence is checked, and gone back to, from there.
+
+Where a release is in service at once, one step changes what is served. KServe starts servers first, and may try them on
+a share of the requests: such a rollout is begun in one step, may take long, and is settled in another; until then the
+release before it is the one in service. Nobody waits for that with the lock in hand, so that it can be ended.
 """
 
 import fcntl
@@ -26,7 +31,7 @@ from typing import TYPE_CHECKING
 from expunge.configuration import Configuration
 from expunge.contracts import Frozen, Release, StoredFile, read_record
 from expunge.digests import flush, sha256_bytes, sha256_file
-from expunge.errors import BadInput, DoesNotVerify, Refused, WorkspaceBusy
+from expunge.errors import BadInput, DoesNotVerify, NotServed, Refused, WorkspaceBusy
 from expunge.evidence.keys import OPERATOR, SigningKey
 from expunge.evidence.ledger import Ledger
 from expunge.evidence.statements import (
@@ -59,6 +64,8 @@ class Served(Frozen):
 
 # From what is done and the digest of the entry that says so: the change that is made with that entry, or not at all.
 Recording = Callable[[Served, str], "Callable[[Connection], object]"]
+
+Tell = Callable[[str], None]  # one line for whoever watches
 
 
 def models(workspace: Workspace) -> tuple[str, ...]:
@@ -102,6 +109,7 @@ class Pointed:
     release_sha256: str | None = None  # of that folder's release.json, where `current` says it
     tag: str | None = None  # of this very content, which never comes again
     change: int = 0  # how often it was changed before, where it counts that
+    underway: str | None = None  # the folder of a release that is being rolled out, and is not in service yet
 
 
 class ReleaseStore(ABC):
@@ -139,10 +147,18 @@ class ReleaseStore(ABC):
 
     @abstractmethod
     def serve(self, model: str, release: Release | None, before: Pointed) -> None:
-        """Changes in one step what is served: a release that was placed, or nothing.
+        """Changes in one step what is served: a release that was placed, or nothing. Or begins to: see `settle`.
 
         Raises:
             WorkspaceBusy: `current` is not as it was `before`; it stays as it is.
+        """
+
+    def settle(self, model: str, release: Release | None, tell: Tell) -> None:  # noqa: B027 - most places are at once
+        """Waits until what `serve` began is so. Whoever was killed meanwhile calls both again.
+
+        Raises:
+            NotServed: the release does not become ready; what was in service before still is.
+            WorkspaceBusy: somebody else has changed it meanwhile.
         """
 
     @abstractmethod
@@ -228,17 +244,21 @@ class LocalReleases(ReleaseStore):
 
 def store_of(workspace: Workspace) -> ReleaseStore:
     """Where this workspace serves from. BadInput if its configuration cannot be read."""
-    address = Configuration.load(workspace).releases
-    if address is None:
+    told = Configuration.load(workspace)
+    if told.releases is None:
         return LocalReleases(workspace)
+    if told.kserve is not None:
+        from expunge.stores.releases_kserve import KServeReleases
+
+        return KServeReleases(workspace, told.releases, told.kserve)
     from expunge.stores.releases_s3 import S3Releases
 
-    return S3Releases(workspace, address)
+    return S3Releases(workspace, told.releases)
 
 
 def publish(workspace: Workspace, model: str, weights: Path, sha256: str,
             describe: Callable[[int, StoredFile, tuple[StoredFile, ...]], Release],
-            beside: Mapping[str, bytes], name: str = WEIGHTS) -> Release:
+            beside: Mapping[str, bytes], name: str = WEIGHTS, tell: Tell = lambda _: None) -> Release:
     """Puts `weights` into service as the next generation; what is served already stays as it is.
 
     `describe` makes the release's record from its generation, its file and the files `beside` it, which are given as
@@ -247,19 +267,25 @@ def publish(workspace: Workspace, model: str, weights: Path, sha256: str,
 
     Raises:
         Refused: the bytes are not those of `sha256`.
-        WorkspaceBusy: somebody else has changed meanwhile what is served; nothing of this release is left.
+        WorkspaceBusy: somebody else has changed meanwhile what is served, or is about to; nothing of this release is
+            left.
+        NotServed: it does not become ready where it would be served; nothing of it is left.
         ExpungeError: where it is served from cannot be reached. The same call goes on from there.
     """
     home, store = workspace.releases / model, store_of(workspace)
     with _locked(home):
         store.require_ready()
         served, before = store.current(model)
-        if served is not None and served.weights.sha256 == sha256:
+        if served is not None and served.weights.sha256 == sha256 and before.underway is None:
             return served
         earlier = history(workspace, model)
         last = earlier[-1] if earlier else None
-        if last is not None and _is_unfinished(workspace, last, served, sha256, describe):
-            release = last
+        unfinished = last if last is not None and _is_unfinished(workspace, last, served, sha256, describe) else None
+        if before.underway is not None and (unfinished is None or folder_name(unfinished) != before.underway):
+            raise WorkspaceBusy(f"{store.pointer(model)}: {before.underway} is being rolled out",
+                                f"wait for it, or end it with 'expunge rollback {model}'")
+        if unfinished is not None:
+            release = unfinished
         else:
             generation = max(last.generation if last else 0, store.newest_generation(model)) + 1
             release = _keep(workspace, model, generation, weights, sha256, describe, beside, name)
@@ -267,10 +293,20 @@ def publish(workspace: Workspace, model: str, weights: Path, sha256: str,
             store.place(release)
             store.serve(model, release, before)
         except WorkspaceBusy:  # what was approved may not hold beside what the other released: it is looked at again
-            store.discard(release)
-            shutil.rmtree(folder_of(workspace, release))
+            _forget(store, release)
             raise
-        return release
+    try:
+        store.settle(model, release, tell)
+    except (WorkspaceBusy, NotServed):
+        with _locked(home):
+            _forget(store, release)
+        raise
+    return release
+
+
+def _forget(store: ReleaseStore, release: Release) -> None:
+    store.discard(release)
+    shutil.rmtree(folder_of(store.workspace, release))
 
 
 def _keep(workspace: Workspace, model: str, generation: int, weights: Path, sha256: str,
@@ -307,43 +343,70 @@ def _is_unfinished(workspace: Workspace, last: Release, served: Release | None, 
 
 
 def rollback(workspace: Workspace, model: str, *, by: str = OPERATOR, reason: str = "",
-             recording: Recording | None = None) -> Served:
+             recording: Recording | None = None, tell: Tell = lambda _: None) -> Served:
     """Serves the newest earlier release that no request taints; if there is none, withdraws the model.
 
-    `recording` gives the change that becomes durable together with the ledger's entry, before anything is done.
+    `recording` gives the change that becomes durable together with the ledger's entry, before anything is done. A
+    release that is being rolled out was never in service: ending that changes nothing that is.
 
     Raises:
         BadInput: the model is not served.
         DoesNotVerify: the release to go back to is not the bytes that were released.
+        NotServed: the release to go back to does not become ready; what was in service before still is.
     """
     store = store_of(workspace)
     _served(store, model)  # before the lock, which would make a folder for any name
     with _locked(workspace.releases / model):
         store.require_ready()
         was, before = _served(store, model)
-        placed, known = effective(workspace, marks(workspace)), descent(workspace)
-        blocking: Mark | None = None
-        for release in reversed(history(workspace, model)):
-            if release.generation >= was.generation or release.weights.sha256 == was.weights.sha256:
-                continue
-            mark = tainting(release.weights.sha256, placed, known.parents)
-            if mark is None:
-                return _serve_again(store, was, before, release, by, reason, known.not_asked, recording)
-            blocking = blocking or mark
-        if blocking is None:  # there is no earlier release: what came before is the parent itself
-            blocking = tainting(was.parent_sha256, placed, known.parents)
-        return _withdraw(store, was, before, blocking, by, reason, recording)
+        if was is None or (before.underway is not None and not tainted_by(workspace, was)):
+            done = _end_rollout(store, model, was, before)
+        else:
+            done = _go_back(store, was, before, by, reason, recording)
+    store.settle(model, done.now, tell)
+    return done
+
+
+def _end_rollout(store: ReleaseStore, model: str, was: Release | None, before: Pointed) -> Served:
+    store.serve(model, was, before)
+    still = f"generation {was.generation} is in service, as before" if was else "nothing is served, as before"
+    return Served(model=model, was=was, now=was, text=f"{model}: the rollout of {before.underway} is ended; {still}")
+
+
+def _go_back(store: ReleaseStore, was: Release, before: Pointed, by: str, reason: str,
+             recording: Recording | None) -> Served:
+    workspace = store.workspace
+    placed, known = effective(workspace, marks(workspace)), descent(workspace)
+    blocking: Mark | None = None
+    for release in reversed(history(workspace, was.model)):
+        if release.generation >= was.generation or release.weights.sha256 == was.weights.sha256:
+            continue
+        mark = tainting(release.weights.sha256, placed, known.parents)
+        if mark is None:
+            return _serve_again(store, was, before, release, by, reason, known.not_asked, recording)
+        blocking = blocking or mark
+    if blocking is None:  # there is no earlier release: what came before is the parent itself
+        blocking = tainting(was.parent_sha256, placed, known.parents)
+    return _withdraw(store, was, before, blocking, by, reason, recording)
 
 
 def withdraw(workspace: Workspace, model: str, *, by: str = OPERATOR, reason: str = "",
-             recording: Recording | None = None) -> Served:
+             recording: Recording | None = None, tell: Tell = lambda _: None) -> Served:
     """Takes a model out of service, `recording` as for `rollback`. BadInput if it is not in service."""
     store = store_of(workspace)
     _served(store, model)
     with _locked(workspace.releases / model):
         store.require_ready()
         was, before = _served(store, model)
-        return _withdraw(store, was, before, None, by, reason, recording)
+        done = _end_rollout(store, model, None, before) if was is None else _withdraw(
+            store, was, before, None, by, reason, recording)
+    store.settle(model, None, tell)
+    return done
+
+
+def tainted_by(workspace: Workspace, release: Release) -> Mark | None:
+    """The mark by which a release may not be served now, or None."""
+    return tainting(release.weights.sha256, effective(workspace, marks(workspace)), descent(workspace).parents)
 
 
 def effective(workspace: Workspace, placed: tuple[Mark, ...]) -> tuple[Mark, ...]:
@@ -352,10 +415,11 @@ def effective(workspace: Workspace, placed: tuple[Mark, ...]) -> tuple[Mark, ...
     return tuple(mark for mark in placed if not mark.pending or mark.approved_sha256 in live)
 
 
-def _served(store: ReleaseStore, model: str) -> tuple[Release, Pointed]:
+def _served(store: ReleaseStore, model: str) -> tuple[Release | None, Pointed]:
+    """What is in service; None if that is a rollout alone."""
     known = models(store.workspace)
     found, pointed = store.current(model) if model in known else (None, Pointed())
-    if found is None:
+    if found is None and pointed.underway is None:
         served = ", ".join(name for name in known if store.current(name)[0])
         raise BadInput(f"model: '{model}' is not in service", f"in service: {served or 'nothing'}")
     return found, pointed

@@ -67,6 +67,10 @@ class S3Releases(ReleaseStore):
             return self._before.served_at(release, name)
         return self._uri(release, name)
 
+    def folder(self, release: Release) -> str:
+        """The address of a release's folder."""
+        return f"{self._prefix}/{release.model}/{folder_name(release)}"
+
     def pointed(self, model: str) -> Pointed:
         """What the object says; before there is one, what is served from the workspace."""
         found = s3.read_with_tag(self.pointer(model))
@@ -92,7 +96,7 @@ class S3Releases(ReleaseStore):
         """Uploads what is not there yet, `release.json` last; removes what killed uploads of this model left."""
         s3.abort_uploads(*self._place(release.model))
         folder = folder_of(self.workspace, release)
-        for file in (*release.beside, release.weights, _record_of(self.workspace, release)):
+        for file in (*release.beside, release.weights, record_of(self.workspace, release)):
             there = self._uri(release, file.name)
             if s3.stored(there) != s3.Stored(file.size, file.sha256):
                 s3.upload(folder / file.name, there, file.sha256)
@@ -100,7 +104,7 @@ class S3Releases(ReleaseStore):
     def discard(self, release: Release) -> None:
         """Removes its objects, if that is allowed."""
         with suppress(ExpungeError):  # nothing points at them
-            for file in (_record_of(self.workspace, release), release.weights, *release.beside):
+            for file in (record_of(self.workspace, release), release.weights, *release.beside):
                 s3.delete(self._uri(release, file.name))
 
     def serve(self, model: str, release: Release | None, before: Pointed) -> None:
@@ -108,7 +112,7 @@ class S3Releases(ReleaseStore):
         pointer = Pointer(
             model=model, change=before.change + 1, generation=release.generation if release else None,
             folder=folder_name(release) if release else None,
-            release_sha256=_record_of(self.workspace, release).sha256 if release else None,
+            release_sha256=record_of(self.workspace, release).sha256 if release else None,
             at=datetime.now(UTC).isoformat(timespec="seconds"), nonce=secrets.token_hex(8))
         try:
             s3.write_over(self.pointer(model), pointer.to_bytes(), before.tag)
@@ -145,7 +149,7 @@ class S3Releases(ReleaseStore):
         return (self.workspace.releases / model / CURRENT).is_symlink()
 
     def _uri(self, release: Release, name: str) -> str:
-        return f"{self._prefix}/{release.model}/{folder_name(release)}/{name}"
+        return f"{self.folder(release)}/{name}"
 
     def _place(self, model: str) -> tuple[str, str]:
         """Bucket and prefix of all that is of a model."""
@@ -153,6 +157,7 @@ class S3Releases(ReleaseStore):
         return bucket, f"{prefix}/{model}/"
 
 
-def _record_of(workspace: Workspace, release: Release) -> StoredFile:
+def record_of(workspace: Workspace, release: Release) -> StoredFile:
+    """A release's own record, as a file."""
     file = folder_of(workspace, release) / RELEASE_FILE
     return StoredFile(name=RELEASE_FILE, sha256=sha256_file(file), size=file.stat().st_size)

@@ -7,11 +7,11 @@ import time
 import pytest
 from tests_support import EXPUNGE, bare_environment, put
 
+from expunge import serving
 from expunge.evidence.ledger import Ledger
 from expunge.runs import Run
 from expunge.settings import WORKSPACE_VARIABLE
 from expunge.stores import releases
-from pipelines import serving
 
 
 def test_a_release_that_was_cut_before_it_could_say_so_is_taken_out_all_the_same(copy_of_demo, expunge, workspace_of):

@@ -1,3 +1,4 @@
-"""What tests of deploy need: an S3 server."""
+"""What tests of deploy need: an S3 server, and KServe."""
 
+from kserve_stub import kserve  # noqa: F401 - a fixture
 from s3_server import bucket, environment, s3_server  # noqa: F401 - fixtures

@@ -6,14 +6,14 @@ import pytest
 from tests_support import write_policy
 
 from components.deploy import step
+from expunge import serving
 from expunge.configuration import CONFIG_FILE
 from expunge.contracts import Verdict, read_record, write_record
 from expunge.digests import sha256_bytes, sha256_file
-from expunge.errors import DoesNotVerify, Refused
+from expunge.errors import DoesNotVerify, NotServed, Refused
 from expunge.evidence.verify import verify_workspace
 from expunge.live import live
 from expunge.stores import releases, taint
-from pipelines import serving
 
 
 def events(run):
@@ -218,3 +218,55 @@ def test_deploy_and_rollback_on_s3_refuse_what_is_tainted(begin_run, bucket, wor
     assert served_on_s3(bucket) == third.weights
     assert releases.rollback(workspace, "digits").request_id == "forget-5"  # it taints what was served before
     assert served_on_s3(bucket) is None
+
+
+def serve_by_kserve(workspace, **more):
+    (workspace.root / CONFIG_FILE).write_text(
+        f"releases: s3://models/served\nkserve: {json.dumps({'namespace': 'models', 'model_format': 'expunge'} | more)}\n")
+
+
+def test_an_approved_candidate_goes_into_service_by_kserve_and_out_again(begin_run, bucket, kserve, workspace):
+    serve_by_kserve(workspace)
+    run = begin_run().release()
+    asked = kserve.services["digits"]["spec"]["predictor"]["model"]["storageUri"].removeprefix("s3://models/")
+    assert bucket.Object(f"{asked}/model.safetensors").get()["Body"].read() == run.weights
+    assert any("gets 0 % of the requests; not ready" in event.get("text", "") for event in events(run))
+    findings = {one.object: one.ok for one in verify_workspace(workspace)}
+    assert findings["kserve://models/digits"]
+    assert all(findings.values())
+    assert serving.change(workspace, "withdraw", "digits", "grace", "a complaint").now is None
+    assert kserve.services == {}
+    assert all(one.ok for one in verify_workspace(workspace))
+
+
+@pytest.mark.thorough
+def test_what_may_serve_no_longer_is_withdrawn_where_its_successor_does_not_become_ready(
+        begin_run, bucket, kserve, workspace):
+    serve_by_kserve(workspace)
+    first = begin_run().release()
+    tainting = taint.Mark(request_id="forget-3", request_sha256="3" * 64, approved_sha256="4" * 64, pending=False,
+                          parent_sha256=sha256_bytes(first.weights))
+    kserve.works = lambda folder: False
+    serve_by_kserve(workspace, deadline_minutes=0.002)
+    second = begin_run(name="forget-4.1", request_id="forget-4", classes=(4,), weights=b"no eights, no fours",
+                       parent=first.weights).make()
+    second.sign()
+    second.gate()
+    with pytest.raises(NotServed, match=r"generation 2 was not ready within 0\.002 minutes \([^()]*\): see .* still is$"):
+        second.deploy()
+    assert releases.current(workspace, "digits") == first.released
+    assert all(one.ok for one in verify_workspace(workspace))
+    place = releases.publish
+
+    def publish_then_be_tainted(*given, **more):
+        try:
+            return place(*given, **more)
+        finally:
+            taint.place(tainting, workspace)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(releases, "publish", publish_then_be_tainted)
+        with pytest.raises(NotServed, match=r"; digits: withdrawn, nothing is served: what came before is tainted by "
+                                            r"request forget-8: see 'kubectl describe inferenceservice digits'$"):
+            second.deploy()
+    assert (releases.current(workspace, "digits"), kserve.services) == (None, {})

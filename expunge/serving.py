@@ -7,14 +7,14 @@ from expunge.evidence.keys import SigningKey
 from expunge.runs import Run, State
 from expunge.settings import Workspace
 from expunge.stores import releases
-from expunge.stores.releases import Served
+from expunge.stores.releases import Served, Tell
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 
 def change(workspace: Workspace, action: Literal["rollback", "withdraw"], model: str, person: str,
-           reason: str) -> Served:
+           reason: str, tell: Tell = lambda _: None) -> Served:
     """Rolls a model back or withdraws it, for a person who has a key here.
 
     Raises:
@@ -38,7 +38,7 @@ def change(workspace: Workspace, action: Literal["rollback", "withdraw"], model:
         return write
 
     act = releases.rollback if action == "rollback" else releases.withdraw
-    return act(workspace, model, by=person, reason=reason, recording=recording)
+    return act(workspace, model, by=person, reason=reason, recording=recording, tell=tell)
 
 
 def _mark(workspace: Workspace, name: str, state: State, reason: str,
