@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from expunge.errors import BadInput
 from expunge.settings import IMAGE_VARIABLE, KEYS_VARIABLE, RUN_VARIABLE, WORKSPACE_VARIABLE
+from expunge.stores.releases_kserve import ACCOUNT_VARIABLE
 from expunge.stores.telemetry import PIPELINE_VARIABLE
 from expunge.stores.training_state import EVERY_VARIABLE, STORE_VARIABLE
 from expunge.together import PROCESSES_VARIABLE
@@ -35,6 +36,7 @@ _ONCE = ("keep_up",)  # a second try has nothing to do, and would hide what the 
 _KINDS: dict[str, tuple[Kind, ...]] = {
     "unlearning": ("plain", "training", "measuring"), "release": ("plain",), "upkeep": ("training",)}
 TRAINING = ("adapt", "unlearn")  # rooms that keep state to continue from
+RELEASING = ("deploy", "keep_up")  # rooms that change what is served
 TALKING = ("fetch_checkpoint", "curate_forget_set", "deploy", "keep_up")  # rooms that talk to stores outside
 
 
@@ -181,6 +183,8 @@ def _tell(task: "PipelineTask", plan: str, image: str, profile: Profile, run: st
         task.set_env_variable(EVERY_VARIABLE, str(cluster.state_every))
     if room in TRAINING and training.together:
         task.set_env_variable(PROCESSES_VARIABLE, training.together)
+    if room in RELEASING:
+        task.set_env_variable(ACCOUNT_VARIABLE, cluster.deployer_path)
     kubernetes.use_config_map_as_env(task, cluster.settings, SETTINGS, optional=True)
 
 
@@ -196,6 +200,8 @@ def _lend(task: "PipelineTask", room: str, cluster: Cluster) -> None:
     keys_to_s3 = {"access-key-id": "AWS_ACCESS_KEY_ID", "secret-access-key": "AWS_SECRET_ACCESS_KEY"}
     if room in TRAINING and cluster.state_store:
         kubernetes.use_secret_as_env(task, cluster.state_secret, keys_to_s3, optional=True)
+    if room in RELEASING:
+        kubernetes.use_secret_as_volume(task, cluster.deployer_secret, cluster.deployer_path, optional=True)
     if room in TALKING:
         kubernetes.use_secret_as_env(task, cluster.s3_secret, keys_to_s3, optional=True)
         kubernetes.use_secret_as_env(

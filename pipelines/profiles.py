@@ -77,6 +77,8 @@ class Cluster(Frozen):
     database_secret: KubernetesName = "expunge-database"  # key: password
     s3_secret: KubernetesName = "expunge-s3"  # keys: access-key-id, secret-access-key
     mlflow_secret: KubernetesName = "expunge-mlflow"  # keys: username, password
+    deployer_secret: KubernetesName = "expunge-deployer"  # of the account that changes what KServe serves
+    deployer_path: AbsolutePath = "/var/lib/expunge/service-account"
     settings: KubernetesName = "expunge"  # a ConfigMap with addresses: see SETTINGS
     state_store: StateStore = ""  # where training steps copy the state they continue from; nowhere, if empty
     state_every: Annotated[int, Field(ge=1)] = 60  # seconds between two copies

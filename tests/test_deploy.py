@@ -212,6 +212,31 @@ def test_only_steps_may_ask_kubernetes_for_anything_and_only_for_what_is_named(d
         assert rule["resources"] == ["workflowtaskresults"] or (rule["verbs"] == ["get"] and rule["resourceNames"])
 
 
+def test_kserve_needs_an_account_that_may_change_its_services_and_nothing_else(tmp_path, documents):
+    import kubernetes_validate
+
+    mine = render(DEPLOY, "kserve", tmp_path)
+    for one in mine:
+        kubernetes_validate.validate(one, "1.32", strict=True)
+    roles = {one["metadata"]["name"]: one["rules"] for one in of_kind(mine, "Role")}
+    services = {"apiGroups": ["serving.kserve.io"], "resources": ["inferenceservices"]}
+    assert roles == {"expunge-deployer": [{**services, "verbs": ["get", "create", "patch", "delete"]}],
+                     "expunge-viewer": [{**services, "verbs": ["get"]}]}
+    for binding in of_kind(mine, "RoleBinding"):
+        account, = binding["subjects"]
+        assert account["name"] == binding["roleRef"]["name"]
+        assert any(one["metadata"] == {"name": account["name"], "namespace": account["namespace"]}
+                   for one in of_kind(mine, "ServiceAccount"))
+    secrets = {one["metadata"]["name"] for one in of_kind(mine, "Secret") if "data" not in one}
+    assert Cluster().deployer_secret in secrets
+    assert egress(mine, "expunge-runs", "exporter") == {"kubernetes"}
+    exporter = templates(documents)["exporter"]["spec"]
+    account, = (one["secret"] for one in exporter["volumes"] if "secret" in one)
+    assert account["secretName"] in secrets
+    told = {one["name"]: one.get("value") for one in exporter["containers"][0]["env"]}
+    assert told["EXPUNGE_SERVICE_ACCOUNT"] in {one["mountPath"] for one in exporter["containers"][0]["volumeMounts"]}
+
+
 def prometheus_rule():
     """The alert rules as Prometheus' operator takes them."""
     rules = yaml.safe_load((DEPLOY / "monitoring" / "rules.yaml").read_text())

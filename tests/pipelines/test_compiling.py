@@ -110,9 +110,10 @@ def test_secrets_are_named_and_never_written(monkeypatch):
         monkeypatch.setenv(variable, "very-secret")
     assert "very-secret" not in compile_plan("release", IMAGE, PROFILES["gpu"])
     for plan in PLANS:
-        for container in containers(compiled(plan)[0]).values():
+        for room, container in containers(compiled(plan)[0]).items():
             assert {each["name"] for each in container["env"]} == {
-                "EXPUNGE_WORKSPACE", "EXPUNGE_KEYS", "EXPUNGE_PIPELINE", "EXPUNGE_IMAGE_DIGEST"}
+                "EXPUNGE_WORKSPACE", "EXPUNGE_KEYS", "EXPUNGE_PIPELINE", "EXPUNGE_IMAGE_DIGEST",
+                *(("EXPUNGE_SERVICE_ACCOUNT",) if room == "exec-deploy" else ())}
 
 
 def test_rooms_that_train_and_measure_hold_no_key_to_any_store():
@@ -121,6 +122,8 @@ def test_rooms_that_train_and_measure_hold_no_key_to_any_store():
         stores = {"expunge-s3", "expunge-mlflow"}
         assert secrets & stores == (stores if one in ("exec-fetch-checkpoint", "exec-curate-forget-set", "exec-deploy")
                                     else set()), one
+        mounted = {each["secretName"] for each in told["secretAsVolume"]}
+        assert mounted == {"expunge-operator"} | ({"expunge-deployer"} if one == "exec-deploy" else set()), one
 
 
 def test_training_copies_its_state_where_the_profile_says_with_keys_for_nothing_else():
