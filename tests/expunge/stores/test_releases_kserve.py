@@ -5,9 +5,11 @@ import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from kserve_stub import GROUP, NAMESPACE
+from tests_support import blocks
 
 from expunge.configuration import CONFIG_FILE
 from expunge.contracts import Release
@@ -78,6 +80,20 @@ def test_a_release_is_in_service_once_it_is_ready_and_every_request_goes_there(s
     revisions = len(kserve.made["digits"][1])
     assert publish(served, b"two") == two
     assert len(kserve.made["digits"][1]) == revisions == 2, "nobody starts servers to take a share away"
+
+
+def test_a_server_that_compares_as_the_page_says_never_answers_with_other_bytes(served, kserve, monkeypatch, tmp_path):
+    page = (Path(__file__).parents[3] / "docs" / "kserve.md").read_text()
+    (served.root / CONFIG_FILE).write_text(blocks(page, "yaml")[0].replace("expunge-models", NAMESPACE).replace("15", "0.001"))
+    release = publish(served, b"one")
+    check, = blocks(page, "python")
+    loaded = releases.folder_of(served, release)
+    (told,) = spec(kserve)["model"]["env"]
+    monkeypatch.setenv(told["name"], told["value"])
+    exec(check.replace("/mnt/models", str(loaded)), {})
+    (loaded / "model.safetensors").write_bytes(b"two")
+    with pytest.raises(AssertionError):
+        exec(check.replace("/mnt/models", str(loaded)), {})
 
 
 def test_a_canary_gets_its_share_is_in_nobodys_way_and_then_gets_everything(served, kserve):
@@ -223,7 +239,7 @@ def test_what_s3_served_is_served_until_kserve_is_ready_to(workspace, bucket, ks
 
 @pytest.mark.parametrize("how", [(503, {}), *(pytest.param(how, marks=pytest.mark.thorough)
                                               for how in ((500, b"oops"), (429, {}), "lost"))])
-def test_a_server_that_fails_half_of_the_time_ends_in_one_release(served, kserve, how):
+def test_a_kubernetes_api_that_fails_half_of_the_time_ends_in_one_release(served, kserve, how):
     fails = iter([True, False] * 1000)
     kserve.trouble = lambda verb, path: how if next(fails) else None
     assert publish(served, b"one").generation == 1
