@@ -135,8 +135,7 @@ class Run:
         database = Database(workspace).ready()
         if not database.version():
             return []
-        with database.reading() as connection:
-            found = [RunState.of(standing) for standing in states.every(connection)]
+        found = [RunState.of(standing) for standing in database.read(states.every)]
         return sorted(found, key=lambda state: (state.started_at, cls(workspace, state.run).number))
 
     @classmethod
@@ -201,8 +200,9 @@ class Run:
         attempt = sum(run.state().came_to_a_verdict for run in earlier) + 1
         began = RunState(run=self.name, request_id=request.id, request_sha256=sha256_file(self.request_file),
                          attempt=attempt, state="running", started_at=now)
-        with Database(self.workspace).ready().writing() as connection:
-            states.begin(connection, self.name, began.record)
+        at = states.now()
+        Database(self.workspace).ready().write(
+            lambda connection: states.begin(connection, self.name, began.record, at))
 
     @property
     def number(self) -> int:
@@ -211,8 +211,7 @@ class Run:
 
     def state(self) -> RunState:
         """Where the run stands; BadInput if it has not begun."""
-        with Database(self.workspace).ready().reading() as connection:
-            standing = states.find(connection, self.name)
+        standing = Database(self.workspace).ready().read(lambda connection: states.find(connection, self.name))
         if standing is None:
             raise BadInput(f"run '{self.name}' is not known", "see 'expunge status'")
         return RunState.of(standing)
@@ -224,17 +223,16 @@ class Run:
             WorkspaceBusy: somebody else has changed it since.
             BadInput: from where it stands it cannot become that.
         """
-        with Database(self.workspace).ready().writing() as connection:
-            return self.writing(state)(connection)
+        return Database(self.workspace).ready().write(self.writing(state))
 
     def writing(self, state: RunState, *entries: str) -> "Callable[[Connection], RunState]":
         """The same as part of a transaction: of the append that says so, for one.
 
         `entries` are digests of what else in the ledger speaks for it, beside gate, release and decisions.
         """
-        way, because = self._way_to(state.state), (*self._evidence(state), *entries)
+        way, because, at = self._way_to(state.state), (*self._evidence(state), *entries), states.now()
         return lambda connection: RunState.of(
-            states.change(connection, self.name, state.revision, way, state.record, because))
+            states.change(connection, self.name, state.revision, way, state.record, because, at))
 
     def _way_to(self, after: State) -> tuple[State, ...]:
         """The states from where the run stands: of those that lie between, none is left out."""

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,15 @@ class Server:
         """Ends it as a crash would, whoever is connected, and starts it again; returns when it answers."""
         self._call("pg_ctl", "restart", "--wait", "--mode", "immediate", "--pgdata", self._folder / "data",
                    "--log", self._folder / "log")
+
+    @contextmanager
+    def away(self):
+        """Ended as by a crash, for as long as this lasts."""
+        self._call("pg_ctl", "stop", "--wait", "--mode", "immediate", "--pgdata", self._folder / "data")
+        try:
+            yield
+        finally:
+            self.restart()  # and not `start`, which forgets where it listened
 
     def end(self):
         """Ends it, and leaves nothing of it."""

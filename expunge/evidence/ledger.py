@@ -85,7 +85,8 @@ class Ledger:
                head_signer: SigningKey | None = None) -> int:
         """Adds an envelope and returns its position; one that is there already keeps its place.
 
-        `with_change` is made in the same transaction, after the entry: both are there in the end, or neither.
+        `with_change` is made in the same transaction, after the entry: both are there in the end, or neither. It may be
+        made twice, as `Database.write` says.
         `head_signer` signs the new head in the operator's place: the key that this very entry makes the operator's.
 
         Raises:
@@ -93,10 +94,13 @@ class Ledger:
                 appended, and a checkpoint that is kept outside shows that the ledger is not what it was.
             WorkspaceBusy: somebody else holds the ledger.
         """
-        with self._database.writing() as connection:
+        def append(connection: "Connection") -> int:
             position = self._append(envelope, connection, head_signer)
             if with_change is not None:
                 with_change(connection)
+            return position
+
+        position = self._database.write(append)
         self._copy_out()
         return position
 
@@ -143,9 +147,8 @@ class Ledger:
         """The entry at a position; DoesNotVerify if there is none."""
         from sqlalchemy import text
 
-        with self._database.reading() as connection:
-            found = connection.execute(text("SELECT envelope FROM entries WHERE position = :position"),
-                                       {"position": position}).scalar()
+        query = text("SELECT envelope FROM entries WHERE position = :position")
+        found = self._database.read(lambda connection: connection.execute(query, {"position": position}).scalar())
         if found is None:
             raise DoesNotVerify(f"ledger: it has no entry {position}")
         return Entry(position, bytes(found))
@@ -156,9 +159,9 @@ class Ledger:
 
         query = text("SELECT position, envelope FROM entries WHERE position IN :positions").bindparams(
             bindparam("positions", expanding=True))
-        with self._database.reading() as connection:
-            found = {position: bytes(envelope)
-                     for position, envelope in connection.execute(query, {"positions": list(positions)})}
+        found = self._database.read(lambda connection: {
+            position: bytes(envelope)
+            for position, envelope in connection.execute(query, {"positions": list(positions)})})
         if missing := [position for position in positions if position not in found]:
             raise DoesNotVerify(f"ledger: it has no entry {missing[0]}")
         return [Entry(position, found[position]) for position in positions]
@@ -174,9 +177,8 @@ class Ledger:
 
         if self._database.version() < 2:
             raise BadInput("ledger: an older expunge has written it", "any command that appends to it brings it up")
-        with self._database.reading() as connection:
-            found = connection.execute(text("SELECT position FROM digests WHERE sha256 = :sha256"),
-                                       {"sha256": bytes.fromhex(sha256)}).scalar()
+        query, given = text("SELECT position FROM digests WHERE sha256 = :sha256"), {"sha256": bytes.fromhex(sha256)}
+        found = self._database.read(lambda connection: connection.execute(query, given).scalar())
         if found is not None and self.entry(found).sha256 != sha256:
             raise DoesNotVerify(f"ledger entry {found}: not the one that its digest is noted for")
         return None if found is None else int(found)
@@ -188,8 +190,8 @@ class Ledger:
         # In the order of the few: in that of the entries SQLite would go through all of them.
         query = text("SELECT entries.position, envelope FROM keyring_changes "
                      "JOIN entries ON entries.position = keyring_changes.position ORDER BY keyring_changes.position")
-        with self._database.reading() as connection:
-            return tuple(Entry(position, bytes(envelope)) for position, envelope in connection.execute(query))
+        return self._database.read(lambda connection: tuple(
+            Entry(position, bytes(envelope)) for position, envelope in connection.execute(query)))
 
     def checkpoints(self, start: int = 0) -> Iterator[tuple[int, bytes]]:
         """Every checkpoint ever signed, as (size, note), oldest first; from a size on."""
@@ -224,26 +226,27 @@ class Ledger:
 
     def inclusions(self, positions: Sequence[int], size: int) -> list[Proof]:
         """The same for several entries at once: what their ways up share is looked up once."""
-        with self._database.reading() as connection:
+        def prove(connection: "Connection") -> list[Proof]:
             lookup = functools.cache(lambda level, position: _node(connection, level, position))
-            try:
-                return [inclusion_proof(position, size, lookup) for position in positions]
-            except ValueError as error:
-                raise DoesNotVerify(f"ledger: {error}") from None
+            return [inclusion_proof(position, size, lookup) for position in positions]
+
+        try:
+            return self._database.read(prove)
+        except ValueError as error:
+            raise DoesNotVerify(f"ledger: {error}") from None
 
     def _proof(self, of: Callable[[int, int, Lookup], Proof], number: int, size: int | None) -> Proof:
         size = self.size if size is None else size
-        with self._database.reading() as connection:
-            try:
-                return of(number, size, lambda level, position: _node(connection, level, position))
-            except ValueError as error:
-                raise DoesNotVerify(f"ledger: {error}") from None
+        try:
+            return self._database.read(lambda connection: of(
+                number, size, lambda level, position: _node(connection, level, position)))
+        except ValueError as error:
+            raise DoesNotVerify(f"ledger: {error}") from None
 
     @property
     def checkpoint(self) -> bytes:
         """The newest signed checkpoint, as a C2SP note."""
-        with self._database.reading() as connection:
-            return last_note(connection)
+        return self._database.read(last_note)
 
     @property
     def head(self) -> Checkpoint:

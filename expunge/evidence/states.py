@@ -7,8 +7,9 @@
                         └─ rejected, expired ─┘
 
 A change is a compare-and-swap: it says which revision of the run it follows, so that of two who saw the same one
-only the first succeeds. No state is skipped, and those that people rely on have a guard: an entry in the ledger that
-says so, looked up in the transaction that changes the state.
+only the first succeeds. It also says when it was made, to a microsecond: the very same one, made again because nobody
+was told that it had arrived, finds itself. No state is skipped, and those that people rely on have a guard: an entry
+in the ledger that says so, looked up in the transaction that changes the state.
 """
 
 import base64
@@ -67,13 +68,16 @@ class Standing:
     record: str  # everything else that is known of it: whose JSON it is, its writer knows
 
 
-def begin(connection: "Connection", run: str, record: str) -> Standing:
-    """A run that begins: it is running. BadInput if there is one of that name."""
+def begin(connection: "Connection", run: str, record: str, at: str | None = None) -> Standing:
+    """A run that begins, now or `at` a time of `now`: it is running. BadInput if there is one of that name."""
     from sqlalchemy import text
 
-    if find(connection, run) is not None:
+    began = Standing(run=run, state="running", revision=1, since=at or now(), record=record)
+    there = find(connection, run)
+    if there is not None:
+        if there == began:
+            return began
         raise BadInput(f"run '{run}' is there already", "look at 'expunge status'")
-    began = Standing(run=run, state="running", revision=1, since=_now(), record=record)
     connection.execute(text("INSERT INTO runs (run, state, revision, since, record) "
                             "VALUES (:run, :state, :revision, :since, :record)"), vars(began))
     return began
@@ -90,8 +94,10 @@ def every(connection: "Connection") -> list[Standing]:
 
 
 def change(connection: "Connection", run: str, revision: int, way: Sequence[State], record: str,
-           because: Iterable[str] = ()) -> Standing:
+           because: Iterable[str] = (), at: str | None = None) -> Standing:
     """Brings a run from the revision that the caller has seen to the last state of `way`, over those before it.
+
+    It is changed now, or `at` a time of `now`.
 
     A `way` of one state in which the run already is only renews its record. `because` names the entries of the ledger,
     by the digest of their bytes, that guards may ask for.
@@ -102,10 +108,12 @@ def change(connection: "Connection", run: str, revision: int, way: Sequence[Stat
     """
     from sqlalchemy import text
 
-    seen = find(connection, run)
+    seen, at = find(connection, run), at or now()
+    if seen is not None and (seen.revision, seen.since, seen.record) == (revision + 1, at, record):
+        return seen
     if seen is None or seen.revision != revision:
-        now = f": it is {_said(seen.state)}" if seen else ""
-        raise WorkspaceBusy(f"run '{run}' has been changed meanwhile{now}", "see 'expunge status', then try again")
+        found = f": it is {_said(seen.state)}" if seen else ""
+        raise WorkspaceBusy(f"run '{run}' has been changed meanwhile{found}", "see 'expunge status', then try again")
     state, there = seen.state, None
     for after in way:
         if after == state:
@@ -118,7 +126,7 @@ def change(connection: "Connection", run: str, revision: int, way: Sequence[Stat
                 raise BadInput(f"run '{run}' is {_said(state)}",
                                f"no {' or '.join(GUARDS[after])} of it is in the ledger: it cannot be {_said(after)}")
         state = after
-    changed = Standing(run=run, state=state, revision=revision + 1, since=_now(), record=record)
+    changed = Standing(run=run, state=state, revision=revision + 1, since=at, record=record)
     connection.execute(text("UPDATE runs SET state = :state, revision = :revision, since = :since, record = :record "
                             "WHERE run = :run"), vars(changed))
     return changed
@@ -163,5 +171,6 @@ def _said(state: State) -> str:
     return state.replace("_", " ")
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+def now() -> str:
+    """The time that a change is made at, to a microsecond, so that no two have the same."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")

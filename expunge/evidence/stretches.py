@@ -44,7 +44,8 @@ class Stretch:
 def measure(database: Database, some: int) -> Extent:
     """How much there is now, and at most `some` rows of each table that have no place in it."""
     version = database.version()
-    with database.reading() as connection:
+
+    def look(connection: "Connection") -> Extent:
         entries, highest, newest = (_one(connection, query) for query in (
             "SELECT count(*) FROM entries", "SELECT coalesce(max(position), -1) FROM entries",
             "SELECT coalesce(max(size), -1) FROM checkpoints"))
@@ -54,8 +55,9 @@ def measure(database: Database, some: int) -> Extent:
                   for beyond in ("< 0", ">= :end") for row in _rows(  # each finds its place at once, both would not
                       connection, f"SELECT {key} FROM {table} WHERE {key} {beyond} ORDER BY {key} LIMIT :some",
                       end=entries + (table == "checkpoints"), some=some)]
-        subtree = _without_entries(connection, entries)
-    return Extent(entries, newest, tuple(astray), subtree)
+        return Extent(entries, newest, tuple(astray), _without_entries(connection, entries))
+
+    return database.read(look)
 
 
 def _without_entries(connection: "Connection", entries: int) -> tuple[int, int] | None:
@@ -74,7 +76,8 @@ def _without_entries(connection: "Connection", entries: int) -> tuple[int, int] 
 def read(database: Database, start: int, end: int) -> Stretch:
     """What is stored of the entries from `start`, a multiple of `STRETCH`, to before `end`."""
     version = database.version()
-    with database.reading() as connection:
+
+    def look(connection: "Connection") -> Stretch:
         between: dict[str, Any] = {"start": start, "end": end}
         entries = {row[0]: (_bytes(row[1]), _bytes(row[2])) for row in _rows(
             connection, "SELECT position, leaf, envelope FROM entries WHERE position >= :start AND position < :end",
@@ -91,20 +94,21 @@ def read(database: Database, start: int, end: int) -> Stretch:
             connection, "SELECT position, hash FROM nodes WHERE level = :level AND position >= :start "
             "AND position < :end", level=level, start=start >> level, end=end >> level)}
         edge = tuple(_subtree(connection, level, position) for level, position in edge_of(start))
-    return Stretch(entries, notes, digests, changes, subtrees, edge)
+        return Stretch(entries, notes, digests, changes, subtrees, edge)
+
+    return database.read(look)
 
 
 def read_note(database: Database, size: int) -> bytes | None:
     """The checkpoint signed over so many entries, if there is one."""
-    with database.reading() as connection:
-        found = next(_rows(connection, "SELECT note FROM checkpoints WHERE size = :size", size=size), None)
+    found = database.read(lambda connection: next(
+        _rows(connection, "SELECT note FROM checkpoints WHERE size = :size", size=size), None))
     return None if found is None else _bytes(found[0])
 
 
 def read_subtree(database: Database, level: int, position: int) -> bytes:
     """A subtree's stored hash; `MISSING` if it is."""
-    with database.reading() as connection:
-        return _subtree(connection, level, position)
+    return database.read(lambda connection: _subtree(connection, level, position))
 
 
 def _subtree(connection: "Connection", level: int, position: int) -> bytes:

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 from expunge.contracts import Measurement, Release, Report, SampleSet
 from expunge.errors import BadInput, ExpungeError
+from expunge.patience import Patience
 from expunge.settings import Workspace
 from expunge.stores.addresses import scheme, shown
 
@@ -49,6 +50,7 @@ QUIET = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # there stand our own words, or one JSON object and nothing else
 }
+BUSY_SECONDS = 20.0  # how long a server is asked again that answers that its database is away
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _NOT_ALLOWED = re.compile(r"error code (401|403)")  # MLflow has a class of its own for neither
 
@@ -104,6 +106,7 @@ class Tracking:
         self.uri = uri
         self._home = home  # of the database file, if it is ours to make
         self._unreachable = ""
+        self._patience = Patience(BUSY_SECONDS)
 
     @classmethod
     def for_workspace(cls, workspace: Workspace) -> "Tracking":
@@ -351,7 +354,7 @@ class Tracking:
         where = f"in MLflow at {shown(self.uri)}"
         try:
             with _only(self.uri):
-                return ask()
+                return self._insisting(ask)
         except ImportError as error:
             raise BadInput(f"MLflow needs the package {error.name} to get it", f"pip install {error.name}") from None
         except MlflowException as error:
@@ -374,8 +377,8 @@ class Tracking:
         try:
             with _only(self.uri):
                 if opens:
-                    self._open()
-                return Told(tell())
+                    self._insisting(self._open)
+                return Told(self._insisting(tell))
         except Exception as error:  # noqa: BLE001 - whatever goes wrong over there, the run goes on
             reason = f"{type(error).__name__}: {shown((str(error).splitlines() or [''])[0])}"
             if isinstance(error, ModuleNotFoundError) and error.name == "mlflow":  # as in the console's image
@@ -383,6 +386,24 @@ class Tracking:
             if not opens or "_experiment" not in self.__dict__:
                 self._unreachable = reason
             return Told(None, reason)
+
+    def _insisting(self, do: Callable[[], Answer]) -> Answer:
+        """Does what may be done twice, again if a server says that it cannot just now: its own database is away.
+
+        One that does not answer at all is not waited for. After a wait in vain nothing more is, until it answers again.
+        """
+        from mlflow.exceptions import MlflowException
+
+        while True:
+            try:
+                done = do()
+            except MlflowException as error:
+                on_a_server = scheme(self.uri).startswith(("http", "postgresql"))
+                if error.error_code != "TEMPORARILY_UNAVAILABLE" or not on_a_server or not self._patience.wait():
+                    raise
+            else:
+                self._patience = Patience(BUSY_SECONDS)
+                return done
 
     def _open(self) -> None:
         _ = self._experiment

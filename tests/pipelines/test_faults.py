@@ -4,13 +4,15 @@ docs/faults.md lists every fault, and the test in which it is made.
 """
 
 import json
+import shutil
 import subprocess
 import threading
 import time
+import urllib.request
 
 import pytest
 from s3_server import between, bucket, environment, s3_server  # noqa: F401 - fixtures
-from tests_support import EXPUNGE, bare_environment, call
+from tests_support import EXPUNGE, bare_environment, call, mlflow_server
 
 from expunge.configuration import CONFIG_FILE
 from expunge.digests import sha256_bytes
@@ -131,6 +133,41 @@ def test_a_database_that_is_restarted_in_the_middle_of_a_release_ends_in_one(wai
         done = call(waiting, "release", "forget-8")
         assert done.code == 0, done.err
     released_once(waiting)
+
+
+def test_a_run_comes_through_a_database_that_is_restarted_every_four_seconds(fresh, expunge, postgresql, tmp_path):
+    """The ledger's and MLflow's, from the first room to the release: each command works at the first go."""
+    told = postgresql("told").replace("postgresql:", "postgresql+psycopg:")
+    with mlflow_server(told, str(tmp_path / "artifacts"), tmp_path) as mlflow:
+        shutil.rmtree(fresh / ".expunge")
+        (fresh / ".expunge").mkdir()
+        configure(fresh, database=postgresql("again_and_again"))
+        over, restarts = threading.Event(), []
+
+        def restart():
+            while not over.wait(4):
+                postgresql.restart()
+                restarts.append(time.monotonic())
+
+        restarting = threading.Thread(target=restart)
+        restarting.start()
+        try:
+            for code, *verb in ((0, "init"), (0, "keys", "new", "ada", "--role", "requester"),
+                                (0, "keys", "new", "grace", "--role", "reviewer"), (10, "run", "request.yaml"),
+                                (0, "approve", "forget-8", "--as", "grace", "--reason", "it is gone"),
+                                (0, "release", "forget-8")):
+                done = call(fresh, *verb, MLFLOW_TRACKING_URI=mlflow)
+                assert done.code == code, f"{verb}: {done.out}{done.err}"
+        finally:
+            over.set()
+            restarting.join()
+        assert len(restarts) >= 5
+        released_once(fresh)
+        events, = fresh.glob(".expunge/runs/*/events.jsonl")
+        assert "MLflow was not told" not in events.read_text()
+        query = f"{mlflow}/api/2.0/mlflow/registered-models/get?name=digits"
+        version, = json.loads(urllib.request.urlopen(query, timeout=30).read())["registered_model"]["latest_versions"]
+        assert {tag["value"] for tag in version["tags"]} & candidates(fresh), "what is registered is the candidate"
 
 
 def test_of_two_schedulers_that_fire_at_once_one_runs_and_one_releases(fresh, expunge):

@@ -12,6 +12,7 @@ import pytest
 from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
+from expunge import patience
 from expunge.configuration import CONFIG_FILE
 from expunge.errors import BadInput, DoesNotVerify, ExpungeError, WorkspaceBusy
 from expunge.evidence import database as databases
@@ -239,6 +240,44 @@ def test_of_eight_who_saw_the_same_run_on_postgresql_one_changes_it(on_postgresq
     assert (won[0].state, won[0].revision) == ("failed", 2)
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_change_that_a_crash_took_along_is_made_once(on_postgresql, postgresql, when):
+    """The server is killed before it has committed, or after: whoever wrote is told the same."""
+    ledger, times = Ledger.open(on_postgresql), []
+
+    def change(connection):
+        began = states.begin(connection, "forget-8.1", "{}", at)
+        if not times:
+            if when == "at the end":
+                connection.commit()
+            postgresql.restart()
+        times.append(began)
+
+    at = states.now()
+    assert ledger.append(b"a", with_change=change) == 0
+    assert len(times) == 2, "it was made again"
+    assert times[0] == times[1]
+    assert ledger.size == 1
+    assert Database(on_postgresql).read(states.every) == times[:1]
+
+
+def test_a_server_that_is_away_is_waited_for_and_one_that_refuses_is_not(on_postgresql, postgresql, monkeypatch):
+    waits = []
+    monkeypatch.setattr(patience.time, "sleep", waits.append)
+    config = on_postgresql.root / CONFIG_FILE
+    config.write_text(f"{config.read_text()}database_wait: 0.2\n")
+    ledger = Ledger.open(on_postgresql)
+    with postgresql.away(), pytest.raises(ExpungeError, match=r"waited for 0\.2 s") as refused:
+        ledger.append(b"a")
+    assert (len(str(refused.value).splitlines()), bool(waits)) == (1, True)
+    assert ledger.append(b"a") == 0
+    waits.clear()
+    config.write_text(config.read_text().replace("expunge@", "nobody@"))
+    with pytest.raises(ExpungeError, match='role "nobody" does not exist'):
+        Ledger.open(on_postgresql)
+    assert not waits
+
+
 WRITER = """
 import sys, time
 from pathlib import Path
@@ -288,7 +327,8 @@ def test_fifty_writers_on_postgresql_for_a_minute_lose_and_double_nothing(on_pos
     ("no address", "not an address")])
 def test_a_database_that_cannot_be_used_is_named_in_a_line(workspace, address, said):
     workspace.ledger.unlink()
-    (workspace.root / CONFIG_FILE).write_text(f"schema: expunge/config/v1\ndatabase: '{address}'\n")
+    (workspace.root / CONFIG_FILE).write_text(
+        f"schema: expunge/config/v1\ndatabase: '{address}'\ndatabase_wait: 0.1\n")
     with pytest.raises(ExpungeError, match=said) as refused:
         Ledger.open(workspace)
     assert "database" in refused.value.problem
