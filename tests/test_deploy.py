@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import jsonschema
 import pytest
 import yaml
 from prometheus_servers import program
@@ -21,6 +22,7 @@ RULE = DEPLOY / "monitoring" / "prometheus-rule.yaml"
 OVERLAYS = ("in-cluster", pytest.param("external", marks=pytest.mark.thorough))
 ROOMS = {room.replace("_", "-") for room in KIND_OF}
 NOT_SET = re.compile(r"[a-z-]+\.not-set\.invalid/[a-z-]+@sha256:0{64}")
+OPERATOR = "monitoring.coreos.com/v1"
 NOWHERE = "192.0.2."  # addresses that lead nowhere, as RFC 5737 has it
 
 
@@ -69,10 +71,21 @@ def test_every_document_is_what_kubernetes_knows(documents):
     import kubernetes_validate
 
     for one in documents:
-        if one["apiVersion"] != "monitoring.coreos.com/v1":
+        if one["apiVersion"] != OPERATOR:
             kubernetes_validate.validate(one, "1.32", strict=True)
-    assert {one["kind"] for one in documents if one["apiVersion"] == "monitoring.coreos.com/v1"} == {
-        "ServiceMonitor", "PrometheusRule"}
+
+
+def test_what_is_for_prometheus_operator_is_what_it_knows(documents):
+    schemas = json.loads((Path(__file__).parent / "prometheus_operator_types.json").read_text())["schemas"]
+    found = [one for one in documents if one["apiVersion"] == OPERATOR]
+    assert {one["kind"] for one in found} == schemas.keys()
+    for one in found:
+        jsonschema.validate(one, schemas[one["kind"]])
+    monitor, = (one["spec"] for one in found if one["metadata"]["name"] == "expunge-pushgateway")
+    for spoiled in ({"endpoint": []}, {"endpoints": [{"port": 9091}]}, {"endpoints": [{"honourLabels": True}]}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({"apiVersion": OPERATOR, "kind": "ServiceMonitor", "spec": {**monitor, **spoiled}},
+                                schemas["ServiceMonitor"])
 
 
 def test_every_pod_meets_what_restricted_asks_for_and_has_no_token_of_the_cluster(documents):
@@ -240,7 +253,7 @@ def test_kserve_needs_an_account_that_may_change_its_services_and_nothing_else(t
 def prometheus_rule():
     """The alert rules as Prometheus' operator takes them."""
     rules = yaml.safe_load((DEPLOY / "monitoring" / "rules.yaml").read_text())
-    made = {"apiVersion": "monitoring.coreos.com/v1", "kind": "PrometheusRule",
+    made = {"apiVersion": OPERATOR, "kind": "PrometheusRule",
             "metadata": {"name": "expunge", "namespace": "expunge"}, "spec": rules}
     return f"# Made from rules.yaml by tests/test_deploy.py.\n{yaml.safe_dump(made, sort_keys=False, width=120)}"
 
