@@ -34,7 +34,7 @@ test-thorough: .venv/.ready  ## what takes minutes: thousands of odd requests, f
 
 test-cluster: .venv/.ready  ## build the images, carry the digits request through containers to a release; needs a Docker engine
 	@SECONDS=0; $(MAKE) --no-print-directory images; built=$$SECONDS; \
-	$(BIN)/python -m pytest -m cluster; \
+	$(BIN)/python -m pytest -m cluster $$(grep --recursive --files-with-matches --include='*.py' mark.cluster tests); \
 	echo "test-cluster: $$((SECONDS / 60)) min $$((SECONDS % 60)) s, of which the images took $$((built / 60)) min $$((built % 60)) s"
 
 check: .venv/.ready  ## style, types, and the direction of imports

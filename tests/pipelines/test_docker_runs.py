@@ -34,16 +34,10 @@ def begun(tmp_path, expunge):
     return tmp_path
 
 
-def at_work(engine, folder, room):
-    """The container of a room, once it is at work; no other room has one meanwhile."""
-    until = time.monotonic() + 240
-    while time.monotonic() < until:
-        for log in folder.glob(".expunge/runs/*/events.jsonl"):
-            if any((event["room"], event["kind"]) == (room, "progress") for event in map(json.loads, log.open())):
-                found, = containers_of(engine, folder)
-                return found
-        time.sleep(0.05)
-    raise AssertionError(f"{room} was never at work")
+def progress(folder, room):
+    """How often a room has said how far it is, in all runs of a workspace."""
+    return sum((event["room"], event["kind"]) == (room, "progress")
+               for log in folder.glob(".expunge/runs/*/events.jsonl") for event in map(json.loads, log.open()))
 
 
 def kill_a_container(engine, folder, room, after):
@@ -122,16 +116,20 @@ def test_training_in_containers_has_two_processes_and_goes_on_from_the_copy_of_i
     assert not list(store.rglob(f"*{RESUME_SUFFIX}"))
 
 
-@pytest.mark.parametrize(("how", "code"), [(signal.SIGTERM, 31), (signal.SIGKILL, -signal.SIGKILL)])
-def test_no_container_outlives_its_supervisor(engine, image, begun, how, code):
-    run = start(begun)
-    at_work(engine, begun, "unlearn")
-    run.send_signal(how)
-    assert run.wait(60) == code
-    until = time.monotonic() + (10 if how == signal.SIGKILL else 0)
-    while left := containers_of(engine, begun):
-        assert time.monotonic() < until, f"{left} still there"
-        time.sleep(0.05)
+def test_no_container_outlives_its_supervisor(engine, image, begun):
+    for how, code, within in ((signal.SIGKILL, -signal.SIGKILL, 10), (signal.SIGTERM, 31, 0)):
+        before, run, until = progress(begun, "unlearn"), start(begun), time.monotonic() + 240
+        while progress(begun, "unlearn") == before:
+            assert run.poll() is None
+            assert time.monotonic() < until, "unlearn was never at work"
+            time.sleep(0.05)
+        assert len(containers_of(engine, begun)) == 1, "that of unlearn"
+        run.send_signal(how)
+        assert run.wait(60) == code
+        until = time.monotonic() + within
+        while left := containers_of(engine, begun):
+            assert time.monotonic() < until, f"{left} still there"
+            time.sleep(0.05)
 
 
 def test_what_was_made_and_never_started_is_removed_by_the_next_start(engine, image, workspace):
