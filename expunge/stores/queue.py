@@ -15,13 +15,15 @@ works does no harm, for the workspace itself lets only one run work at a time.
 """
 
 import fcntl
+import functools
 import json
 import os
 import re
 import secrets
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -111,8 +113,11 @@ class TicketStore(ABC):
         """ExpungeError if nothing could be kept here safely, or if it is kept for another workspace."""
 
     @abstractmethod
-    def filed(self) -> Iterator[str]:
-        """The digests of all requests that have a ticket, in no order."""
+    def filed(self, known: Mapping[str, str]) -> Iterator[tuple[str, bytes | None, str, float]]:
+        """Every ticket, in no order: its request's digest, and what `read` gives of it.
+
+        There are no bytes where `known` has this very version, by its tag under that digest, and it need not be read.
+        """
 
     @abstractmethod
     def read(self, name: str) -> tuple[bytes, str, float] | None:
@@ -157,10 +162,11 @@ class LocalTickets(TicketStore):
     def require_ready(self, workspace: Workspace) -> None:
         """It always is: it lies in the workspace."""
 
-    def filed(self) -> Iterator[str]:
+    def filed(self, known: Mapping[str, str]) -> Iterator[tuple[str, bytes | None, str, float]]:
         """By the folders that hold a ticket."""
-        return (file.parent.name for file in self._folder.glob(f"*/{TICKET_FILE}")
-                if _SHA256.fullmatch(file.parent.name))
+        for file in self._folder.glob(f"*/{TICKET_FILE}"):
+            if _SHA256.fullmatch(file.parent.name) and (found := self.read(f"{file.parent.name}/{TICKET_FILE}")):
+                yield file.parent.name, *found
 
     def read(self, name: str) -> tuple[bytes, str, float] | None:
         """By the file's own times, as the file system has them."""
@@ -222,13 +228,25 @@ class S3Tickets(TicketStore):
             raise Refused(f"{shown(self._prefix)}: is the queue of another workspace",
                           "name a prefix of your own in config.yaml (requests)")
 
-    def filed(self) -> Iterator[str]:
-        """By the objects that are tickets."""
+    def filed(self, known: Mapping[str, str]) -> Iterator[tuple[str, bytes | None, str, float]]:
+        """By the objects that are tickets: a listing says their tags and ages, and those that changed are read."""
         bucket, _, prefix = self._prefix.removeprefix("s3://").partition("/")
-        for key, _ in s3.listing(bucket, f"{prefix}/"):
+        changed = []
+        for key, tag, age in s3.versions(bucket, f"{prefix}/"):
             name, _, rest = key.removeprefix(f"{prefix}/").partition("/")
-            if rest == TICKET_FILE and _SHA256.fullmatch(name):
-                yield name
+            if rest != TICKET_FILE or not _SHA256.fullmatch(name):
+                continue
+            if known.get(name) == tag:
+                yield name, None, tag, age
+            else:
+                changed.append(name)
+        if not changed:
+            return
+        with ThreadPoolExecutor(s3.WORKERS) as pool:
+            for name, found in zip(changed, pool.map(self.read, (f"{name}/{TICKET_FILE}" for name in changed)),
+                                   strict=True):
+                if found is not None:
+                    yield name, *found
 
     def read(self, name: str) -> tuple[bytes, str, float] | None:
         """As the server has it."""
@@ -384,6 +402,7 @@ class Queue:
 
     def __init__(self, store: TicketStore) -> None:
         self._store = store
+        self._read = _read_before(store.address(""))
 
     @classmethod
     def of(cls, workspace: Workspace) -> "Queue":
@@ -401,14 +420,17 @@ class Queue:
         return self._looked_through()[1]
 
     def _looked_through(self) -> tuple[list[Seen], list[DoesNotVerify]]:
-        found, wrong = [], []
-        for sha256 in self._store.filed():
+        found: list[Seen] = []
+        wrong, known = [], dict(self._read)  # as it is now: other threads look through the same queue
+        for sha256, data, tag, age in self._store.filed({sha256: tag for sha256, (tag, _) in known.items()}):
             try:
-                seen = self.seen(sha256)
+                ticket = known[sha256][1] if data is None else self._ticket(sha256, data)
             except DoesNotVerify as error:
                 wrong.append(error)
             else:
-                found += [seen] if seen is not None else []
+                found.append(Seen(ticket, tag, max(0.0, age)))
+        self._read.clear()
+        self._read.update({seen.ticket.request_sha256: (seen.tag, seen.ticket) for seen in found})
         return sorted(found, key=lambda seen: (seen.ticket.filed_at, seen.ticket.request_sha256)), wrong
 
     def seen(self, sha256: str) -> Seen | None:
@@ -417,18 +439,21 @@ class Queue:
         Raises:
             DoesNotVerify: what lies there is no ticket of that request.
         """
-        name = f"{sha256}/{TICKET_FILE}"
-        found = self._store.read(name)
+        found = self._store.read(f"{sha256}/{TICKET_FILE}")
         if found is None:
             return None
         data, tag, age = found
+        return Seen(self._ticket(sha256, data), tag, max(0.0, age))
+
+    def _ticket(self, sha256: str, data: bytes) -> Ticket:
         try:
             ticket = parse_record(Ticket, json.loads(data), TICKET_FILE)
         except (BadInput, ValueError):
             ticket = None
         if ticket is None or ticket.request_sha256 != sha256:
-            raise DoesNotVerify(f"{shown(self._store.address(name))}: is no ticket of ours", "see who wrote it")
-        return Seen(ticket, tag, max(0.0, age))
+            place = shown(self._store.address(f"{sha256}/{TICKET_FILE}"))
+            raise DoesNotVerify(f"{place}: is no ticket of ours", "see who wrote it")
+        return ticket
 
     def find(self, name: str) -> Seen:
         """The ticket of a request, by its id or the beginning of its digest; of several of one id the newest.
@@ -559,6 +584,12 @@ class Queue:
             return self.change(seen, **changes)
         except WorkspaceBusy:
             return None
+
+
+@functools.lru_cache(maxsize=8)
+def _read_before(address: str) -> dict[str, tuple[str, Ticket]]:
+    """What this process has read of a queue, by digest and with its tag: a version never changes, and is read once."""
+    return {}
 
 
 def numbered(ticket: Ticket) -> Ticket:

@@ -202,18 +202,23 @@ def test_a_lease_that_ran_out_is_taken_over_and_whoever_had_it_is_told(workspace
             late()
 
 
+def saying(headers):
+    """An answer of the server with these headers, as its client gives it."""
+    return {"ResponseMetadata": {"HTTPHeaders": headers}}
+
+
 def test_ages_are_told_by_the_servers_clock_and_no_workers(on_s3, monkeypatch):
     """Of a server whose clock is a day behind ours, nothing is taken over that was written a second ago."""
-    real = s3._whole_and_when
+    real, day = s3._age, timedelta(days=1)
 
-    def a_day_behind(*given):
-        data, tag, written, now = real(*given)
-        return data, tag, written - timedelta(days=1), format_datetime(parsedate_to_datetime(now) - timedelta(days=1))
+    def a_day_behind(uri, answer, written):
+        now = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
+        return real(uri, saying({"date": format_datetime(now - day)}), written - day)
 
     file(on_s3)
     queued = Queue.of(on_s3)
     assert queued.claim(queued.all()[0], "a", lease=600)
-    monkeypatch.setattr(s3, "_whole_and_when", a_day_behind)
+    monkeypatch.setattr(s3, "_age", a_day_behind)
     seen = queued.all()[0]
     assert seen.age < 60
     assert queued.claim(seen, "b") is None
@@ -221,10 +226,35 @@ def test_ages_are_told_by_the_servers_clock_and_no_workers(on_s3, monkeypatch):
 
 def test_a_server_that_does_not_say_what_time_it_is_is_refused(on_s3, monkeypatch):
     file(on_s3)
-    real = s3._whole_and_when
-    monkeypatch.setattr(s3, "_whole_and_when", lambda *given: (*real(*given)[:3], ""))
+    real = s3._age
+    monkeypatch.setattr(s3, "_age", lambda uri, answer, written: real(uri, saying({}), written))
     with pytest.raises(ExpungeError, match=r"does not say what time it is"):
         Queue(queue.store_of(on_s3)).all()
+
+
+def test_whoever_looks_again_reads_what_has_changed_since_and_nothing_else(on_s3, between):  # noqa: F811
+    for seed in range(4):
+        file(on_s3, seed=seed)
+    queue._read_before.cache_clear()  # as a process that has read nothing yet
+
+    def look():
+        between.seen.clear()
+        found = Queue.of(on_s3).all()
+        paths = [path for _, path, _ in between.seen]
+        return found, sum(path.endswith("/ticket.json") for path in paths), len(paths)
+
+    first, read, questions = look()
+    assert (len(first), read, questions) == (4, 4, 6), "whose queue it is, one listing, and each ticket"
+    again, read, questions = look()
+    assert (read, questions) == (0, 2)
+    assert [(seen.ticket, seen.tag) for seen in again] == [(seen.ticket, seen.tag) for seen in first]
+    assert all(0 <= seen.age < 60 for seen in again)
+    changed = Queue.of(on_s3).claim(again[1], "here:1")
+    S3Tickets(PREFIX).remove_all(again[2].ticket.request_sha256)
+    after, read, _ = look()
+    assert read == 1
+    assert [seen.ticket for seen in after] == [first[0].ticket, changed.ticket, first[3].ticket]
+    assert after[1].tag == changed.tag, "what was listed can be changed"
 
 
 def test_a_server_that_is_busy_half_of_the_time_loses_nothing_and_doubles_nothing(on_s3, between):  # noqa: F811
