@@ -16,7 +16,7 @@ from expunge.evidence.keys import OPERATOR, Keyring, SigningKey
 from expunge.evidence.ledger import Ledger
 from expunge.evidence.statements import AskedPredicate, Statement, sign_statement
 from expunge.runs import Run, RunState
-from expunge.stores.queue import RELEASABLE, Queue, file_release
+from expunge.stores.queue import RELEASABLE, Queue, asked, file_release, take_back_release
 
 ROLES = ("reviewer", "admin")
 
@@ -41,12 +41,15 @@ def standing(console: Console, asking: Asking, run: Run, state: RunState) -> dic
         return None
     found: dict[str, Any] = {"why_not": why_not(console, asking, run), "asked": None, "problem": ""}
     try:
-        seen = Queue.of(console.workspace).seen(state.request_sha256)
+        seen = Queue.of(console.workspace).of_run(run.name, state.request_sha256)
     except ExpungeError as error:
         return {**found, "problem": str(error)}
     if seen is not None and not seen.ticket.is_over:
         ticket = seen.ticket
-        found["asked"] = {"by": ticket.filed_by, "at": ticket.filed_at, "stage": ticket.stage, "worker": ticket.worker,
+        if not asked(ticket, state.request_sha256) and ticket.stage != "claimed":
+            return found
+        found["asked"] = {"by": ticket.asked_by or ticket.filed_by, "at": ticket.asked_at or ticket.filed_at,
+                          "stage": ticket.stage, "worker": ticket.worker,
                           "error": ticket.last_error if ticket.attempts else None}
     elif seen is not None and seen.ticket.stage == "failed":
         found["problem"] = seen.ticket.last_error or "it was given up"
@@ -68,8 +71,8 @@ def ask(console: Console, asking: Asking, run: Run) -> dict[str, Any]:
             raise BadInput(f"run '{run.name}' is {state.state.replace('_', ' ')}",
                            "only what was approved can be released")
         by = asking.person or OPERATOR
-        ticket, filed_now = file_release(console.workspace, run, by)
-        if filed_now:
+        ticket, asked_now = file_release(console.workspace, run, by)
+        if asked_now:
             said = AskedPredicate(
                 what="release", by=by, asked_sha256=state.request_sha256, request_id=state.request_id, run=run.name,
                 at=datetime.now(UTC).isoformat(timespec="seconds"))
@@ -77,9 +80,7 @@ def ask(console: Console, asking: Asking, run: Run) -> dict[str, Any]:
                 Ledger.open(console.workspace).append(
                     sign_statement(Statement.over({}, said), SigningKey.load(console.workspace, OPERATOR)))
             except BaseException:
-                queue = Queue.of(console.workspace)
-                if (seen := queue.seen(ticket.request_sha256)) is not None:  # nothing is asked for without an entry
-                    queue.change(seen, stage="withdrawn", wait=0.0)
+                take_back_release(console.workspace, ticket)  # nothing is asked for without an entry
                 raise
-    return {"run": run.name, "asked_by": ticket.filed_by, "asked_at": ticket.filed_at, "stage": ticket.stage,
-            "asked_now": filed_now}
+    return {"run": run.name, "asked_by": ticket.asked_by or ticket.filed_by,
+            "asked_at": ticket.asked_at or ticket.filed_at, "stage": ticket.stage, "asked_now": asked_now}

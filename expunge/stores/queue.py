@@ -59,6 +59,7 @@ class Ticket(Record):
     """How far a filed request has come."""
 
     SCHEMA: ClassVar[str] = "expunge/ticket/v1"
+    LEFT_OUT: ClassVar[frozenset[str]] = frozenset({"asked_by", "asked_at"})
 
     request_sha256: Digest  # of request.json
     request_id: Identifier
@@ -77,6 +78,8 @@ class Ticket(Record):
     run: Identifier | None = None  # that carries it out
     outcome: str | None = None  # the state that this run came to
     last_error: str | None = None  # of the last attempt that failed, one line
+    asked_by: Person | None = None  # who asked that its run be released, if they were not those who filed it
+    asked_at: str | None = None  # when, as `filed_at`
     nonce: str = ""
 
     @property
@@ -350,13 +353,14 @@ def _as_filed(request: Request, names_method: bool) -> bytes:
 
 
 def file_release(workspace: Workspace, run: Run, by: str) -> tuple[Ticket, bool]:
-    """Files a run that people have approved, for whichever worker comes next to release; or finds that it was filed.
+    """Asks the next worker to release a run that people have approved, or finds that somebody has asked.
 
-    Its ticket is that of the run's own request, pinned as it ran: no source is looked at again. The worker finds the
-    run by it, asks the gate once more, and deploys.
+    If the run came by the queue, the ticket of its request says so from then on. Else it gets one, of the run's own
+    request, pinned as it ran: no source is looked at again. The worker finds the run by it, asks the gate once more,
+    and deploys.
 
     Returns:
-        Its ticket, and whether this call has filed it.
+        Its ticket, and whether it was this call that asked.
 
     Raises:
         BadInput: the run is not approved, or a later one of the same request would be taken for it.
@@ -374,15 +378,38 @@ def file_release(workspace: Workspace, run: Run, by: str) -> tuple[Ticket, bool]
         raise BadInput(f"run '{later}' is a later one of the same request", f"expunge release {run.name}")
     receipts.refuse_disposed(workspace, request.id)
     queue = Queue.of(workspace)
-    seen = queue.seen(sha256)
+    seen = queue.of_run(run.name, sha256)
     if seen is not None and not seen.ticket.is_over:
-        return seen.ticket, False
+        if asked(seen.ticket, sha256) or seen.ticket.stage == "claimed":
+            return seen.ticket, False
+        try:
+            return queue.change(seen, asked_by=by, asked_at=now()).ticket, True
+        except WorkspaceBusy:  # somebody else has asked, or a worker has taken it
+            there = queue.seen(seen.ticket.request_sha256)
+            if there is None:
+                raise
+            return there.ticket, False
     fresh = numbered(Ticket(request_sha256=sha256, request_id=request.id, model=request.model, filed_at=now(),
                             filed_by=by, stage="waiting", run=run.name, outcome=state.state,
                             round=seen.ticket.round + 1 if seen else 1))
     queue.keep_filed(sha256, data)
     queue.keep_pinned(fresh, request)
     return queue.file(fresh, seen)
+
+
+def asked(ticket: Ticket, request_sha256: str) -> bool:
+    """Whether somebody has asked that the run of that request be released, by this ticket."""
+    return ticket.asked_by is not None or ticket.request_sha256 == request_sha256
+
+
+def take_back_release(workspace: Workspace, ticket: Ticket) -> None:
+    """Undoes what `file_release` has just done, and nothing that came after it."""
+    queue = Queue.of(workspace)
+    seen = queue.seen(ticket.request_sha256)
+    if seen is not None and seen.ticket.asked_by is not None:
+        queue.change(seen, asked_by=None, asked_at=None)
+    elif seen is not None:
+        queue.change(seen, stage="withdrawn", wait=0.0)
 
 
 def _later_run(run: Run, request_sha256: str) -> str | None:
@@ -454,6 +481,14 @@ class Queue:
             place = shown(self._store.address(f"{sha256}/{TICKET_FILE}"))
             raise DoesNotVerify(f"{place}: is no ticket of ours", "see who wrote it")
         return ticket
+
+    def of_run(self, run: str, request_sha256: str) -> Seen | None:
+        """The ticket by which a worker brings a run on, of a request with that digest; or the last one that did.
+
+        That of the request as somebody filed it, before anything but its content was pinned, has another digest.
+        """
+        at_work = (seen for seen in self.all() if seen.ticket.run == run and not seen.ticket.is_over)
+        return next(at_work, None) or self.seen(request_sha256)
 
     def find(self, name: str) -> Seen:
         """The ticket of a request, by its id or the beginning of its digest; of several of one id the newest.

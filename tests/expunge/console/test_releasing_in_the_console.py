@@ -12,7 +12,7 @@ from expunge.digests import sha256_bytes, write_atomically
 from expunge.evidence.ledger import Ledger
 from expunge.evidence.verify import verify_workspace
 from expunge.runs import Run
-from expunge.stores.queue import Queue
+from expunge.stores.queue import Queue, Ticket, now, numbered
 
 PEOPLE = ("ada", "grace", "linus", "olga")
 
@@ -108,3 +108,26 @@ def test_the_next_worker_releases_it_once(workspace, visitors):
     assert Ledger.open(workspace).size == size
     assert [finding for finding in verify_workspace(workspace) if not finding.ok] == []
     assert visitors["linus"].get("/api/v1/live").json()["served"][0]["standing"] == "clean"
+
+
+@pytest.mark.parametrize("entered", [False, True])
+def test_a_run_that_came_by_the_queue_keeps_its_one_ticket(workspace, visitors, monkeypatch, entered):
+    queue, filed = Queue.of(workspace), "f" * 64
+    if queue.seen(filed) is None:
+        queue.file(numbered(Ticket(request_sha256=filed, request_id="second", model="digits", filed_by="ada", filed_at=now(),
+                                   stage="waiting", run="second.1", outcome="awaiting_approval")), None)
+    before = Ledger.open(workspace).size
+    if not entered:
+        monkeypatch.setattr(Ledger, "append", lambda *_, **__: 1 / 0)
+    assert "ask-release" in visitors["linus"].get("/runs/second.1").text
+    answer = ask(visitors["linus"], "second.1")
+    ticket, = (seen.ticket for seen in queue.all() if seen.ticket.run == "second.1")
+    assert (ticket.request_sha256, ticket.filed_by, ticket.stage) == (filed, "ada", "waiting")
+    if not entered:
+        assert (answer.status_code, ticket.asked_by) == (500, None), "nothing is asked for without an entry"
+        return
+    assert (answer.status_code, answer.json()["asked_now"], ticket.asked_by) == (202, True, "linus")
+    again = ask(visitors["grace"], "second.1").json()
+    assert (again["asked_now"], again["asked_by"]) == (False, "linus")
+    assert "Asked by linus" in visitors["ada"].get("/runs/second.1").text
+    assert Ledger.open(workspace).size == before + 1
