@@ -35,7 +35,8 @@ from expunge.settings import Workspace
 
 Work = Callable[..., None]
 # Methods whose training on several processes is held against one process by a test.
-SHARING = ("adapt_then_unlearn", "data_redaction", "fine_tune", "image_to_image", "retrain")
+SHARING = ("adapt_then_unlearn", "data_redaction", "erwp", "fine_tune", "fine_tune_classifier", "image_to_image",
+           "random_labels", "retrain", "retrain_classifier", "taming_flow")
 PROCESSES_VARIABLE = "EXPUNGE_PROCESSES"
 _MOST_PROCESSES = 64  # on one machine
 _PARENT_DEATH = 1  # prctl's name for the signal that a process gets when its parent is gone

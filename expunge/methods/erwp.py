@@ -325,16 +325,21 @@ def unlearn(parent: Classifier, adaptation: Weights, material: Material, params:
         (1, task.forget), (2, task.retain)))
 
     def deal(step: int) -> tuple[list[Tensor], list[Tensor]]:
-        """A step's images, restricted before remaining before mixed ones, and the classes of those that have one."""
+        """A step's images, restricted before remaining before mixed ones, and the classes of those that have one.
+
+        All processes move and mix the same whole batch, and then take their own part of it.
+        """
         shown, labels = [], []
         for place, deck in enumerate((lost, kept)):
             if not params.steps_in_turn or step % 2 == place:
-                images, classes = deck.deal(step)
-                shown.append(shift(images, params.shift, random))
-                labels.append(classes)
+                rows = deck.rows(step)
+                assert deck.samples.labels is not None
+                images = shift(deck.samples.images[rows], params.shift, random)
+                shown.append(images)
+                labels.append(ranks.own_part(deck.samples.labels[rows]))
                 if deck is kept and params.mixtures:
-                    shown.append(mixed(shown[-1], random))
-        return shown, labels
+                    shown.append(mixed(images, random))
+        return [ranks.own_part(images) for images in shown], labels
 
     def one_step(step: int) -> dict[str, Tensor]:
         shown, labels = deal(step)

@@ -17,7 +17,7 @@ from expunge.methods.classroom import BATCH_NORM, LessonParams, Pupil, lesson
 from expunge.methods.method import Method, learn_nothing, setting
 from expunge.methods.retrain import afresh, moved
 from expunge.methods.training import Deck, Loop, Material, Session, Weights, prepare, stream, weights
-from expunge.models import Classifier
+from expunge.models import Classifier, ranks
 
 
 class Params(LessonParams):
@@ -49,9 +49,13 @@ def unlearn(parent: Classifier, adaptation: Weights, material: Material, params:
     pupil = Pupil(afresh(parent, stream(session, 1).initial_seed()), params, session)
     kept, random = Deck(task.retain, params.batch, session, 1), stream(session, 2)
 
+    assert task.retain.labels is not None
+    classes = task.retain.labels
+
     def one_step(step: int) -> dict[str, Tensor]:
-        images, labels = kept.deal(step)
-        losses = {"remaining": F.cross_entropy(pupil.model(moved(images, params.shift, random)), labels)}
+        rows = kept.rows(step)  # all processes move the same whole batch
+        images = ranks.own_part(moved(task.retain.images[rows], params.shift, random))
+        losses = {"remaining": F.cross_entropy(pupil.model(images), ranks.own_part(classes[rows]))}
         pupil.learn(step, losses)
         return losses
 

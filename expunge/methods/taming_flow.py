@@ -276,10 +276,10 @@ def unlearn(parent: Flow, adaptation: Weights, material: Material, params: Param
     def one_step(step: int) -> dict[str, Tensor]:
         if step % params.refresh_every == 0:
             watch.refresh(flow)
-        if params.stop == "reached" and step >= watch.wait and watch.within(watch.last):
+        if params.stop == "reached" and step >= watch.wait and ranks.agreed(watch.within(watch.last)):
             watch.refresh_wholly(candidate)
-            if watch.held and watch.within(
-                    _mean_bits(candidate, forget, params.draws, stream(session, 1000 + step), session)):
+            now = _mean_bits(candidate, forget, params.draws, stream(session, 1000 + step), session)
+            if ranks.agreed(watch.held and watch.within(now)):
                 raise Reached
             watch.wait = step + params.refresh_every
         taken["steps"] = step + 1

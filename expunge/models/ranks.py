@@ -49,6 +49,19 @@ def first() -> bool:
     return count() == 1 or dist.get_rank() == 0
 
 
+def agreed(condition: bool) -> bool:
+    """What the first process finds, in all of them: who decides by numbers must not go on where another stops.
+
+    Their numbers may differ in the last bit, for each passes the same images in another company.
+    """
+    if count() == 1:
+        return condition
+    device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
+    said = torch.tensor([int(condition)], device=device)
+    dist.broadcast(said, 0)
+    return bool(said.item())
+
+
 def own_part(batch: Tensor) -> Tensor:
     """This process's rows of a batch [B, ...] that all processes have drawn alike.
 

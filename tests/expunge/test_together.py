@@ -14,12 +14,12 @@ def work(entered, *, method):
 
 def test_alone_every_method_works_and_together_only_those_that_share(monkeypatch):
     done = []
-    work(done, method="erwp")
-    assert done == ["erwp"]
+    work(done, method="extrapolation")
+    assert done == ["extrapolation"]
     monkeypatch.setenv(PROCESSES_VARIABLE, "2")
-    with pytest.raises(BadInput, match=r"'erwp' trains in one process, and profile multi-gpu .* use the profile gpu or"):
-        work(done, method="erwp")
-    assert done == ["erwp"]
+    with pytest.raises(BadInput, match=r"'extrapolation' trains in one process, and profile multi-gpu .* use the profile gpu or"):
+        work(done, method="extrapolation")
+    assert done == ["extrapolation"]
     assert set(SHARING) <= set(BUILT_IN)
 
 
