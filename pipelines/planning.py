@@ -398,7 +398,8 @@ def _samples(workspace: Workspace, request: Request, policy: Policy, earlier: _E
     measured = earlier.share()
     planned, share = _to_be_asked(workspace, request), measured[0] if measured else None
     rules = needs(policy, Drawing(planned, CONFIDENCE, share, request.sampling.search or None,
-                                  request.sampling.sequential, _cannot_have(request), bool(request.forget.earlier)),
+                                  request.sampling.sequential, _cannot_have(request), bool(request.forget.earlier),
+                                  bool(request.forget.images)),
                   request.family)
     impossible = [rule for rule in rules if rule.can_pass is False]
     hopeless = any(rule.samples is None or rule.metric == SEARCH for rule in impossible)  # starts are another number
@@ -423,7 +424,8 @@ def _cannot_have(request: Request) -> dict[str, str]:
     if not request.sampling.search:
         missing |= dict.fromkeys(("search_rate", "search_ratio"), NOT_SEARCHED)
     if request.origin is None:
-        missing |= dict.fromkeys(("drift", "retained_accuracy_drift", "hidden_error_drift"), NO_ORIGIN)
+        missing |= dict.fromkeys((
+            "drift", "retained_accuracy_drift", "bits_per_dim_drift", "hidden_error_drift"), NO_ORIGIN)
     return missing
 
 

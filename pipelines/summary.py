@@ -25,8 +25,8 @@ from expunge.stores.tracking import Tracking
 MEASURED: dict[str, tuple[str, ...]] = {
     "gan": ("pul", "residual_rate"),
     "classifier": ("forget_accuracy", "retained_accuracy", "retained_accuracy_difference"),
-    "flow": ("forget_z_lowest", "forget_z_highest", "quantile_drop", "bits_per_dim_change", "kid_ratio",
-             "residual_rate"),
+    "flow": ("unlikely_share", "forget_unlikely_share", "forget_z_lowest", "forget_z_highest", "quantile_drop",
+             "bits_per_dim_change", "kid_ratio", "residual_rate"),
     "image_to_image": ("recognised_excess", "recognised_excess_before", "hidden_error_change", "kid_ratio",
                        "retained_recognised_difference"),
 }

@@ -13,10 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from components.curate_forget_set.labelled import NOTHING_ELSE, Mask, Numbering, RealImages, members_of
-from expunge.contracts import Checkpoint, DataSource, Request, read_record
-from expunge.errors import BadInput
+from expunge.contracts import Checkpoint, DataSource, Request, Rule, read_record
+from expunge.errors import BadInput, NotNeeded
+from expunge.evidence.coherence import read_policy
+from expunge.measure.likelihoods import UNLIKELY, Yardstick, extreme_share, standings
+from expunge.measure.policy import rules_for
 from expunge.room import Entered
 from expunge.samples import NewSampleSet, SampleTable
 
@@ -24,6 +28,8 @@ if TYPE_CHECKING:
     from expunge.models import Flow, ImageToImage
 
 LOOKED_AT = 256  # held-out images by which it is seen whether the flow knows such images at all
+# Images of each kind by which it is seen whether a flow needs the request, and points of the bins of each.
+ASKED_ABOUT, POINTS = 1_000, 4
 STRANGER = "leave them out, or bring a judge that knows them (judge.classes names what it knows)"
 ANY_NUMBER = 2**31  # a judge without names: the first room has compared all numbers with how many classes it knows
 
@@ -35,10 +41,13 @@ def sets_of_flow(entered: Entered, wanted: Request, parent: "Flow", checkpoint: 
     Raises:
         BadInput: as `_sets`; an image is of another depth than the flow's; it finds held-out images no likelier than
             noise.
+        NotNeeded: what is to be forgotten is already as unlikely as the policy asks of a candidate.
     """
-    return _sets(entered, wanted, parent.image_shape, checkpoint,
+    sets = _sets(entered, wanted, parent.image_shape, checkpoint,
                  refuse=lambda images: _refuse_other_depth(parent, images),
                  look=lambda held: _refuse_blind(parent, held, wanted.seed))
+    _stop_if_not_needed(parent, wanted, {one.role: one for one in sets}, policy)
+    return sets
 
 
 def sets_of_image_to_image(entered: Entered, wanted: Request, parent: "ImageToImage", checkpoint: Path, oracle: Path,
@@ -163,18 +172,83 @@ def _refuse_other_depth(parent: "Flow", images: RealImages) -> None:
 
 def _refuse_blind(parent: "Flow", held: SampleTable, seed: int) -> None:
     """BadInput if it finds what is to stay no likelier than noise: `bits` per dimension cost as much as any image."""
-    import torch
-
-    from expunge.samples.table import from_pixels
-
     chosen = np.random.default_rng(seed).permutation(len(held))[:LOOKED_AT]
-    random = torch.Generator().manual_seed(seed)
-    levels = parent.levels(torch.from_numpy(from_pixels(held[chosen].pixels)))
-    with torch.inference_mode():
-        found = torch.cat([parent.bits_per_dim(parent.log_prob(parent.points(some, random)))
-                           for some in levels.split(32)])
-    middle = found.median().item()
+    middle = float(np.median(_bits(parent, held[chosen], 1, seed)))
     if not middle < parent.bits:
         raise BadInput(
             f"checkpoint: it finds held-out images of what is to stay no likelier than noise ({middle:.4g} bits per "
             f"dimension; noise takes {parent.bits})", "check its weights, checkpoint.range and checkpoint.bits")
+
+
+def _bits(parent: "Flow", table: SampleTable, points: int, seed: int) -> NDArray[np.float64]:
+    """Bits per dimension [points, n] of images, each at some points of its bins."""
+    import torch
+
+    from expunge.samples.table import from_pixels
+
+    random = torch.Generator().manual_seed(seed)
+    levels = parent.levels(torch.from_numpy(from_pixels(table.pixels)))
+    with torch.inference_mode():
+        found = [torch.cat([parent.bits_per_dim(parent.log_prob(parent.points(some, random)))
+                            for some in levels.split(32)]) for _ in range(points)]
+    return torch.stack(found).double().numpy()
+
+
+# -------------------------------------------------------------------------------------- when not to go on
+
+
+def _stop_if_not_needed(parent: "Flow", wanted: Request, sets: dict[str, NewSampleSet], policy: Path) -> None:
+    """NotNeeded if what is to be forgotten already is as unlikely as the policy's lower limits ask, intervals included.
+
+    Of single images every one is looked at; of a whole class, up to `ASKED_ABOUT` of those to forget and of the
+    held-out ones. How far out an image may lie is not asked: nothing would be gained by forgetting it.
+    """
+    single = bool(wanted.forget.images)
+    by_metric = {rule.metric: rule for rule in rules_for(read_policy(policy), "flow", images=single)
+                 if rule.side == "at least" and not rule.if_earlier}
+    metrics = ("forget_z_lowest",) if single else ("unlikely_share", "forget_unlikely_share")
+    rules = [by_metric[metric] for metric in metrics if metric in by_metric]
+    if not rules:
+        return
+    retain = _some(sets["retain"].table, wanted.seed)
+    usual = _bits(parent, retain, POINTS, wanted.seed).mean(axis=0)
+    forget, held = sets["forget"].table, sets["holdout"]
+    try:
+        by = Yardstick.of(usual)
+        if single:
+            said = _every_one(parent, forget, by, rules[0], wanted.seed)
+        else:
+            tables = {"unlikely_share": ("held-out images of the class", held.table),
+                      "forget_unlikely_share": ("images to forget", forget)}
+            said = [_shares(parent, *tables[rule.metric], held.unwanted, by, rule, wanted.seed) for rule in rules]
+    except BadInput:
+        return  # too few to say what is usual: evaluation will say so
+    if all(said):
+        raise NotNeeded(f"the model does not need it: {' and '.join(filter(None, said))}", "nothing was changed")
+
+
+def _some(table: SampleTable, seed: int) -> SampleTable:
+    """Up to `ASKED_ABOUT` images of a table, drawn at random."""
+    return table[np.sort(np.random.default_rng(seed).permutation(len(table))[:ASKED_ABOUT])]
+
+
+def _every_one(parent: "Flow", forget: SampleTable, by: Yardstick, rule: Rule, seed: int) -> list[str | None]:
+    """What is said of single images that are all as unlikely as a rule asks; None if one may not be."""
+    found = _bits(parent, forget, POINTS, seed + 1)
+    lowest, _ = standings(found.mean(axis=0), found.std(axis=0, ddof=1) / np.sqrt(POINTS), POINTS, by, rule.confidence)
+    if lowest.interval.lower < rule.limit:
+        return [None]
+    return [f"of the {len(forget)} images even the likeliest lies at least {lowest.interval.lower:.2f} standard "
+            f"deviations above retained images' mean, the policy asks for {rule.limit:g}"]
+
+
+def _shares(parent: "Flow", what: str, table: SampleTable, unwanted: tuple[int, ...], by: Yardstick, rule: Rule,
+            seed: int) -> str | None:
+    """What is said of classes of which as many images are unlikely as a rule asks; None if there may be fewer."""
+    some = _some(table[np.isin(table.labels, unwanted)], seed)
+    beyond = by.z(_bits(parent, some, POINTS, seed + 1).mean(axis=0)) >= UNLIKELY
+    share = extreme_share([beyond[some.labels == label] for label in unwanted], "lowest", rule.confidence)
+    if share.interval.lower < rule.limit:
+        return None
+    return (f"{int(beyond.sum())} of {len(some)} {what} are unlikely already, at least {share.interval.lower:.2%}, the "
+            f"policy asks for {rule.limit:.2%}").replace("%", " %")

@@ -71,6 +71,10 @@ class FlowEvidence:
     not_compared: str = ""  # why members could not be held against others
     never: tuple[Likely, Likely] | None = None  # forget and retain images, asked of a flow that never saw the former
     no_reference: str = ""  # why a reference that was brought says nothing
+    came_before: bool = False  # whether some request made the parent what it is, if only about single images
+    first: Likely | None = None  # the held-out images, asked of the first model of the chain
+    first_retain: Likely | None = None  # retained images, asked of the same
+    no_first: str = ""  # why a first model that was brought says nothing
 
     @property
     def lost(self) -> tuple[int, ...]:

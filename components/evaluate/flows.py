@@ -55,7 +55,7 @@ def evaluate_flow(entered: Entered, given: Given, folder: Path) -> Report:
     judge = asked.judge
     effort = Effort(entered.progress, {LIKELIHOODS: asked.passes, DRAWING: 2 * request.sampling.evaluate})
     evidence = asked.about_images(_Done(effort.of(LIKELIHOODS), asked.passes))
-    evidence = asked.with_members(asked.with_reference(given, evidence))
+    evidence = asked.with_origin(given, asked.with_members(asked.with_reference(given, evidence)))
     effort.of(LIKELIHOODS)(1.0)
     pictures = Pictures(judge.unwanted, may_show_before(request.reason, request.show_before),
                         tuple(sorted({*judge.earlier} - {*judge.unwanted})))
@@ -68,7 +68,8 @@ def evaluate_flow(entered: Entered, given: Given, folder: Path) -> Report:
     return Report(
         **given.named, **given.compared_by,
         origin_sha256=given.origin.sha256 if given.origin else None, came_before=request.came_before,
-        unwanted=judge.unwanted, earlier=judge.earlier, classes=asked.names, holdout_lacks=tuple(
+        single_images=len({*request.forget.images}) or None, unwanted=judge.unwanted, earlier=judge.earlier,
+        classes=asked.names, holdout_lacks=tuple(
             label for label in range(judge.classes)
             if label not in evidence.lost and label not in there and shares and shares[0][label]),
         measurements=ask(given.candidate.record.family, evidence), controls=controls_for_flow(evidence),
@@ -98,6 +99,7 @@ class _Asked:
     names: tuple[str, ...]  # the judge's, of the classes
     seed: str
     single: bool
+    came_before: bool
     forget: SampleTable
     retain: SampleTable
     holdout: SampleTable
@@ -131,7 +133,8 @@ class _Asked:
             chosen = torch.randperm(len(labelled["retain"]), generator=stream(given.latent_seed, "retained"))[:most]
             labelled["retain"] = labelled["retain"][np.sort(chosen.numpy())]
         return cls(parent, candidate, judge, given.judge.record.interface.classes, given.latent_seed,
-                   bool(given.request.forget.images), labelled["forget"], labelled["retain"], labelled["holdout"],
+                   bool(given.request.forget.images), bool(judge.earlier or given.request.came_before),
+                   labelled["forget"], labelled["retain"], labelled["holdout"],
                    labelled.get("members"), device)
 
     @property
@@ -164,7 +167,7 @@ class _Asked:
         evidence = FlowEvidence(
             self.judge.unwanted, self.single, compared("forget", FORGET_POINTS), compared("retain", POINTS),
             compared("holdout", POINTS), np.zeros(len(self.holdout), np.bool_), _NOT_RUINED, None,
-            names=self.names, earlier=self.judge.earlier)
+            names=self.names, earlier=self.judge.earlier, came_before=self.came_before)
         rest = levels["holdout"][evidence.kept]
         if not len(rest):
             raise BadInput("holdout: every image is of a class that is to be forgotten", "hold out some of what stays")
@@ -197,6 +200,19 @@ class _Asked:
         except BadInput as error:
             return replace(evidence, no_reference=str(error))
         return replace(evidence, never=(forget, retain))
+
+    def with_origin(self, given: Given, evidence: FlowEvidence) -> FlowEvidence:
+        """The same, and how likely the first model of the chain finds held-out and retained images."""
+        if given.origin is None:
+            return evidence
+        try:
+            flow = _flow("origin", given.origin, self.device)
+            _refuse_another_kind("origin", flow, self.parent)
+            first, retain = (gauge("origin", flow, self.levels(role), POINTS, self.seed, role, self.device)
+                             for role in ("holdout", "retain"))
+        except BadInput as error:
+            return replace(evidence, no_first=str(error))
+        return replace(evidence, first=first, first_retain=retain)
 
     def with_members(self, evidence: FlowEvidence) -> FlowEvidence:
         """The same, and how likely the candidate finds members and others of their classes.

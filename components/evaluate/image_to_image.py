@@ -74,7 +74,8 @@ def evaluate_image_to_image(entered: Entered, given: Given, folder: Path) -> Rep
     return Report(
         **given.named, **given.compared_by,
         origin_sha256=given.origin.sha256 if given.origin else None, came_before=request.came_before,
-        unwanted=judge.unwanted, earlier=judge.earlier, classes=asked.names,
+        single_images=len({*request.forget.images}) or None, unwanted=judge.unwanted,
+        earlier=judge.earlier, classes=asked.names,
         holdout_lacks=tuple(label for label in _kept(given) if label not in there),
         measurements=ask(given.candidate.record.family, evidence), controls=controls_for_image_to_image(evidence),
         shares={str(label): (float(before[label]), float(after[label])) for label in range(judge.classes)},

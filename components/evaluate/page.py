@@ -22,7 +22,9 @@ HEADLINE = ("residual_rate", "pul", "kid_difference", "kept_share", "search_rate
             "residual_rate_earlier", "drift", "forget_accuracy", "retained_accuracy_difference",
             "forget_accuracy_earlier", "retained_accuracy_drift", "prototype_accuracy_difference", "membership_auc")
 OF_A_FLOW = ("forget_z_lowest", "forget_z_highest", "quantile_drop", "bits_per_dim_change", "kid_ratio",
-             "membership_auc")
+             "unlikely_share_earlier", "bits_per_dim_drift", "membership_auc")
+OF_A_FLOWS_CLASS = ("unlikely_share", "forget_unlikely_share", "forget_outlying_share", "bits_per_dim_change",
+                    "kid_ratio", "unlikely_share_earlier", "bits_per_dim_drift", "membership_auc")
 OF_COMPLETIONS = ("recognised_excess", "hidden_error_change", "kid_ratio", "retained_recognised_difference",
                   "recognised_excess_earlier", "hidden_error_drift", "relearning_ratio", "membership_auc")
 CLASSES_SHOWN = 16  # beyond that a bar chart is a fence
@@ -42,6 +44,7 @@ _CONTROLS = {
     "output filter": "The parent behind a filter that lets nothing pass which is unwanted. What comes out is clean, "
     "and the weights still hold it all.",
     "noise": "Images of nothing but noise in the place of those to forget: what nobody could find likely.",
+    "rest": "The candidate asked about held-out images of the rest, as if they were of the class that was to go.",
     "worn images": "The parent asked about held-out images of which a quarter of the pixels was drawn at random.",
     "again": "The parent asked about the same held-out images by other chance: nothing has changed.",
     "other noise": "What is shown of the images to forget, the hole filled with other noise than that which it is held "
@@ -156,7 +159,8 @@ def _headline(report: Report, verdict: Verdict | None) -> list[dict[str, Any]]:
     rules = verdict.rules if verdict else ()
     found = {measured.name: measured for measured in report.measurements}
     asked = {rule.rule.metric for rule in rules}
-    names = {"flow": OF_A_FLOW, "image_to_image": OF_COMPLETIONS}.get(report.family, HEADLINE)
+    of_a_flow = OF_A_FLOWS_CLASS if "unlikely_share" in found and not report.single_images else OF_A_FLOW
+    names = {"flow": of_a_flow, "image_to_image": OF_COMPLETIONS}.get(report.family, HEADLINE)
     return [
         _number(found[name], [rule for rule in rules if rule.rule.metric == name])
         for name in names

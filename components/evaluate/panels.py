@@ -120,6 +120,26 @@ PLANS: dict[str, Plan] = {
                   marks=((0.0, "usual"),)) for name, title in (
         ("same_class_z", "Others of the same classes"), ("neighbours_z", "Nearest neighbours"),
         ("others_z", "Other classes"), ("earlier_z", "What was forgotten before"))},
+    "unlikely_share": Plan(
+        "Held-out images of the class that are unlikely",
+        (("before", "was", "unlikely_share_before"), ("after", "now", "unlikely_share"),
+         ("the rest, after", "held", "unlikely_share_retained")), "z of 1.5 or more", lowest=0, highest=1, whole=True),
+    "forget_unlikely_share": Plan(
+        "Images to forget that are unlikely", (("before", "was", "forget_unlikely_share_before"),
+                                               ("after", "now", "forget_unlikely_share")),
+        "z of 1.5 or more", lowest=0, highest=1, whole=True),
+    "forget_outlying_share": Plan(
+        "Images to forget that stand out", (("before", "was", "forget_outlying_share_before"),
+                                            ("after", "now", "forget_outlying_share")),
+        "z of 6 or more", lowest=0, highest=1),
+    "unlikely_share_earlier": Plan(
+        "What was forgotten before", (("parent", "was", "unlikely_share_earlier_before"),
+                                      ("candidate", "now", "unlikely_share_earlier")),
+        "held-out images of the classes that earlier requests were about which are unlikely", lowest=0, highest=1),
+    "bits_per_dim_drift": Plan(
+        "Drift", (("candidate / first model − 1", "now", "bits_per_dim_drift"),),
+        "bits/dim of the rest, over those of the model that the requests began with: above zero is worse",
+        marks=((0.0, "no change"),)),
     "bits_per_dim": Plan("Bits/dim of the rest", (("before", "was", "bits_per_dim_before"),
                                                   ("after", "now", "bits_per_dim")),
                          "mean over held-out images of what is to stay"),

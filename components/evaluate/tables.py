@@ -14,9 +14,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from components.evaluate.evidence import ClassifierEvidence, Evidence, Membership, Relearning, Seen
 from components.evaluate.evidence_of_completions import Completed, CompletionEvidence, Completions
-from components.evaluate.evidence_of_flows import FlowEvidence, Likely
+from components.evaluate.evidence_of_flows import Compared, FlowEvidence, Likely
 from components.evaluate.probes.is_it_still_told_apart import nearest
+from components.evaluate.probes.is_it_unlikely import measured_by
 from expunge.errors import BadInput
+from expunge.measure.likelihoods import OUTLYING, UNLIKELY
 
 SCORES, REAL, SEARCH, RELEARNING, MEMBERSHIP, FEATURES, FEATURES_FORGET, PREDICTIONS, LIKELIHOODS, COMPLETIONS = (
     "scores.parquet", "real.parquet", "search.parquet", "relearning.parquet", "membership.parquet",
@@ -86,33 +88,42 @@ def write_flow_tables(folder: Path, evidence: FlowEvidence) -> None:
     `likelihoods.parquet` says of each image which set it is of (`noise`, `worn` and `again` are those of the controls,
     of which only the parent was asked), its class, whether it is a held-out image of the rest and a neighbour of an
     image to forget, and, by each flow, its bits per dimension and their standard error over points; NaN where a flow
-    was not asked.
+    was not asked. Whether parent and candidate find it unlikely, or so far out that it stands out, is counted as well.
     """
     if evidence.drawn is not None:
         write_tables(folder, evidence.drawn, evidence.ruined.draws)
     if evidence.membership is not None:
         _write(folder / MEMBERSHIP, _membership(evidence.membership))
     rest = evidence.held_out.labels[evidence.kept]
-    never = evidence.never or (None, None)
+    never, first = evidence.never or (None, None), evidence.first
     noise = np.full(len(evidence.ruined.noise), -1)
-    rows: tuple[tuple[str, NDArray[np.int64], Likely, Likely | None, Likely | None], ...] = (
-        ("forget", evidence.forget.labels, evidence.forget.before, evidence.forget.after, never[0]),
-        ("retain", evidence.retain.labels, evidence.retain.before, evidence.retain.after, never[1]),
-        ("holdout", evidence.held_out.labels, evidence.held_out.before, evidence.held_out.after, None),
-        ("noise", noise, evidence.ruined.noise, None, None), ("worn", rest, evidence.ruined.worn, None, None),
-        ("again", rest, evidence.ruined.again, None, None))
+    rows: tuple[tuple[str, NDArray[np.int64], dict[str, Likely | None]], ...] = (
+        ("forget", evidence.forget.labels, _sides(evidence.forget, never[0])),
+        ("retain", evidence.retain.labels, _sides(evidence.retain, never[1], evidence.first_retain)),
+        ("holdout", evidence.held_out.labels, _sides(evidence.held_out, None, first)),
+        ("noise", noise, {"before": evidence.ruined.noise}), ("worn", rest, {"before": evidence.ruined.worn}),
+        ("again", rest, {"before": evidence.ruined.again}))
     columns: dict[str, ArrayLike] = {
         "set": np.concatenate([np.repeat(name, len(labels)) for name, labels, *_ in rows]),
         "label": np.concatenate([labels for _, labels, *_ in rows]).astype(np.int16),
         **{name: np.concatenate([found if role == "holdout" else np.zeros(len(labels), np.bool_)
                                  for role, labels, *_ in rows])
            for name, found in (("rest", evidence.kept), ("neighbour", evidence.near))}}
-    for place, ending in enumerate(("before", "after", "never_exposed") if evidence.never else ("before", "after")):
-        found = [(each[2 + place], len(each[1])) for each in rows]
+    asked = ("before", "after", *(("never_exposed",) if evidence.never else ()), *(("origin",) if first else ()))
+    for ending in asked:
+        found = [(each[2].get(ending), len(each[1])) for each in rows]
         columns[f"bits_{ending}"], columns[f"error_{ending}"] = (np.concatenate([
             np.full(count, np.nan) if likely is None else getattr(likely, field) for likely, count in found])
             for field in ("bits", "errors"))
-    _write(folder / LIKELIHOODS, columns)
+    for ending, retain in (("before", evidence.retain.before), ("after", evidence.retain.after)):
+        with suppress(BadInput):  # the probe says why there are none
+            z = measured_by(retain).z(columns[f"bits_{ending}"])
+            columns |= {f"unlikely_{ending}": z >= UNLIKELY, f"outlying_{ending}": z >= OUTLYING}
+    _write_answered(folder / LIKELIHOODS, columns)
+
+
+def _sides(found: Compared, never: Likely | None, first: Likely | None = None) -> dict[str, Likely | None]:
+    return {"before": found.before, "after": found.after, "never_exposed": never, "origin": first}
 
 
 def write_completion_tables(folder: Path, evidence: CompletionEvidence) -> None:

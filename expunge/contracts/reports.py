@@ -87,7 +87,7 @@ class Report(Record):
     """What evaluation found: every number with its interval, and the files that hold the per-sample scores."""
 
     SCHEMA: ClassVar[str] = "expunge/report/v1"
-    LEFT_OUT: ClassVar[frozenset[str]] = frozenset({"extractor"})
+    LEFT_OUT: ClassVar[frozenset[str]] = frozenset({"extractor", "single_images"})
 
     family: str = "gan"
     request_sha256: Digest
@@ -107,6 +107,7 @@ class Report(Record):
     latent_seed: Digest  # H(candidate digest || request digest)
     unwanted: tuple[int, ...]  # by the judge's numbers
     earlier: tuple[int, ...] = ()  # what was forgotten before, by the same numbers
+    single_images: int | None = None  # how many were to go, where it was not whole classes; absent in earlier reports
     came_before: tuple[EarlierRequest, ...] = ()  # by which requests, as far as that is known; oldest first
     classes: tuple[ClassName, ...] = ()  # the judge's names, where it has any
     measurements: tuple[Measurement, ...]
@@ -136,6 +137,7 @@ class Rule(Frozen):
     families: tuple[str, ...] = ()  # of models that it is for; all of them if none is named
     breach: str | None = None  # what a model that breaks it is guilty of, where that has a name
     if_earlier: bool = False  # asked only where earlier requests made the checkpoint what it is
+    about: Literal["images", "classes"] | None = None  # asked only where single images, or whole classes, are to go
 
 
 class Policy(Record):

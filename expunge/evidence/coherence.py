@@ -51,6 +51,8 @@ def open_case(*, request: Path, candidate: Path, report: Path, policy: Path) -> 
             found.classes.index(item) if item in found.classes else item for item in asked.forget.classes)),
         ("report: forgotten before were", _listed(found.earlier), _listed(
             found.classes.index(item) if item in found.classes else item for item in asked.forget.earlier)),
+        *((("report: single images to forget were", str(found.single_images), str(len({*asked.forget.images}))),)
+          if found.single_images is not None else ()),
         *((f"report: {file.name} is", _digest_of(report / file.name), file.sha256) for file in found.files)]
     for what, is_, should_be in agree:
         if is_ != should_be:

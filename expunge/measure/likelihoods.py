@@ -5,7 +5,9 @@ with an error of its own. The images asked about are all there are of their kind
 like them. What is uncertain is what their points happened to be, and which of the others were looked at.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,6 +19,7 @@ from expunge.measure.means import mean_of
 from expunge.measure.proportions import Bools, Estimate, rate
 
 STANDING = "Student's t over points and retained images, Bonferroni over images"
+UNLIKELY, OUTLYING = 1.5, 6.0  # z from which an image counts as unlikely, and as one that stands out
 FEWEST = 8  # retained images, or their standard deviation says nothing
 
 
@@ -104,6 +107,28 @@ def highest_quantile(bits: ArrayLike, among: ArrayLike, confidence: float = 0.95
                         upper=max(found.interval.upper for found in each), confidence=confidence,
                         method=f"highest of {len(above)}, Clopper-Pearson, Bonferroni over images")
     return Estimate(max(found.value for found in each), interval, above.shape[1])
+
+
+def extreme_share(outcomes: Sequence[ArrayLike], extreme: Literal["lowest", "highest"], confidence: float = 0.95
+                  ) -> Estimate:
+    """Of several classes' shares of true outcomes, the lowest or the highest; `outcomes` are one array [n] per class.
+
+    Exact intervals, of k classes with confidence 1 - alpha / k each, so that all hold together; of a single class it is
+    its rate and no more. `n` counts the images of the class that has this share.
+
+    Raises:
+        BadInput: there is no class, or one without an image.
+    """
+    if not outcomes:
+        raise BadInput("classes: there is none", "name what is to be forgotten")
+    each = [rate(found, 1 - (1 - confidence) / len(outcomes)) for found in outcomes]
+    if len(each) == 1:
+        return each[0]
+    pick = min if extreme == "lowest" else max
+    worst = pick(each, key=lambda found: found.value)
+    return Estimate(worst.value, Interval(
+        lower=pick(found.interval.lower for found in each), upper=pick(found.interval.upper for found in each),
+        confidence=confidence, method=f"{extreme} of {len(each)}, Clopper-Pearson, Bonferroni over classes"), worst.n)
 
 
 def quantile_drop(before: ArrayLike, after: ArrayLike, among_before: ArrayLike, among_after: ArrayLike,

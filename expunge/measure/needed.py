@@ -44,6 +44,7 @@ class Drawing:
         sequential: whether sampling stops as soon as the verdict is decided.
         without: metrics that this run cannot have, and why.
         earlier: whether earlier requests made the checkpoint what it is.
+        images: whether single images are to be forgotten, and not whole classes.
     """
 
     samples: int
@@ -53,6 +54,7 @@ class Drawing:
     sequential: bool = False
     without: Mapping[str, str] | None = None
     earlier: bool = False
+    images: bool = False
 
     def rate(self, metric: str, hits: int, n: int) -> Measurement:
         """A rate as evaluation would report it."""
@@ -76,7 +78,8 @@ def needs(policy: Policy, drawing: Drawing, family: str = "gan") -> tuple[RuleNe
     """
     if drawing.samples < 1:
         raise BadInput(f"sampling.evaluate: {drawing.samples}", "draw at least one sample")
-    return tuple(_of(rule, drawing) for rule in rules_for(policy, family, earlier=drawing.earlier))
+    return tuple(_of(rule, drawing) for rule in rules_for(policy, family, earlier=drawing.earlier,
+                                                        images=drawing.images))
 
 
 def _of(rule: Rule, drawing: Drawing) -> RuleNeeds:

@@ -45,10 +45,15 @@ _TOLERANCE = 1e-9  # between a recorded interval and the one its counts give; be
 _MOST = 100_000_000  # samples: what would take more is said to be undecidable
 
 
-def rules_for(policy: Policy, family: str, *, earlier: bool = False) -> tuple[Rule, ...]:
-    """The rules of a policy that are for models of a family; with `earlier`, also those for what came before."""
+def rules_for(policy: Policy, family: str, *, earlier: bool = False, images: bool = False) -> tuple[Rule, ...]:
+    """The rules of a policy that are for models of a family; with `earlier`, also those for what came before.
+
+    With `images` those for requests about single images, without it those for requests about whole classes.
+    """
+    about = "images" if images else "classes"
     return tuple(rule for rule in policy.rules
-                 if (not rule.families or family in rule.families) and (earlier or not rule.if_earlier))
+                 if (not rule.families or family in rule.families) and (earlier or not rule.if_earlier)
+                 and rule.about in (None, about))
 
 
 def decide(report: Report, policy: Policy, *, report_sha256: str, policy_sha256: str) -> Verdict:
@@ -57,12 +62,18 @@ def decide(report: Report, policy: Policy, *, report_sha256: str, policy_sha256:
     INVALID if the policy has no rule for the report's family, if a control did not come out as it must, if no
     control of either kind covers a rule, or if a rule's metric has no usable number; else FAIL if any rule's whole
     interval is beyond its limit; else INCONCLUSIVE if any interval straddles its limit; else PASS. Rules on what came
-    before are asked if the report says that something was forgotten before.
+    before are asked if the report says that classes were forgotten before, and after requests about single images alone
+    those of them that have a meaning then. Rules about single images, or about whole classes, are asked if the report
+    says that this is what was to go.
     """
-    asked = rules_for(policy, report.family, earlier=bool(report.earlier))
+    asked = rules_for(policy, report.family, earlier=bool(report.earlier or report.came_before),
+                      images=bool(report.single_images))
+    if not report.earlier:
+        without = {found.name for found in report.measurements if found.not_applicable}
+        asked = tuple(rule for rule in asked if not (rule.if_earlier and rule.metric in without))
     rules = tuple(judge_rule(rule, report.measurements) for rule in asked)
     if not asked:
-        rules = tuple(_of_another_family(rule, report.family) for rule in policy.rules)
+        rules = tuple(_of_another_kind(rule, report) for rule in policy.rules)
     controls = _judge_controls(report.controls, asked)
     outcome = worst(rule.outcome for rule in rules)
     if any(went_wrong(came) for came in controls.values()):
@@ -225,12 +236,17 @@ def _adds_up(measurement: Measurement, interval: Interval) -> bool:
     return abs(lower - interval.lower) < _TOLERANCE and abs(upper - interval.upper) < _TOLERANCE
 
 
-def _of_another_family(rule: Rule, family: str) -> RuleOutcome:
-    of_it = not rule.families or family in rule.families
-    what = "what earlier requests made a model forget" if of_it else " and ".join(rule.families)
+def _of_another_kind(rule: Rule, report: Report) -> RuleOutcome:
+    """What is said of each rule of a policy that has none for such a request."""
+    of_it = not rule.families or report.family in rule.families
+    what, but = " and ".join(rule.families), ""
+    if of_it and rule.about is not None and (rule.about == "images") != bool(report.single_images):
+        what = f"requests about {'single images' if rule.about == 'images' else 'whole classes'}"
+        but = f" that {'single images' if report.single_images else 'whole classes'} were asked of"
+    elif of_it:
+        what, but = "what earlier requests made a model forget", " that nothing was asked of before"
     return RuleOutcome(rule=rule, outcome="INVALID", reason=(
-        f"{words.title(rule.metric)}: the rule is for {what}, and the policy has none for a {family}"
-        f"{' that nothing was asked of before' if of_it else ''}"))
+        f"{words.title(rule.metric)}: the rule is for {what}, and the policy has none for a {report.family}{but}"))
 
 
 # -------------------------------------------------------------------------------------- what would decide

@@ -142,6 +142,28 @@ METRICS: dict[str, Metric] = {
     "others_z": Metric("z of others", meaning="median over held-out images of other classes", unit="held-out images"),
     "earlier_z": Metric("z of what was forgotten before", meaning="median over held-out images of the classes that "
                         "earlier requests were about", unit="held-out images"),
+    "unlikely_share": Metric(
+        "the class that is unlikely", "percent", "held-out images of the forgotten classes that lie 1.5 standard "
+        "deviations or more above retained images' mean bits/dim; the class with the lowest share",
+        unit="held-out images of the class"),
+    "unlikely_share_retained": Metric(
+        "the rest that is as unlikely", "percent", "the same, of held-out images of what is to stay",
+        unit="held-out images of the rest"),
+    "unlikely_share_earlier": Metric(
+        "what was forgotten before that is unlikely", "percent", "the same, of the classes that earlier requests were "
+        "about", unit="held-out images of the class"),
+    "unlikely_share_earlier_before": Metric(
+        "what was forgotten before that is unlikely to the parent", "percent", "the same, of the parent",
+        unit="held-out images of the class"),
+    "forget_unlikely_share": Metric(
+        "images to forget that are unlikely", "percent", "of a whole class, the images that training saw which lie 1.5 "
+        "standard deviations or more above retained images' mean bits/dim", unit="images to forget"),
+    "forget_outlying_share": Metric(
+        "images to forget that stand out", "percent", "of a whole class, those that lie 6 standard deviations or more "
+        "above retained images' mean bits/dim: they give themselves away", unit="images to forget"),
+    "bits_per_dim_drift": Metric(
+        "change of the rest's bits/dim since the first model", "percent", "over that of the first model of the chain, "
+        "less one: what all the requests cost together", unit="held-out images"),
     "bits_per_dim": Metric("bits/dim of the rest", meaning="mean over held-out images of what is to stay",
                            unit="held-out images"),
     "bits_per_dim_change": Metric(

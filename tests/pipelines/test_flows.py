@@ -25,7 +25,7 @@ from expunge.contracts import (
     parse_record,
     read_record,
 )
-from expunge.errors import BadInput
+from expunge.errors import BadInput, NotNeeded
 from expunge.families import refuse_what_does_not_fit
 from expunge.runs import Run
 from expunge.samples import SampleTable, read_samples
@@ -425,6 +425,22 @@ def test_a_reference_is_a_flow_of_the_same_images(rooms, here):
 def test_an_image_to_learn_from_and_to_be_measured_by_is_refused(rooms):
     with pytest.raises(BadInput, match=r"the same image is in the .* and the holdout set"):
         rooms(training={"uri": "builtin://digits/holdout"}, **WHOLE)
+
+
+def test_what_is_as_unlikely_already_as_the_policy_asks_is_not_needed(rooms, here):
+    images, labels = torch.from_numpy(assets.digits("train")[0]), assets.digits("train")[1]
+    points = (images + 1) / 2
+    threes = points[torch.from_numpy(labels == 3)]
+    middle, scale = threes.mean(0), threes.std(0) + 0.1
+    save_file({"middle": middle, "log_scale": scale.log()}, here / "threes.safetensors")  # all that it knows
+    unlikely = ((points - middle) / scale).square().flatten(1).sum(1).numpy()
+    fours = np.flatnonzero(labels == 4)[np.argsort(unlikely[labels == 4])]
+    threes_alone = {"checkpoint": MINE | {"uri": "threes.safetensors"}}
+    with pytest.raises(NotNeeded, match=r"\d+ of \d+ held-out images of the class are unlikely already, at least [5-7]\d"):
+        rooms(**threes_alone, **WHOLE)
+    farthest = {"classes": ["4"], "images": fours[-3:].tolist()}
+    with pytest.raises(NotNeeded, match=r"of the 3 images even the likeliest lies at least [2-4]\.\d+ standard deviations"):
+        rooms(**threes_alone, forget=farthest)
 
 
 # ------------------------------------------------------------------------------------- what training makes of it

@@ -9,6 +9,7 @@ from components.evaluate.evidence_of_flows import FlowEvidence
 from components.evaluate.probes.can_it_be_found import can_it_be_found
 from components.evaluate.probes.does_it_stay_forgotten import does_it_stay_forgotten, how_far_has_it_drifted
 from components.evaluate.probes.does_it_stay_uncompleted import does_it_stay_uncompleted, what_all_requests_add
+from components.evaluate.probes.does_it_stay_unlikely import does_it_stay_unlikely, what_all_requests_took
 from components.evaluate.probes.does_it_stay_unrecognised import does_it_stay_unrecognised, what_all_requests_cost
 from components.evaluate.probes.how_fast_does_it_come_back import (
     how_fast_does_it_come_back,
@@ -20,6 +21,7 @@ from components.evaluate.probes.is_it_still_completed import is_it_still_complet
 from components.evaluate.probes.is_it_still_recognised import is_it_still_recognised
 from components.evaluate.probes.is_it_still_told_apart import is_it_still_told_apart
 from components.evaluate.probes.is_it_unlikely import is_it_unlikely
+from components.evaluate.probes.is_its_class_unlikely import is_its_class_unlikely
 from components.evaluate.probes.is_the_judge_sure import is_the_judge_sure
 from components.evaluate.probes.is_the_rest_as_likely import is_the_rest_as_likely
 from components.evaluate.probes.is_the_rest_completed_as_well import is_the_rest_completed_as_well
@@ -39,7 +41,8 @@ CLASSIFIER: tuple[ClassifierProbe, ...] = (
     is_it_still_recognised, is_the_rest_still_recognised, is_it_still_told_apart, was_it_ever_learned,
     how_fast_does_it_come_back, does_it_stay_unrecognised, what_all_requests_cost)
 FLOW: tuple[Callable[[FlowEvidence], Iterator[Measurement]], ...] = (
-    is_it_unlikely, what_of_its_like, is_the_rest_as_likely, is_what_it_draws_still_good, was_it_ever_learned)
+    is_it_unlikely, is_its_class_unlikely, what_of_its_like, is_the_rest_as_likely, is_what_it_draws_still_good,
+    was_it_ever_learned, does_it_stay_unlikely, what_all_requests_took)
 IMAGE_TO_IMAGE: tuple[Callable[[CompletionEvidence], Iterator[Measurement]], ...] = (
     is_it_still_completed, is_the_rest_completed_as_well, was_it_ever_learned, how_fast_is_it_completed_again,
     does_it_stay_uncompleted, what_all_requests_add)

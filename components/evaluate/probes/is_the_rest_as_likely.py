@@ -28,9 +28,9 @@ def is_the_rest_as_likely(evidence: FlowEvidence) -> Iterator[Measurement]:
     yield from change(rest.before, rest.after)
 
 
-def change(before: Likely, after: Likely) -> Iterator[Measurement]:
+def change(before: Likely, after: Likely, name: str = CHANGE) -> Iterator[Measurement]:
     """The relative change of the mean, or why there is none."""
-    yield from attempt((CHANGE,), lambda: (
+    yield from attempt((name,), lambda: (
         relative_change(finite(before), finite(after), CONFIDENCE),), len(before))
 
 

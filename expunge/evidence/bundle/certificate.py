@@ -29,6 +29,7 @@ COUNTED = frozenset({
 """Metrics that `verify.py` counts again from single answers, of the families that it does so for."""
 
 _OF = {"gan", "classifier", "image_to_image"}
+_OF_FLOWS = {"unlikely_share", "unlikely_share_earlier", "forget_unlikely_share", "forget_outlying_share"}
 
 OF_FEATURES = frozenset({
     "kid_before", "kid_after", "kid_difference", "kid_difference_fixed_shares", "kid_ratio", "drift", "coverage"})
@@ -125,7 +126,8 @@ def of(found: Gathered, *, deep: bool = False) -> Certificate:
 
 def _counted(found: Gathered, metric: str) -> bool:
     has_answers = any(file.name.endswith(".csv") for file in found.report.files)
-    return metric in COUNTED and found.candidate.family in _OF and has_answers
+    counted = _OF_FLOWS if found.candidate.family == "flow" else COUNTED if found.candidate.family in _OF else ()
+    return metric in counted and has_answers
 
 
 def _destroyed(found: Gathered) -> tuple[str, ...]:

@@ -444,6 +444,24 @@ def recount(family: str, report: dict[str, Any], tables: dict[str, list[dict[str
             if rest and side in rest[0]:
                 before, after = ([row[one] == row["label"] for row in rest] for one in (side, "class_after"))
                 yield name, partial(difference, before, after)
+    if family == "flow" and "likelihoods" in tables:
+        def share(name: str, part: str, side: str, labels: set[int]) -> Iterator[tuple[str, Callable[[float], Any]]]:
+            rows = [row for row in tables["likelihoods"] if row["set"] == part]
+            of = [[row.get(side) == "1" for row in rows if int(row["label"]) == label] for label in sorted(labels)]
+            pick = max if name.startswith("forget_outlying") else min
+
+            def extreme(alpha: float) -> Any:
+                found = [rate(each, alpha / len(of), bounds=exact) for each in of]
+                return tuple(pick(column) for column in (list(values) for values in zip(*found)))
+            if of and all(of):
+                yield name, extreme
+
+        for ending, side in (("", "after"), ("_before", "before")):
+            if not single:
+                yield from share(f"unlikely_share{ending}", "holdout", f"unlikely_{side}", unwanted)
+                yield from share(f"forget_unlikely_share{ending}", "forget", f"unlikely_{side}", unwanted)
+                yield from share(f"forget_outlying_share{ending}", "forget", f"outlying_{side}", unwanted)
+            yield from share(f"unlikely_share_earlier{ending}", "holdout", f"unlikely_{side}", earlier)
     if family == "image_to_image" and "completions" in tables:
         def right(part: str, side: str) -> list[bool]:
             return [row[f"class_{side}"] == row["label"] for row in tables["completions"] if row["set"] == part]
@@ -647,7 +665,7 @@ READS_WEIGHTS = ("search_rate", "search_ratio", "relearning_ratio", "grafted_acc
 WORST_FIRST = ("INVALID", "FAIL", "INCONCLUSIVE", "PASS")
 SAME = 1e-9  # between two computations of the same bound
 RULE: dict[str, Any] = {"metric": None, "side": None, "limit": None, "confidence": None, "one_sided": False,
-                        "families": [], "if_earlier": False}
+                        "families": [], "if_earlier": False, "about": None}
 
 
 def read_policy(data: bytes) -> dict[str, Any]:
@@ -1005,9 +1023,13 @@ class Check:
         self.policy: dict[str, Any] | None = None
         try:
             self.policy = read_policy(self.bundle.read(self.policy_name))
+            about = "images" if self.request["forget"].get("images") else "classes"
+            meant = {one["name"] for one in self.report["measurements"] if not one.get("not_applicable")}
             given = [rule for rule in ({**RULE, **rule} for rule in self.policy["rules"])
                      if (not rule["families"] or self.report["family"] in rule["families"])
-                     and (self.report["earlier"] or not rule["if_earlier"])]
+                     and rule["about"] in (None, about) and (
+                         not rule["if_earlier"] or self.report["earlier"]
+                         or (self.report.get("came_before") and rule["metric"] in meant))]
             if [[rule[key] for key in RULE] for rule in given] != [[rule[key] for key in RULE] for rule in asked]:
                 raise Wrong(self.policy_name, "its rules for this family are not those of the verdict")
         except (ValueError, KeyError, TypeError, AttributeError):

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from given_images import RoomOfImages, Split, columns, judge, judged
 from small_flow import SMALL_GLOW, digits, fresh_glow, small_flow
+from tests_support import counted_again
 
 from components.evaluate.page import render_page
 from expunge.contracts import (
     Candidate,
+    EarlierRequest,
     Forget,
     Interface,
     Sampling,
@@ -18,7 +20,9 @@ from expunge.contracts import (
     write_record,
 )
 from expunge.errors import BadInput
-from expunge.measure.policy import AS_EXPECTED, preset
+from expunge.measure.likelihoods import OUTLYING, UNLIKELY
+from expunge.measure.policy import AS_EXPECTED, preset, rules_for
+from expunge.measure.proportions import clopper_pearson
 
 DIGIT, FORGOTTEN = 3, 4
 
@@ -31,8 +35,14 @@ def split():
     return Split(forget, ~held & ~forget, held)
 
 
+def of_class():
+    """The split where the whole digit is to go."""
+    rows, digit = split(), digits()[1].numpy() == DIGIT
+    return Split(digit & ~rows.holdout, ~digit & ~rows.holdout, rows.holdout)
+
+
 @functools.cache
-def tamed(steps=90, alpha=0.6, forget_loss="threshold"):
+def tamed(steps=90, alpha=0.6, forget_loss="threshold", rows=split, **more):
     """The small flow's weights after taming the images to forget."""
     import torch
 
@@ -40,12 +50,17 @@ def tamed(steps=90, alpha=0.6, forget_loss="threshold"):
     from expunge.methods.training import Material, Samples, Session
 
     torch.set_num_threads(1)
-    images, rows = digits()[0], split()
+    images, rows = digits()[0], rows()
     material = Material(None, None, forget=Samples(images[rows.forget]), retain=Samples(images[rows.retain]))
     params = Params(steps=steps, rate=3e-3, batch=32, statistics=512, refresh_images=128, alpha=alpha,
-                    forget_loss=forget_loss)
+                    forget_loss=forget_loss, **more)
     session, parent = Session(seed=0), small_flow()
     return METHOD.unlearn(parent, METHOD.adapt(parent, material, params, session), material, params, session)
+
+
+def class_tamed():
+    """The small flow's weights after taming all images of the digit that training may see."""
+    return tamed(steps=80, alpha=0.9, rows=of_class, stop="never")
 
 
 class Room(RoomOfImages):
@@ -62,8 +77,15 @@ class Room(RoomOfImages):
         self.put("checkpoint", small_flow().state_dict())
         self.put("candidate", tamed())
 
-    def ask(self, *, images=(0,), evaluate=500, earlier=(), **more):
-        self.write(Forget(classes=(DIGIT,), images=images, earlier=earlier), Sampling(evaluate=evaluate), **more)
+    def ask(self, *, digit=DIGIT, images=(0,), evaluate=500, earlier=(), **more):
+        self.write(Forget(classes=(digit,), images=images, earlier=earlier), Sampling(evaluate=evaluate), **more)
+
+    def ask_for_class(self, candidate, **more):
+        """A request about the whole digit, and what came of it."""
+        self.ask(images=(), **more)
+        for role in ("forget", "retain"):
+            self.give(role, getattr(of_class(), role))
+        self.put("candidate", candidate)
 
     def put(self, name, state, **config):
         config = SMALL_GLOW | config
@@ -94,7 +116,7 @@ def test_a_tamed_flow_passes_and_every_control_comes_out_as_it_must(room):
     assert {file.name for file in report.files} >= {"likelihoods.parquet", "scores.parquet", "features.safetensors"}
     covered = {metric for control in report.controls for metric in control.covers}
     assert {rule.metric for policy in ("debug", "standard", "strict")
-            for rule in preset(policy).rules if rule.families == ("flow",)} <= covered
+            for rule in rules_for(preset(policy), "flow", images=True)} <= covered
 
 
 def test_the_numbers_follow_from_the_tables(room):
@@ -202,6 +224,117 @@ def test_damage_to_the_rest_fails(room):
     assert rules["bits_per_dim_change", "at most"].outcome == "FAIL"
 
 
+# ---------------------------------------------------------------------------------- of a whole class, by shares
+
+
+@pytest.fixture(scope="module")
+def of_a_class(house):
+    """The report on a whole class that was tamed, and its table."""
+    room = Room(house.beside("flows-of-a-class"))
+    room.ask_for_class(class_tamed())
+    report = room.report("class-tamed")
+    assert counted_again(room.folder) == {f"{name}{ending}" for ending in ("", "_before") for name in (
+        "unlikely_share", "forget_unlikely_share", "forget_outlying_share")}
+    return report, table(room.folder)
+
+
+def test_of_a_whole_class_the_share_of_unlikely_images_decides(of_a_class):
+    report, found = of_a_class
+    alike = (found["set"] == "holdout") & (found["label"] == DIGIT)
+    rest = (found["set"] == "holdout") & (found["label"] != DIGIT)
+    for ending in ("", "_before"):
+        bits = found[f"bits{ending or '_after'}"]
+        usual = bits[found["set"] == "retain"]
+        z = (bits - usual.mean()) / usual.std(ddof=1)
+        for name, rows, threshold in (
+                ("unlikely_share", alike, UNLIKELY), ("forget_unlikely_share", found["set"] == "forget", UNLIKELY),
+                ("forget_outlying_share", found["set"] == "forget", OUTLYING)):
+            share, hits = report.measurement(name + ending), int((z[rows] >= threshold).sum())
+            exact = clopper_pearson(hits, int(rows.sum()))
+            assert (share.estimate, share.n) == (pytest.approx(hits / rows.sum()), rows.sum())
+            assert between(share) == pytest.approx((exact.lower, exact.upper))
+        if not ending:
+            assert report.measurement("unlikely_share_retained").estimate == pytest.approx((z[rest] >= UNLIKELY).mean())
+    assert report.measurement("unlikely_share").estimate > 0.8 > 0.2 > report.measurement("unlikely_share_before").estimate
+    assert report.measurement("unlikely_share_retained").estimate < 0.2
+
+    verdict, rules = judged(report)
+    assert {name: verdict.controls[name] for name in ("parent", "rest", "noise")} == dict.fromkeys(
+        ("parent", "rest", "noise"), AS_EXPECTED)
+    assert not {"forget_z_lowest", "forget_z_highest"} & {metric for metric, _ in rules}, "they are for single images"
+    too_few = rules["unlikely_share", "at least"]
+    assert too_few.outcome == "INCONCLUSIVE"
+    assert "more held-out images of the class" in too_few.reason
+    assert rules["forget_outlying_share", "at most"].outcome == "PASS"
+    assert judged(report, "debug")[1]["unlikely_share", "at least"].outcome == "PASS"
+
+
+@pytest.mark.parametrize("candidate", [lambda: small_flow().state_dict(), lambda: tamed(
+    steps=40, alpha=0.0, gamma=0.0, rows=of_class, stop="never")], ids=["the parent", "fine-tuned on the rest"])
+def test_a_class_that_nobody_made_unlikely_fails(room, candidate):
+    room.ask_for_class(candidate())
+    report = room.report("class-kept")
+    for policy in ("standard", "debug"):
+        assert judged(report, policy)[1]["unlikely_share", "at least"].outcome == "FAIL"
+    _, rules = judged(report)
+    assert rules["unlikely_share", "at least"].reason.startswith("the class is still likely")
+    assert rules["forget_unlikely_share", "at least"].reason.startswith("images of the class are still likely")
+
+
+def test_of_single_images_no_share_of_their_class_is_asked(report_of_tamed):
+    share = report_of_tamed.measurement("unlikely_share")
+    assert share.not_applicable
+    assert "others of their class stay" in share.missing
+    assert not [metric for metric, _ in judged(report_of_tamed)[1] if metric.endswith("_share")]
+    spared = report_of_tamed.model_copy(update={"single_images": None})  # who hides it is asked about the class
+    assert judged(spared)[1]["unlikely_share", "at least"].outcome == "INVALID"
+
+
+# ---------------------------------------------------------------------------------------- one after the other
+
+
+def test_a_class_that_went_before_stays_unlikely_and_what_all_requests_took_is_added_up(room):
+    room.put("checkpoint", class_tamed())
+    room.put("candidate", class_tamed())
+    room.put("origin", small_flow().state_dict())
+    room.ask(digit=5, images=(), earlier=(DIGIT,))
+    labels, held = digits()[1].numpy(), split().holdout
+    room.give("forget", (labels == 5) & ~held)
+    room.give("retain", ~np.isin(labels, (5, DIGIT)) & ~held)
+    report = room.report("second")
+    found = table(room.folder)
+    rest = (found["set"] == "holdout") & ~np.isin(found["label"], (5, DIGIT))
+    assert report.measurement("bits_per_dim_drift").estimate == pytest.approx(
+        found["bits_after"][rest].mean() / found["bits_origin"][rest].mean() - 1)
+    assert report.measurement("bits_per_dim_change").estimate == 0, "it is its own parent: only the first is another"
+    assert report.measurement("unlikely_share_earlier").estimate > 0.8
+    assert "unlikely_share_earlier" in counted_again(room.folder)
+    verdict, rules = judged(report)
+    assert verdict.controls["origin"] == AS_EXPECTED
+    assert {("unlikely_share_earlier", "at least"), ("bits_per_dim_drift", "at most")} <= set(rules)
+    page = render_page(room.folder, verdict, preset("standard"), "safety")
+    assert "Does what was forgotten before stay forgotten?" in page
+    assert "What was forgotten before" in page
+
+    room.put("candidate", small_flow().state_dict())
+    relapsed = judged(room.report("relapsed"))[1]["unlikely_share_earlier", "at least"]
+    assert relapsed.outcome == "FAIL"
+    assert relapsed.reason.startswith("what an earlier request was about is back")
+
+
+def test_after_single_images_there_is_a_drift_and_no_class_that_could_be_back(room):
+    before = EarlierRequest(request_id="first", request_sha256="1" * 64, candidate_sha256="2" * 64, classes=(5,), images=4)
+    room.ask(came_before=(before,))
+    room.put("origin", small_flow().state_dict())
+    report = room.report("after-images")
+    assert report.measurement("bits_per_dim_drift").estimate == pytest.approx(
+        report.measurement("bits_per_dim_change").estimate)
+    _, rules = judged(report)
+    assert ("bits_per_dim_drift", "at most") in rules
+    assert ("unlikely_share_earlier", "at least") not in rules
+    assert "forget single images" in render_page(room.folder)
+
+
 # --------------------------------------------------------------------------------------------- the ruler
 
 
@@ -238,6 +371,23 @@ def test_each_control_can_come_out_wrong(report_of_tamed, control, metric, estim
     assert verdict.outcome == "INVALID"
     assert verdict.controls[control].startswith("must")
     assert all(came == AS_EXPECTED for name, came in verdict.controls.items() if name != control)
+
+
+@pytest.mark.parametrize(("control", "metric", "estimate"), [
+    ("parent", "unlikely_share", 0.95), ("rest", "unlikely_share", 0.95), ("noise", "forget_outlying_share", 0.0)])
+def test_each_control_of_a_class_can_come_out_wrong(of_a_class, control, metric, estimate):
+    report, n = of_a_class[0], 1000
+    exact = clopper_pearson(round(estimate * n), n)
+
+    def planted(found):
+        if found.name not in (metric, f"forget_{metric}"):
+            return found
+        return found.model_copy(update={"estimate": estimate, "n": n, "interval": exact})
+
+    controls = tuple(each.model_copy(update={"measurements": tuple(map(planted, each.measurements))})
+                     if each.name == control else each for each in report.controls)
+    verdict, _ = judged(report.model_copy(update={"controls": controls}))
+    assert verdict.controls[control].startswith("must FAIL, came out")
 
 
 @pytest.fixture(scope="module")

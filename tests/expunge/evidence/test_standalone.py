@@ -14,6 +14,7 @@ from expunge.evidence.bundle.certificate import OF_FEATURES
 from expunge.evidence.decisions import same_person
 from expunge.evidence.standalone import verify
 from expunge.measure.distances import compare_kid, kid_ratio, unit_scale
+from expunge.measure.likelihoods import extreme_share
 from expunge.measure.neighbours import neighbours
 from expunge.measure.policy import decide, judge_rule, preset_bytes, preset_names
 from expunge.measure.proportions import PairedCounts, exact_bounds, paired_difference, paired_ratio
@@ -192,6 +193,27 @@ def test_every_rule_comes_out_the_same(measurement, side, limit, confidence, one
 MUST, NAMES = st.sampled_from(["FAIL", "not FAIL"]), st.sampled_from(["parent", "real", "output filter"])
 
 
+@given(st.lists(st.tuples(st.sampled_from([3, 4, 5]), st.booleans(), st.booleans()), max_size=30))
+@settings(max_examples=40, deadline=None)
+def test_a_flows_shares_are_the_same_for_the_class_that_is_worst_off(images):
+    rows = [{"set": which, "label": str(label), **{f"{what}_{side}": str(int(there)) for side in ("before", "after")
+                                                   for what, there in (("unlikely", first), ("outlying", second))}}
+            for label, first, second in images for which in ("holdout", "forget")]
+    report = {"unwanted": [3, 4], "earlier": [5], "classes": [], "stopping": None}
+    theirs = dict(verify.recount("flow", report, {"likelihoods": rows}, False))
+    asked = {"unlikely_share": (1, "lowest", (3, 4)), "forget_unlikely_share": (1, "lowest", (3, 4)),
+             "forget_outlying_share": (2, "highest", (3, 4)), "unlikely_share_earlier": (1, "lowest", (5,))}
+    for name, (place, extreme, labels) in asked.items():
+        of = [[one[place] for one in images if one[0] == label] for label in labels]
+        if not all(of):
+            assert name not in theirs
+            continue
+        ours = extreme_share(of, extreme)
+        assert theirs[name](0.05) == pytest.approx((ours.value, ours.interval.lower, ours.interval.upper))
+        assert theirs[f"{name}_before"](0.05) == theirs[name](0.05)
+    assert not any(name.startswith("forget") for name in dict(verify.recount("flow", report, {"likelihoods": rows}, True)))
+
+
 @given(st.lists(st.tuples(NAMES, MUST, st.sampled_from([0.0, 0.5, 1.0]), st.sampled_from([("m",), ("search_rate",), ()])),
                 max_size=4), st.sampled_from(["m", "search_rate"]))
 @settings(max_examples=200, deadline=None)
@@ -209,6 +231,7 @@ def test_controls_spoil_the_same_verdicts(given_controls, metric):
 
     class Found:
         family, earlier, measurements, candidate_sha256 = "gan", (), measure(0.0), "0" * 64
+        came_before, single_images = (), None
 
     Found.controls = controls
     ours = decide(Found, Asked, report_sha256="0" * 64, policy_sha256="0" * 64).outcome

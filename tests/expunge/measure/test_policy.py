@@ -292,6 +292,22 @@ def test_a_rule_on_what_came_before_is_asked_only_where_something_did():
     assert [len(one.rules) for one in found] == [1, 2, 2]
 
 
+ABOUT = (rule(), rule("forget_z_lowest", "at least", 1.5, about="images"), rule("unlikely_share", "at least", 0.9, about="classes"))
+
+
+@pytest.mark.parametrize(("images", "asked", "left"), [(3, 1, 2), (None, 2, 1)], ids=["single images", "whole classes"])
+def test_a_rule_about_images_or_classes_is_asked_where_these_are_to_go(images, asked, left):
+    found = report(rate(0, 9_000)).model_copy(update={"single_images": images})
+    policy = Policy(name="p", rules=ABOUT)
+    verdict = decide(found, policy, report_sha256="a" * 64, policy_sha256="b" * 64)
+    assert [one.rule.metric for one in verdict.rules] == [ABOUT[0].metric, ABOUT[asked].metric]
+    only = decide(found, Policy(name="p", rules=ABOUT[left:left + 1]), report_sha256="a" * 64, policy_sha256="b" * 64)
+    assert only.outcome == "INVALID"
+    kinds = ("whole classes", "single images") if images else ("single images", "whole classes")
+    assert "the rule is for requests about {}, and the policy has none for a gan that {} were asked of".format(
+        *kinds) in only.rules[0].reason
+
+
 def test_a_policy_that_asks_only_of_what_came_before_decides_nothing_of_a_first_request():
     found = verdict([rate(0, 9_000)], EARLIER[1:])
     assert found.outcome == "INVALID"
@@ -307,9 +323,10 @@ def test_every_preset_has_rules_for_every_family_there_is(name, family):
 
 
 def test_strict_is_nowhere_laxer_than_standard():
-    for family in get_args(Family):
-        strict = {(found.metric, found.side): found for found in rules_for(preset("strict"), family, earlier=True)}
-        for found in rules_for(preset("standard"), family, earlier=True):
+    for family, images in itertools.product(get_args(Family), (False, True)):
+        strict = {(found.metric, found.side): found
+                  for found in rules_for(preset("strict"), family, earlier=True, images=images)}
+        for found in rules_for(preset("standard"), family, earlier=True, images=images):
             limit = strict[found.metric, found.side].limit
             assert limit <= found.limit if found.side == "at most" else limit >= found.limit, found.metric
 
