@@ -225,7 +225,8 @@ def _as_docker_says(asked: Asked) -> dict[str, Any]:
         "mounts": [Bind(str(mount.path), os.path.realpath(mount.path), type="bind", read_only=not mount.writable)
                    for mount in asked.mounts],
         "environment": asked.environment, "user": asked.user, "labels": asked.labels,
-        "network_mode": "host" if asked.network else "none",
+        # Without a network a container's own name leads nowhere, and several processes look for each other by it.
+        **({"network_mode": "host"} if asked.network else {"network_mode": "none", "hostname": "localhost"}),
         "read_only": True, "tmpfs": {"/tmp": "mode=1777"}, "cap_drop": ["ALL"],
         "security_opt": ["no-new-privileges"], "log_config": LogConfig(type="none"), "auto_remove": True}
 

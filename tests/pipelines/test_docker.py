@@ -12,7 +12,7 @@ from expunge import __version__
 from expunge.contracts import ParentSource
 from expunge.errors import BadInput
 from expunge.events import TITLES
-from pipelines.containers import CODE_LABEL, VERSION_LABEL, Mount, ask_for, code_here, require_ours
+from pipelines.containers import CODE_LABEL, VERSION_LABEL, Mount, _as_docker_says, ask_for, code_here, require_ours
 
 ROOT = Path(__file__).parent.parent.parent
 IMAGE = f"sha256:{'a' * 64}"
@@ -88,6 +88,7 @@ def test_training_is_told_how_many_processes_it_has_and_reaches_the_store_of_its
         assert absent[room].mounts == tuple(mount for mount in found.mounts if mount.path != store)
         told = {name: absent[room].environment.get(name) for name in ("EXPUNGE_PROCESSES", "EXPUNGE_STATE_EVERY")}
         assert set(told.values()) == ({"2", "5"} if room in training else {None}), room
+        assert _as_docker_says(found).get("hostname") == (None if found.network else "localhost"), "processes find each other"
     far = asked(EXPUNGE_STATE_STORE="s3://states/here")
     for room, found in far.items():
         assert found.network == (room in TALKING | training), room

@@ -58,9 +58,21 @@ def kill_a_container(engine, folder, room, after):
     raise AssertionError(f"nothing to kill from {room} on")
 
 
-def start(folder):
-    return subprocess.Popen([str(EXPUNGE), *REQUEST], cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                            stderr=subprocess.DEVNULL, env=bare_environment())
+@pytest.fixture
+def start(begun):
+    """Begins the run, and hands out its process. None outlives its test."""
+    started = []
+
+    def begin():
+        started.append(subprocess.Popen(
+            [str(EXPUNGE), *REQUEST], cwd=begun, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL, env=bare_environment()))
+        return started[-1]
+
+    yield begin
+    for run in started:
+        run.kill()
+        run.wait()
 
 
 def candidates(folder):
@@ -74,12 +86,12 @@ MOMENTS = ("fetch_checkpoint", "curate_forget_set", "curate_forget_set", "adapt"
 
 
 def test_a_run_whose_containers_are_killed_at_ten_random_moments_comes_to_the_same_candidate(
-        engine, image, demo, begun, expunge):
+        engine, image, demo, begun, start, expunge):
     chance = random.Random(9)
     log, = demo[0].glob(".expunge/runs/*/events.jsonl")
     seconds = {event["room"]: event["seconds"] for event in map(json.loads, log.open()) if event["kind"] == "finished"}
     for room in MOMENTS:
-        run = start(begun)
+        run = start()
         kill_a_container(engine, begun, room, chance.uniform(0, min(seconds[room], 6)))  # nothing comes after the gate
         assert run.wait(60) == 1, f"killed in {room}"
         assert "ended without a word, as if killed" in expunge(begun, "status", "forget-8", "--json").json["reason"]
@@ -92,12 +104,12 @@ def test_a_run_whose_containers_are_killed_at_ten_random_moments_comes_to_the_sa
 
 
 def test_training_in_containers_has_two_processes_and_goes_on_from_the_copy_of_its_state_without_the_state_itself(
-        engine, image, begun, expunge, tmp_path_factory, monkeypatch):
+        engine, image, begun, start, expunge, tmp_path_factory, monkeypatch):
     store = tmp_path_factory.mktemp("disk") / "states"
     monkeypatch.setenv(PROCESSES_VARIABLE, "2")
     (begun / ".expunge" / CONFIG_FILE).write_text(
         f"schema: expunge/config/v1\ntraining_state: {{store: {store}, every: 0}}\n")
-    run, until = start(begun), time.monotonic() + 240
+    run, until = start(), time.monotonic() + 480
     while not list(store.rglob(f"adapt-*{RESUME_SUFFIX}")):
         assert run.poll() is None
         assert time.monotonic() < until
@@ -116,9 +128,9 @@ def test_training_in_containers_has_two_processes_and_goes_on_from_the_copy_of_i
     assert not list(store.rglob(f"*{RESUME_SUFFIX}"))
 
 
-def test_no_container_outlives_its_supervisor(engine, image, begun):
+def test_no_container_outlives_its_supervisor(engine, image, begun, start):
     for how, code, within in ((signal.SIGKILL, -signal.SIGKILL, 10), (signal.SIGTERM, 31, 0)):
-        before, run, until = progress(begun, "unlearn"), start(begun), time.monotonic() + 240
+        before, run, until = progress(begun, "unlearn"), start(), time.monotonic() + 240
         while progress(begun, "unlearn") == before:
             assert run.poll() is None
             assert time.monotonic() < until, "unlearn was never at work"
