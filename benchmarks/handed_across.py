@@ -72,15 +72,6 @@ def handing_across_noise(model: Any, masks: torch.Tensor, first: int) -> Iterato
             hook.remove()
 
 
-def attended(model: Any) -> list[bool]:
-    """Of each map that is handed across, and of the middle's, whether an attention leads to it."""
-    found, so_far = [False], False
-    for block in model.down_blocks:
-        so_far = so_far or hasattr(block, "attentions")
-        found += [so_far] * (len(block.resnets) + len(block.downsamplers or ()))
-    return [*found, True]
-
-
 def rows_of(bench: Completions, kind: str, count: int) -> list[Row]:
     """A row for every first map."""
     model, _ = bench.parent_of(kind)
@@ -97,14 +88,14 @@ def rows_of(bench: Completions, kind: str, count: int) -> list[Row]:
 
     noise = right(composite(masks, torch.randn(
         images.shape, generator=torch.Generator().manual_seed(MEASURE_SEED)).clamp(-1, 1), images))
-    whole = attended(model)
+    last = len(model.encode(images[:1], masks[:1], model.chance(1, torch.Generator())))
     rows = []
-    for first in range(len(whole), -1, -1):
+    for first in range(last, -1, -1):
         with handing_across_noise(model, masks, first):
             known = right(completed(model))
         found = paired_difference(PairedCounts.of(noise, known))
-        rows.append({"first": first if first < len(whole) else None,
-                     "attention": whole[first] if first < len(whole) else None, "noise": float(noise.mean()),
+        rows.append({"first": first if first < last else None,
+                     "attention": first >= model.local if first < last else None, "noise": float(noise.mean()),
                      "recognised": float(known.mean()),
                      "excess": [found.value, found.interval.lower, found.interval.upper]})
         say(f"{kind}: {rows[-1]}")
