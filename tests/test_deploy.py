@@ -1,6 +1,6 @@
 """What deploy/ gives a cluster, rendered by kustomize itself and held against Kubernetes' schemas and our own code.
 
-After a change of the alert rules: python tests/test_deploy.py
+After a change of the alert rules: PYTHONPATH=. python tests/test_deploy.py
 """
 
 import json
@@ -259,7 +259,7 @@ def prometheus_rule():
 
 
 def test_the_operator_gets_the_same_rules():
-    assert RULE.read_text() == prometheus_rule(), f"if it is meant: python tests/{Path(__file__).name}"
+    assert RULE.read_text() == prometheus_rule(), f"if it is meant: PYTHONPATH=. python tests/{Path(__file__).name}"
 
 
 if __name__ == "__main__":
