@@ -24,6 +24,7 @@ from typing import Literal
 from rich.filesize import decimal as in_bytes
 
 from expunge import __version__
+from expunge.configuration import Configuration
 from expunge.contracts import Frozen
 from expunge.custody import receipts
 from expunge.digests import files_below
@@ -36,6 +37,7 @@ from expunge.runs import Run, is_held
 from expunge.samples.encryption import RequestKey
 from expunge.settings import IMAGE_VARIABLE, ROOTS_VARIABLE, Workspace, allowed_roots, image_digest
 from expunge.stores.addresses import shown
+from expunge.stores.releases import store_of
 from expunge.stores.tracking import Tracking
 
 Level = Literal["ok", "warn", "fail"]
@@ -68,13 +70,13 @@ def examine(workspace: Workspace) -> tuple[Check, ...]:
     checks += there
     if all(check.level == "ok" for check in there):
         inside: tuple[Callable[[Workspace], Checks], ...] = (
-            _operator, _private, _request_keys, _keyring, _policies, _ledger, _samples, _mlflow, _locks)
+            _operator, _private, _request_keys, _keyring, _policies, _ledger, _samples, _mlflow, _kserve, _locks)
         checks += [check for look in inside for check in _safely(partial(look, workspace))]
     return tuple(checks)
 
 
 _NAMES = {"_marker": "workspace", "_operator": "operator's key", "_roots": "allowed folders", "_s3": "S3",
-          "_gpu": "GPU", "_samples": "sample sets", "_mlflow": "MLflow", "_locks": "at work",
+          "_gpu": "GPU", "_samples": "sample sets", "_mlflow": "MLflow", "_kserve": "KServe", "_locks": "at work",
           "_private": "private keys"}
 
 
@@ -341,6 +343,14 @@ def _samples(workspace: Workspace) -> Checks:
     count = sum(path.is_file() for path in workspace.sample_remote.rglob("*"))
     yield Check(name="sample sets", level="ok",
                 found=f"DVC repository, {count} objects in its remote")
+
+
+def _kserve(workspace: Workspace) -> Checks:
+    settings = Configuration.load(workspace).kserve
+    if settings is not None:
+        store_of(workspace).pointed("nothing")  # whoever may not ask for one is told so
+        yield Check(name="KServe", level="ok",
+                    found=f"the Kubernetes API answers, for InferenceServices in {settings.namespace}")
 
 
 def _mlflow(workspace: Workspace) -> Checks:

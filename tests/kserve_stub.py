@@ -125,8 +125,9 @@ class Cluster:
         elif self.works(folders[-1]):
             said["latestReadyRevision"] = said["latestCreatedRevision"]
         ready = said.get("latestReadyRevision") == said["latestCreatedRevision"]
-        status["conditions"] = [{"type": "Ready", "status": "True"} if ready else
-                                {"type": "Ready", "status": "False", "reason": "RevisionFailed"}]
+        if template == known:  # what it says of a new revision comes with the next step
+            status["conditions"] = [{"type": "Ready", "status": "True"} if ready else
+                                    {"type": "Ready", "status": "False", "reason": "RevisionFailed"}]
         status["modelStatus"] = {"transitionStatus": "UpToDate"} if ready else {
             "transitionStatus": "BlockedByFailedLoad", "lastFailureInfo": {"reason": "ModelLoadFailed"}}
         if ready and (percent in (None, 100) or "latestRolledoutRevision" not in said):

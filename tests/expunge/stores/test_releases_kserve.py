@@ -19,6 +19,7 @@ from expunge.live import live
 from expunge.settings import Workspace
 from expunge.stores import releases, releases_kserve
 from expunge.stores.releases_kserve import KServeReleases
+from pipelines import doctor
 
 SETTINGS = {"namespace": NAMESPACE, "model_format": "expunge", "runtime": "generators", "deadline_minutes": 1}
 BRIEF = {"deadline_minutes": 0.002}
@@ -65,6 +66,8 @@ def wait_for(what):
 
 
 def test_a_release_is_in_service_once_it_is_ready_and_every_request_goes_there(served, bucket, kserve):
+    (asked,) = doctor._kserve(served)
+    assert (asked.level, asked.found) == ("ok", "the Kubernetes API answers, for InferenceServices in models")
     one, two = publish(served, b"one"), publish(served, b"two")
     assert releases.current(served, "digits") == two
     first, second = map(releases.folder_name, (one, two))
@@ -105,7 +108,7 @@ def test_a_canary_gets_its_share_is_in_nobodys_way_and_then_gets_everything(serv
     assert kserve.shares[1:] == [{old_name: 100}, {new_name: 10, old_name: 90}, {new_name: 100}]
     assert told == [f"kserve://models/digits: generation 2 gets {state}" for state in (
         "10 % of the requests; not ready (KServe gives no reason)",
-        "10 % of the requests; not ready (RevisionFailed, ModelLoadFailed)", "10 % of the requests; ready",
+        "10 % of the requests; not ready (ModelLoadFailed)", "10 % of the requests; ready",
         "100 % of the requests; not ready (KServe gives no reason)")]
     assert releases.rollback(served, "digits").now == old
     assert kserve.shares[-1] == {old_name: 100}
@@ -131,8 +134,8 @@ def test_a_rollout_that_takes_long_can_be_seen_and_ended_by_somebody_else(served
     assert live(served).served[0].underway is None
 
 
-@pytest.mark.parametrize("share", [pytest.param({}, marks=pytest.mark.thorough),
-                                   {"canary_percent": 50, "canary_minutes": 5}])
+@pytest.mark.parametrize("share", [{}, pytest.param({"canary_percent": 50, "canary_minutes": 0.0001},
+                                                    marks=pytest.mark.thorough)])
 def test_what_does_not_become_ready_in_time_leaves_nothing_and_the_one_before_stays(served, bucket, kserve, share):
     kserve.works = lambda folder: False
     configure(served, **share, **BRIEF)
@@ -144,8 +147,11 @@ def test_what_does_not_become_ready_in_time_leaves_nothing_and_the_one_before_st
     configure(served)
     old = publish(served, b"old")
     configure(served, **share, **BRIEF)
+    asked = len(kserve.requests)
     with pytest.raises(NotServed, match="generation 2 was not ready"):
         publish(served, b"new")
+    shares = [body["spec"]["predictor"]["canaryTrafficPercent"] for verb, _, body, _ in kserve.requests[asked:] if verb == "PATCH"]
+    assert {*shares} == {share.get("canary_percent", 0), 0}, "what is not ready is given no more"
     assert releases.current(served, "digits") == old
     assert releases.history(served, "digits") == (old,)
     assert on_s3(bucket) == {releases.folder_name(old)}
