@@ -159,7 +159,8 @@ def test_a_flow_is_made_to_find_a_class_unlikely_and_comes_home(released, worksp
 @pytest.mark.thorough
 def test_what_a_flow_forgot_is_exported_for_a_stranger_and_disposed_of(released, tmp_path):
     said, receipt = exported_and_disposed_of(released[0], "a-class", tmp_path, "--deep")
-    assert "forget_z_lowest at least" in said
+    assert "unlikely_share at least" in said
+    assert "counted again from the answers" in said
     assert "the features themselves" in said
     assert receipt["images"] == int((assets.digits("train")[1] == 4).sum())
     assert receipt["redrawn"] == [], "a flow's own samples are not what was to be forgotten"
