@@ -22,7 +22,7 @@ OTHERS = {
     "fine_tune_classifier": {"steps": STEPS, "batch": 16, "batch_norm": "batch"},
     "random_labels": {"steps": STEPS, "batch": 16},
     "retrain_classifier": {"steps": STEPS, "batch": 16, "shift": 1},
-    "taming_flow": {"steps": 60, "rate": 5e-3, "batch": 16, "delta": 1.0, "epsilon": 0.9, "alpha": 0.95,
+    "taming_flow": {"steps": 60, "rate": 5e-3, "batch": 16, "delta": 2.0, "epsilon": 0.5, "alpha": 0.6,
                     "statistics": 64, "refresh_images": 32, "averaging": 0.5, "draws": 2},
 }
 STYLED = {"batch": 16, "steps": STEPS, "path_length_weight": 2.0, "style_mixing": 0.9, "fresh_noise": True}
@@ -113,7 +113,7 @@ def test_the_first_losses_on_two_processes_are_those_of_one(losses, method):
 
 def test_a_flow_stops_on_two_processes_at_the_step_at_which_one_stops(losses):
     alone, together = (found["taming_flow"] for found in losses)
-    assert len(alone) == len(together) < OTHERS["taming_flow"]["steps"]
+    assert STEPS <= len(alone) == len(together) < OTHERS["taming_flow"]["steps"]
     for step, (one, two) in enumerate(zip(alone, together, strict=True)):
         for name in one:
             assert two[name] == pytest.approx(one[name], abs=1e-3, rel=1e-3), f"{name} at step {step}"
