@@ -50,20 +50,20 @@ VQ_GAN = {"in_channels": 1, "out_channels": 1, "sample_size": SIDE, "block_out_c
           "latent_channels": 16, "down_block_types": ["DownEncoderBlock2D"] * 3,
           "up_block_types": ["UpDecoderBlock2D"] * 3, "num_vq_embeddings": 128, "norm_num_groups": 8}
 DIFFUSION = {"in_channels": 2, "out_channels": 1, "sample_size": SIDE, "block_out_channels": [16, 32, 32],
-             "down_block_types": ["AttnDownBlock2D"] * 3, "up_block_types": ["AttnUpBlock2D", "UpBlock2D", "UpBlock2D"],
+             "down_block_types": ["DownBlock2D", "DownBlock2D", "AttnDownBlock2D"],
+             "up_block_types": ["AttnUpBlock2D", "UpBlock2D", "UpBlock2D"],
              "layers_per_block": 1, "norm_num_groups": 8, "attention_head_dim": 16}
-# As the library builds it by itself: where images are large there is no attention.
-DEEP_ATTENTION = DIFFUSION | {"down_block_types": ["DownBlock2D", "DownBlock2D", "AttnDownBlock2D"]}
+ATTENTION = DIFFUSION | {"down_block_types": ["AttnDownBlock2D"] * 3}  # from the first block on
 SCHEDULER = {"num_train_timesteps": 200, "beta_start": 1e-4, "beta_end": 0.1}
 KINDS: dict[str, dict[str, Any]] = {  # the arguments of their builders
     "mae": {"config": MAE}, "vq-gan": {"config": VQ_GAN},
     "diffusion-inpainting": {"config": DIFFUSION, "scheduler": SCHEDULER, "sampling_steps": 20},
-    "deep attention": {"config": DEEP_ATTENTION, "scheduler": SCHEDULER, "sampling_steps": 20}}
-ARCHITECTURES = {kind: kind for kind in KINDS} | {"deep attention": "diffusion-inpainting"}
+    "attention": {"config": ATTENTION, "scheduler": SCHEDULER, "sampling_steps": 20}}
+ARCHITECTURES = {kind: kind for kind in KINDS} | {"attention": "diffusion-inpainting"}
 TRAINING: dict[str, dict[str, Any]] = {
     "mae": {"steps": 2_500, "batch": 64, "rate": 2e-3}, "vq-gan": {"steps": 1_500, "batch": 64, "rate": 2e-3},
     "diffusion-inpainting": {"steps": 2_000, "batch": 64, "rate": 2e-3},
-    "deep attention": {"steps": 2_000, "batch": 64, "rate": 2e-3}}
+    "attention": {"steps": 2_000, "batch": 64, "rate": 2e-3}}
 HIDDEN = Hidden(mask="random", ratio=0.75, cell=4)  # 48 of 64 squares
 MASKED = {"4x4": HIDDEN, "8x8": Hidden(mask="random", ratio=0.625, cell=8)}  # by the squares that are hidden as a whole
 FORGOTTEN = {

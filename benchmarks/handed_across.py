@@ -1,14 +1,13 @@
 """How much of what a diffusion model's encoder hands to its decoder has to change, for a class to be forgotten?
 
-    python benchmarks/handed_across.py FOLDER --kept KEPT [--kinds "deep attention"] [--hidden 4x4]
+    python benchmarks/handed_across.py FOLDER --kept KEPT [--kinds attention] [--hidden 4x4]
 
 A U-Net's decoder is handed every feature map of the way down, and the method asks that each become, for images to
-forget, what the parent finds in noise. The first maps see a few pixels around each place and cannot tell what goes from
-what stays; from the first attention on, a map has seen the whole image. Here the best that can come of it is looked at:
-the parent completes images to forget while its maps from one on *are* those of noise, and the ones before are its own.
+forget, what the parent finds in noise. Here the best that can come of it is looked at: the parent completes images to
+forget while its maps from one on *are* those of noise, and the ones before are its own. Beside the column `left` of
+`image_to_image.py`, which says how far a candidate brought each map, it tells what is in the way.
 
     from        the first feature map that is noise's; 0 is next to the image
-    attention   whether an attention leads to that map
     recognised  of completions, share that the judge names right; excess: how much more than with noise in the hole,
                 exact paired interval
 
@@ -94,8 +93,7 @@ def rows_of(bench: Completions, kind: str, count: int) -> list[Row]:
         with handing_across_noise(model, masks, first):
             known = right(completed(model))
         found = paired_difference(PairedCounts.of(noise, known))
-        rows.append({"first": first if first < last else None,
-                     "attention": first >= model.local if first < last else None, "noise": float(noise.mean()),
+        rows.append({"first": first if first < last else None, "noise": float(noise.mean()),
                      "recognised": float(known.mean()),
                      "excess": [found.value, found.interval.lower, found.interval.upper]})
         say(f"{kind}: {rows[-1]}")
@@ -104,12 +102,11 @@ def rows_of(bench: Completions, kind: str, count: int) -> list[Row]:
 
 def table(rows: list[Row]) -> str:
     """A line for every first map of every model."""
-    lines = ["| data | kind | hidden | from | attention | recognised | with noise | excess |", "|" + "---|" * 8]
+    lines = ["| data | kind | hidden | from | recognised | with noise | excess |", "|" + "---|" * 7]
     for row in rows:
         value, lower, upper = (100 * some for some in row["excess"])
         lines.append(f"| {row['dataset']} | {row['kind']} | {row['hidden']} |"
                      f" {'none is: the parent' if row['first'] is None else row['first']} |"
-                     f" {'' if row['attention'] is None else 'yes' if row['attention'] else 'no'} |"
                      f" {row['recognised']:.1%} | {row['noise']:.1%} | {value:+.1f} ({lower:+.1f} to {upper:+.1f}) |")
     return "\n".join(lines)
 

@@ -296,10 +296,6 @@ def adapt(parent: ImageToImage, material: Material, params: Params, session: Ses
     """
     prepare(session)
     lesson = Lesson(parent, material, params, session)
-    if parent.local > 1:  # a map next to the image is so in every network
-        session.note(f"the first {parent.local} feature maps that this model hands to its decoder see a few pixels "
-                     "around each place, where what goes and what stays look alike: more of it will be left than in a "
-                     "model whose first block has attention")
     if not params.views or not params.cache_gib:
         return {}
     size = lesson.gib()

@@ -31,8 +31,6 @@ class ImageToImage(nn.Module, ABC):
         image_shape: (C, H, W) of one image.
         cell: side, in pixels, of the squares that it can be shown or not shown.
         hidden: what it is asked to complete, when it is trained and when it is measured.
-        local: how many of its feature maps, from the image on, no attention leads to: they see a few pixels around each
-            place.
         sees_hole: whether what is in the hidden part reaches the encoder, as the noised images of diffusion do.
         encoder_parts: how the names of the encoder's parameters begin.
         untouched: those of them that stay as they are: they are no parameters to the library, or the decoder's too.
@@ -41,7 +39,6 @@ class ImageToImage(nn.Module, ABC):
     image_shape: tuple[int, int, int]
     cell: int = 1
     hidden: Hidden = Hidden()
-    local: int = 0
     sees_hole: ClassVar[bool] = False
     encoder_parts: ClassVar[tuple[str, ...]]
     untouched: ClassVar[tuple[str, ...]] = ()

@@ -43,7 +43,6 @@ class Inpainting(LibraryModel, ImageToImage):
         self.hold(inner, dtype, {})
         config: Any = inner.config
         self.image_shape = (config.out_channels, config.sample_size, config.sample_size)
-        self.local = _before_attention(inner)
         self._scheduler = scheduler
         self.sampling_steps = sampling_steps or scheduler.config.num_train_timesteps
 
@@ -107,16 +106,6 @@ class Inpainting(LibraryModel, ImageToImage):
             here, across = block(hidden_states=here, temb=level)
             found.extend(across)
         return found if inner.mid_block is None else [*found, inner.mid_block(here, level)]
-
-
-def _before_attention(inner: Any) -> int:
-    """How many of the feature maps that a U-Net hands across no attention leads to."""
-    maps = 1  # of `conv_in`
-    for block in inner.down_blocks:
-        if getattr(block, "attentions", None):
-            return maps
-        maps += len(block.resnets) + len(block.downsamplers or ())
-    return maps
 
 
 def build_inpainting(
