@@ -57,7 +57,7 @@ def test_the_page_can_be_followed_line_by_line(tmp_path):
     assert ended["method"]["chosen"]
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_classifier_is_made_to_forget_and_comes_home(released, workspace_of):
     folder, found = released
     assert found["state"] == "released"
@@ -86,7 +86,7 @@ def test_a_classifier_is_made_to_forget_and_comes_home(released, workspace_of):
     assert not [word for word in ("latents", "judge", "None") if word in page.partition("</style>")[2]]
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_what_a_classifier_forgot_is_exported_for_a_stranger_and_disposed_of(released, tmp_path):
     said, receipt = exported_and_disposed_of(released[0], EXAMPLE["id"], tmp_path)
     assert "forget_accuracy at most" in said
@@ -94,7 +94,7 @@ def test_what_a_classifier_forgot_is_exported_for_a_stranger_and_disposed_of(rel
     assert receipt["redrawn"] == [], "nobody draws them again from a classifier"
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_what_is_released_is_the_next_requests_parent_and_has_to_stay_forgotten(released, tmp_path, workspace_of):
     folder, _ = released
     (folder / "next.yaml").write_text(yaml.safe_dump(asked(
