@@ -1,8 +1,6 @@
 """Releases through KServe: one deployer wins, what is not ready serves nobody, and the one before stays."""
 
 import json
-import shutil
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,13 +8,13 @@ from pathlib import Path
 import pytest
 from kserve_stub import GROUP, NAMESPACE
 from tests_support import blocks
+from two_deployers import two_deployers_at_once
 
 from expunge.configuration import CONFIG_FILE
 from expunge.contracts import Release
 from expunge.digests import sha256_bytes, sha256_file
 from expunge.errors import BadInput, DoesNotVerify, ExpungeError, NotServed, WorkspaceBusy
 from expunge.live import live
-from expunge.settings import Workspace
 from expunge.stores import releases, releases_kserve
 from expunge.stores.releases_kserve import KServeReleases
 from pipelines import doctor
@@ -184,26 +182,8 @@ def test_who_is_killed_in_a_rollout_goes_on_with_it(served, kserve, monkeypatch)
 def test_of_two_deployers_at_once_one_wins_and_the_other_is_told_and_leaves_nothing(
         served, bucket, kserve, monkeypatch, earlier):
     old = {releases.folder_name(publish(served, b"old"))} if earlier else set()
-    copy = Workspace(shutil.copytree(served.root, served.root.with_name("copy"), symlinks=True))
-    place, both = KServeReleases.place, threading.Barrier(2)
-
-    def place_then_wait(self, release):
-        place(self, release)
-        both.wait(30)
-
-    monkeypatch.setattr(KServeReleases, "place", place_then_wait)
-
-    def deploy(workspace, weights):
-        try:
-            return publish(workspace, weights)
-        except WorkspaceBusy as error:
-            return error
-
-    with ThreadPoolExecutor() as pool:
-        ended = list(pool.map(deploy, (served, copy), (b"here", b"there")))
-    (won,) = (one for one in ended if isinstance(one, Release))
-    (lost,) = (one for one in ended if isinstance(one, WorkspaceBusy))
-    assert "give the same command again" in str(lost)
+    copy, won, lost = two_deployers_at_once(monkeypatch, KServeReleases, served, publish)
+    assert "give the same command again" in lost
     assert kserve.shares[-1] == {releases.folder_name(won): 100}
     assert on_s3(bucket) == old | {releases.folder_name(won)}
     assert sorted(len(releases.history(one, "digits")) for one in (served, copy)) == [len(old), len(old) + 1]

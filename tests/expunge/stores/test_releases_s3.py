@@ -2,16 +2,15 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import textwrap
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from tests_support import blocks
+from two_deployers import two_deployers_at_once
 
 from expunge.configuration import CONFIG_FILE
 from expunge.contracts import Release
@@ -116,28 +115,9 @@ def test_who_read_current_before_it_went_away_and_came_back_does_not_change_it(s
 
 
 def test_of_two_deployers_at_once_one_wins_and_the_other_is_told_and_leaves_nothing(served_from_s3, bucket, monkeypatch):
-    """Two copies of one workspace, as on two machines whose locks do not reach each other."""
     publish(served_from_s3, b"old")
-    copy = Workspace(shutil.copytree(served_from_s3.root, served_from_s3.root.with_name("copy"), symlinks=True))
-    place, both = S3Releases.place, threading.Barrier(2)
-
-    def place_then_wait(self, release):
-        place(self, release)
-        both.wait(30)
-
-    monkeypatch.setattr(S3Releases, "place", place_then_wait)
-
-    def deploy(workspace, weights):
-        try:
-            return publish(workspace, weights)
-        except WorkspaceBusy as error:
-            return error
-
-    with ThreadPoolExecutor() as pool:
-        ended = list(pool.map(deploy, (served_from_s3, copy), (b"here", b"there")))
-    (won,) = (one for one in ended if isinstance(one, Release))
-    (lost,) = (one for one in ended if isinstance(one, WorkspaceBusy))
-    assert "give the same command again" in str(lost)
+    copy, won, lost = two_deployers_at_once(monkeypatch, S3Releases, served_from_s3, publish)
+    assert "give the same command again" in lost
     assert won.generation == 2
     assert sha256_bytes(served(bucket)) == won.weights.sha256
     assert {name.split("/")[1] for name in names(bucket) if name.startswith("digits/")} == {
